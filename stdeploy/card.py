@@ -1,0 +1,197 @@
+"""The model card that every artifact carries, so that no later stage asks the user again.
+
+It lies in a checkpoint (.pt) under the key "card", in a .safetensors file in the header's
+metadata, and in an .onnx file in metadata_props; always as JSON under the name CARD_KEY.
+"""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stdeploy import __version__
+from stdeploy.errors import ArtifactError, SpecError, require
+from stdeploy.files import existing
+from stdeploy.spec import ClipSpec, ModelSpec, Spec
+
+CARD_KEY = "stdeploy.card"
+
+
+class ParityRow(Spec):
+    """One comparison with the parent artifact.
+
+    Attributes:
+        check: what was compared, such as "conv3.0.conv2" or "batch 5".
+        precision: arithmetic of the comparison.
+        error: max |a - b| / max |a|, where a is the parent's output.
+        tolerance: the error that was allowed.
+        detail: what else is worth knowing, such as the shape of the kernel.
+    """
+
+    check: str
+    precision: Literal["float64", "float32"]
+    error: float = Field(ge=0.0)
+    tolerance: float = Field(gt=0.0)
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.error <= self.tolerance
+
+
+class Lineage(Spec):
+    """Where an artifact comes from.
+
+    Attributes:
+        origin: who made the weights, in words.
+        licence: of the weights.
+        parent: file name of the artifact that this one was made from.
+        parent_sha256: its digest.
+        versions: packages that made this artifact.
+    """
+
+    origin: str = ""
+    licence: str = ""
+    parent: str | None = None
+    parent_sha256: str | None = None
+    versions: dict[str, str] = Field(default_factory=lambda: {"stdeploy": __version__})
+
+
+class GoldenClip(Spec):
+    """A clip that anyone can make again, and what the network must say to it.
+
+    Attributes:
+        seed: of `stdeploy.golden.golden_clip`; its shape is the ClipSpec's.
+        logits: the K numbers that the parent artifact gave.
+    """
+
+    seed: int
+    logits: tuple[float, ...]
+
+
+class ModelCard(Spec):
+    """Everything that the later stages need to know about an artifact.
+
+    Attributes:
+        model: the network.
+        clip: what it sees.
+        labels: names of the K classes, in the order of the logits.
+        lineage: where it comes from.
+        golden: a clip with the logits it must give; every runtime replays it.
+        parity: the measured differences from the parent.
+        metrics: accuracies by name, 0..1.
+    """
+
+    model: ModelSpec
+    clip: ClipSpec
+    labels: tuple[str, ...]
+    golden: GoldenClip
+    lineage: Lineage = Lineage()
+    parity: tuple[ParityRow, ...] = ()
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.labels) != self.model.num_classes:
+            raise ValueError(
+                f"{len(self.labels)} labels for {self.model.num_classes} classes; "
+                "a card names every class once"
+            )
+        if len(self.golden.logits) != self.model.num_classes:
+            raise ValueError(
+                f"{len(self.golden.logits)} golden logits for {self.model.num_classes} classes"
+            )
+        return self
+
+    def to_json(self) -> str:
+        """The card as one line of JSON."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> Self:
+        """Read a card.
+
+        Args:
+            text: JSON.
+            source: the file it comes from, for the error.
+
+        Raises:
+            ArtifactError: it is no card.
+        """
+        try:
+            return cls.parse(json.loads(text))
+        except (SpecError, ValueError) as error:
+            raise ArtifactError(f"the card of {source!r} cannot be used: {error}") from error
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read the card of any artifact.
+
+    Args:
+        path: a .pt, .safetensors or .onnx file.
+
+    Raises:
+        ArtifactError: no such file, not an artifact, or one without a card.
+        MissingExtraError: a .pt file, and torch is not installed.
+    """
+    readers = {".pt": _from_checkpoint, ".safetensors": _from_safetensors, ".onnx": _from_onnx}
+    if path.suffix not in readers:
+        raise ArtifactError(
+            f"{str(path)!r} is no artifact of stdeploy; those end in {', '.join(readers)}"
+        )
+    text = readers[path.suffix](existing(path))
+    if text is None:
+        raise ArtifactError(
+            f"{str(path)!r} carries no model card, so its labels, frame rate and normalisation "
+            "are unknown; use files that stdeploy wrote"
+        )
+    return ModelCard.from_json(text, source=path.name)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a .pt file, {"card": JSON, "state_dict": tensors}, without running code from it.
+
+    Raises:
+        ArtifactError: it is no checkpoint of stdeploy.
+        MissingExtraError: torch is not installed.
+    """
+    torch = require("torch", extra="train", purpose=f"reading {path.name!r}")
+    try:
+        content = torch.load(existing(path), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(f"{str(path)!r} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(content, dict) or not {"card", "state_dict"} <= content.keys():
+        raise ArtifactError(
+            f"{str(path)!r} is no checkpoint of stdeploy: it lacks 'card' or 'state_dict'"
+        )
+    return content
+
+
+def _from_checkpoint(path: Path) -> str | None:
+    card: str = read_checkpoint(path)["card"]
+    return card
+
+
+def _from_safetensors(path: Path) -> str | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get(CARD_KEY)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{str(path)!r} is no safetensors file: {error}") from error
+
+
+def _from_onnx(path: Path) -> str | None:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise ArtifactError(f"{str(path)!r} is no ONNX file: {error}") from error
+    return {prop.key: prop.value for prop in model.metadata_props}.get(CARD_KEY)

@@ -1,0 +1,48 @@
+"""stdeploy card: what an artifact says about itself."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stdeploy.cli.console import out
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="A .pt, .fused.safetensors or .onnx file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The whole card as JSON.")] = False,
+) -> None:
+    """Show the card of an artifact: network, clip, labels, lineage, parity."""
+    from stdeploy.card import read_card
+
+    card = read_card(artifact)
+    if as_json:
+        print(card.to_json())
+        return
+    model, clip, lineage = card.model, card.clip, card.lineage
+    lengths = "-".join(str(length) for length in model.temporal_lengths)
+    kind = "fused" if model.fused else f"{model.branches}-branch, eta {model.eta:g}"
+    worst = max((row.error for row in card.parity), default=None)
+    rows = {
+        "network": (
+            f"{model.architecture}, temporal lengths {lengths}, width {model.width:g}, {kind}"
+        ),
+        "clip": (
+            f"{clip.num_frames} frames every {clip.interval_seconds:.4g} s "
+            f"({clip.span_seconds:.3g} s), {clip.crop_px} x {clip.crop_px} px of a short side of "
+            f"{clip.short_side_px}, {clip.views} view(s), short videos: {clip.short_video}"
+        ),
+        "labels": f"{len(card.labels)}: {', '.join(card.labels[:4])}, ...",
+        "origin": lineage.origin,
+        "licence": lineage.licence,
+        "parent": f"{lineage.parent or '-'}  {lineage.parent_sha256 or ''}".strip(),
+        "made with": ", ".join(f"{name} {version}" for name, version in lineage.versions.items()),
+        "parity": (
+            f"{len(card.parity)} checks, largest relative error {worst:.1e}"
+            if worst is not None
+            else "-"
+        ),
+    }
+    for name, text in rows.items():
+        if text:
+            out.print(f"{name:<10}{text}", soft_wrap=True, markup=False)

@@ -1,0 +1,111 @@
+"""stdeploy classify: what happens in these videos?"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from stdeploy.cli.console import err, note, out, progress_bar
+from stdeploy.errors import StdeployError, VideoError
+from stdeploy.prediction import Prediction
+
+
+def command(
+    videos: Annotated[list[str], typer.Argument(help="Files, folders or patterns.")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="Default: the newest *.onnx of this folder."),
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels per video.")] = 5,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            "--views", min=1, max=64, help="Clips averaged per video. Default: the model's."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One line of JSON per video, for programs.")
+    ] = False,
+) -> None:
+    """Classify video files: one row a file, best label first.
+
+    A file that cannot be read has its row with the error, and the others go on; the exit
+    status is then 1.
+    """
+    from stdeploy.classify import Classifier
+    from stdeploy.files import ONNX_SUFFIX, newest
+
+    paths = expand(videos)
+    artifact = model or newest(Path(), ONNX_SUFFIX, made_by="stdeploy export")
+    table = Table(show_lines=len(paths) > 1)
+    table.add_column("video", overflow="fold")
+    table.add_column("score", justify="right")
+    table.add_column("label")
+    failed = 0
+    with Classifier.open(artifact, views=views) as classifier:
+        runtime = classifier.runtime
+        note(f"{artifact}, {runtime.name} on {runtime.device}, {classifier.views} view(s) a video")
+        with progress_bar("classifying") as progress:
+            for done, (path, result) in enumerate(classifier.classify_all(paths), start=1):
+                failed += isinstance(result, VideoError)
+                if as_json:
+                    print(json.dumps(_record(path, result, top_k)), flush=True)
+                else:
+                    _add_row(table, path, result, top_k)
+                progress(done, len(paths))
+    if not as_json:
+        out.print(table)
+    if failed:
+        err.print(f"{failed} of {len(paths)} videos could not be classified", style="red")
+        raise typer.Exit(VideoError.exit_status)
+
+
+def expand(arguments: list[str]) -> list[Path]:
+    """Files, folders and patterns to files, in order, each once.
+
+    A folder stands for the video files in it, sorted; a name that is none of these stays, so
+    that it gets its row.
+
+    Raises:
+        StdeployError: a folder or pattern that holds no video.
+    """
+    from stdeploy.files import VIDEO_SUFFIXES
+
+    paths: dict[Path, None] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+        elif not path.exists() and any(sign in argument for sign in "*?["):
+            anchor = Path(path.anchor) if path.is_absolute() else Path()
+            pattern = str(path.relative_to(anchor))
+            found = sorted(p for p in anchor.glob(pattern) if p.is_file())
+        else:
+            found = [path]
+        if not found:
+            raise StdeployError(
+                f"{argument!r} holds no video; videos end in {', '.join(VIDEO_SUFFIXES)}"
+            )
+        paths.update(dict.fromkeys(found))
+    return list(paths)
+
+
+def _record(path: Path, result: Prediction | VideoError, top_k: int) -> dict[str, object]:
+    if isinstance(result, VideoError):
+        return {"video": str(path), "error": str(result)}
+    return result.to_record(top_k)
+
+
+def _add_row(table: Table, path: Path, result: Prediction | VideoError, top_k: int) -> None:
+    if isinstance(result, VideoError):
+        table.add_row(Text(str(path)), "", Text(f"error: {result}", style="red"))
+        return
+    best = result.top(top_k)
+    table.add_row(
+        Text(str(path)),
+        "\n".join(f"{score:.3f}" for _, score in best),
+        Text("\n".join(label for label, _ in best)),
+    )

@@ -1,0 +1,37 @@
+"""What the verbs share: results go to standard output, progress and notes to standard error."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+
+def note(text: str) -> None:
+    """Say something on standard error that is no result."""
+    err.print(text, style="dim", soft_wrap=True, markup=False)
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, on a terminal only.
+
+    Yields:
+        A function that takes how much is done and how much there is in all.
+    """
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+
+        def update(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield update

@@ -1,0 +1,54 @@
+"""stdeploy evaluate: accuracy of an artifact on labelled videos."""
+
+import dataclasses
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stdeploy.cli.console import note, out, progress_bar
+
+
+class Split(StrEnum):
+    """Which part of the data set."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="A .pt, .fused.safetensors or .onnx file.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder in the layout of Something-Something-v2.")
+    ],
+    split: Annotated[Split, typer.Option("--split")] = Split.VALIDATION,
+    views: Annotated[
+        int | None, typer.Option("--views", min=1, max=64, help="Clips averaged per video.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Measure accuracy on labelled videos, by the same chain that classifies any video."""
+    from stdeploy.classify import Classifier
+    from stdeploy.train.evaluate import evaluate
+    from stdeploy.train.something import read_something
+
+    labelled = read_something(data, split.value)
+    with Classifier.open(artifact, views=views) as classifier:
+        note(f"{artifact} with {classifier.runtime.name}, {classifier.views} view(s) per video")
+        with progress_bar("evaluating") as progress:
+            result = evaluate(classifier, labelled, progress)
+    if as_json:
+        print(json.dumps({"artifact": str(artifact), **dataclasses.asdict(result)}))
+        return
+    pairs = (
+        "" if result.within_pairs is None else f", within reversed pairs {result.within_pairs:.1%}"
+    )
+    failed = f" ({result.failed} could not be read)" if result.failed else ""
+    out.print(
+        f"{artifact}: top-1 {result.top1:.1%}, top-5 {result.top5:.1%}{pairs} "
+        f"on {result.videos} videos{failed}",
+        soft_wrap=True,
+        markup=False,
+    )

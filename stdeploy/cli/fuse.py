@@ -1,0 +1,57 @@
+"""stdeploy fuse: branches and batch norms into single filters, verified."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from stdeploy.card import ParityRow
+from stdeploy.cli.console import note, out
+from stdeploy.errors import require
+
+
+def command(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt file of stdeploy.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Default: ckpt.fused.safetensors beside ckpt.pt."),
+    ] = None,
+) -> None:
+    """Fold branches and batch norms into single filters, and prove that nothing changed.
+
+    Every layer and the whole network are compared in float64 and float32. Nothing is written
+    if one differs.
+    """
+    require("torch", extra="train", purpose="fusing")
+    from stdeploy.fuse import fuse_file
+
+    note(f"fusing {checkpoint}: every layer and the whole network are compared, please wait")
+    result = fuse_file(checkpoint, output)
+    out.print(_parity_table(result.card.parity))
+    out.print(
+        f"{result.path}  {result.parameters_before:,} -> {result.parameters_after:,} parameters",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _parity_table(rows: Sequence[ParityRow]) -> Table:
+    """One row a check, both precisions beside each other."""
+    table = Table(title="relative error, fused against original", title_justify="left")
+    table.add_column("check")
+    table.add_column("what")
+    for precision in ("float64", "float32"):
+        allowed = next(row.tolerance for row in rows if row.precision == precision)
+        table.add_column(f"{precision}\n(<= {allowed:.0e})", justify="right")
+    errors: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        errors.setdefault((row.check, row.detail), {})[row.precision] = row.error
+    for (check, detail), by_precision in errors.items():
+        cells = [f"{by_precision[p]:.1e}" if p in by_precision else "" for p in _PRECISIONS]
+        table.add_row(check, detail, *cells)
+    return table
+
+
+_PRECISIONS = ("float64", "float32")

@@ -1,0 +1,95 @@
+"""Every error that stdeploy raises on purpose.
+
+StdeployError               exit status 2
+├── SpecError               a specification that describes no possible model or clip
+├── ArtifactError           a file that is no usable artifact: missing, foreign, altered
+│   └── ParityError         an artifact whose numbers differ from its parent's
+├── FusionError             a layer that cannot be folded
+├── DatasetError            a data set that does not have the announced layout
+├── DownloadError           a file that could not be fetched whole and unaltered
+├── TrainingError           a training run that cannot start or has diverged
+├── BackendError            a backend that was asked for is not there; exit status 3
+│   └── MissingExtraError   a Python package of one of the extras is not installed
+└── VideoError              one video that gives no clip: its row says why, the others go on; 1
+
+A message says what was wrong, the value that came, what is allowed and what to do.
+"""
+
+import importlib
+from types import ModuleType
+from typing import ClassVar
+
+
+class StdeployError(Exception):
+    """Base of all errors below; the command line prints it as one line."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class SpecError(StdeployError):
+    """A specification that describes no possible model or clip."""
+
+
+class ArtifactError(StdeployError):
+    """A file that is no usable artifact: missing, foreign, altered or of the wrong stage."""
+
+
+class ParityError(ArtifactError):
+    """An artifact whose numbers differ from its parent's by more than the tolerance."""
+
+
+class FusionError(StdeployError):
+    """A layer that cannot be folded."""
+
+
+class DatasetError(StdeployError):
+    """A data set that does not have the announced layout."""
+
+
+class DownloadError(StdeployError):
+    """A file that could not be fetched whole and unaltered."""
+
+
+class TrainingError(StdeployError):
+    """A training run that cannot start or has diverged."""
+
+
+class BackendError(StdeployError):
+    """A backend that was asked for is not there."""
+
+    exit_status = 3
+
+
+class MissingExtraError(BackendError):
+    """A Python package that belongs to one of stdeploy's extras is not installed."""
+
+
+class VideoError(StdeployError):
+    """One video that gives no clip. The others go on."""
+
+    exit_status = 1
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import a module of an optional extra.
+
+    Args:
+        module: importable name, for example "onnxruntime".
+        extra: the extra of stdeploy that installs it, for example "cpu".
+        purpose: what needs it, as the subject of a sentence: "running an .onnx file".
+
+    Returns:
+        The imported module.
+
+    Raises:
+        MissingExtraError: it is not installed; the message holds the pip command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise  # installed, but broken inside: that is another story
+        raise MissingExtraError(
+            f"{purpose} needs {module}, which is not installed; "
+            f"run: pip install 'stdeploy[{extra}]'"
+        ) from error

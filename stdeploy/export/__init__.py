@@ -1,0 +1,1 @@
+"""Fused networks to other formats, and what they cost."""

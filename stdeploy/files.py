@@ -1,0 +1,93 @@
+"""Artifacts as files: their names, their digests, and writing them whole or not at all."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from stdeploy.errors import ArtifactError
+
+CHECKPOINT_SUFFIX = ".pt"
+FUSED_SUFFIX = ".fused.safetensors"
+ONNX_SUFFIX = ".onnx"
+VIDEO_SUFFIXES = (
+    *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
+)
+
+
+def fused_path(checkpoint: Path) -> Path:
+    """Where `stdeploy fuse` writes: ckpt.pt -> ckpt.fused.safetensors."""
+    return checkpoint.with_name(checkpoint.name.removesuffix(CHECKPOINT_SUFFIX) + FUSED_SUFFIX)
+
+
+def onnx_path(fused: Path) -> Path:
+    """Where `stdeploy export` writes: ckpt.fused.safetensors -> ckpt.onnx."""
+    return fused.with_name(fused.name.removesuffix(FUSED_SUFFIX) + ONNX_SUFFIX)
+
+
+def newest(folder: Path, suffix: str, *, made_by: str) -> Path:
+    """The most recently written file of a folder with a suffix.
+
+    Args:
+        folder: where to look; not below it.
+        suffix: end of the name, such as ".onnx".
+        made_by: the command that makes such a file, for the error.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    found = [path for path in folder.iterdir() if path.name.endswith(suffix) and path.is_file()]
+    if not found:
+        raise ArtifactError(
+            f"no *{suffix} in {str(folder.resolve())!r}; make one with `{made_by}` or name the file"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def existing(path: Path) -> Path:
+    """The same path, if it is a file.
+
+    Raises:
+        ArtifactError: there is no such file.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ArtifactError(f"{str(path)!r} {what}; name an artifact file")
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name when the block ends without an error.
+
+    An interrupted or failed write leaves `path` as it was. The temporary name keeps the suffix
+    of `path`, because some writers choose their format by it.
+
+    Raises:
+        ArtifactError: the folder cannot be written to.
+    """
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=".writing-", suffix="".join(path.suffixes[-1:]), dir=path.parent
+        )
+    except OSError as error:
+        raise ArtifactError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

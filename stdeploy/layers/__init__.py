@@ -1,0 +1,1 @@
+"""The layers of the paper and the arithmetic that folds them."""

@@ -1,0 +1,41 @@
+"""uint8 frames in, network input out: the only place that scales and normalises pixels."""
+
+import torch
+from torch import Tensor, nn
+
+from stdeploy.spec import ClipSpec
+
+
+class FrameNormalisation(nn.Module):
+    """Turn uint8 frames (N, T, H, W, 3) into normalised input (N, 3, T, H, W).
+
+    x = (frames / 255 - mean) / std, per colour.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, clip: ClipSpec) -> None:
+        super().__init__()
+        mean = torch.tensor(clip.mean, dtype=torch.float64)
+        std = torch.tensor(clip.std, dtype=torch.float64)
+        self.register_buffer("scale", (1 / (255 * std)).float(), persistent=False)
+        self.register_buffer("offset", (-mean / std).float(), persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map (N, T, H, W, 3) uint8 to (N, 3, T, H, W) in the type of the buffers."""
+        return (frames.to(self.scale.dtype) * self.scale + self.offset).permute(0, 4, 1, 2, 3)
+
+
+class FramesToLogits(nn.Module):
+    """The whole graph that is exported: uint8 frames (N, T, H, W, 3) in, logits (N, K) out."""
+
+    def __init__(self, model: nn.Module, clip: ClipSpec) -> None:
+        super().__init__()
+        self.normalise = FrameNormalisation(clip)
+        self.model = model
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map (N, T, H, W, 3) uint8 to (N, K)."""
+        logits: Tensor = self.model(self.normalise(frames))
+        return logits

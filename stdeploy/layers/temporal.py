@@ -1,0 +1,307 @@
+"""The spatio-temporal filter of the paper: branches of many lengths, regularised averages.
+
+One `TemporalFilter` computes eq. (2), sum over tau of BatchNorm_tau(conv(x; W_tau)), with
+tau in {1, 3, .., t}. Each W_tau is held as the coefficients W~_tau of eq. (6), so that ordinary
+weight decay on the parameter is the regulariser of eq. (7). A filter of length 1 makes an
+ordinary convolution with batch norm; networks here are built of nothing else.
+"""
+
+import functools
+import math
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stdeploy.errors import FusionError, SpecError
+from stdeploy.layers.fold import fold_batch_norm, sum_branches
+
+Branches = Literal["single", "multi"]
+Padding = Literal["centred", "valid"]
+Inflation = Literal["coefficients", "filter"]
+Size3 = tuple[int, int, int]
+
+
+def branch_lengths(length: int, branches: Branches) -> tuple[int, ...]:
+    """Temporal lengths of the branches of a filter.
+
+    >>> branch_lengths(5, "multi"), branch_lengths(5, "single")
+    ((1, 3, 5), (5,))
+
+    Raises:
+        SpecError: the length is even or not positive.
+    """
+    if length < 1 or length % 2 == 0:
+        raise SpecError(f"temporal length {length} is not odd and positive")
+    return tuple(range(1, length + 1, 2)) if branches == "multi" else (length,)
+
+
+@functools.lru_cache(maxsize=64)
+def temporal_basis(
+    tau: int,
+    eta: float,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant, not state
+) -> Tensor:
+    """The basis [mu / eta, U_perp] of eq. (6), which turns coefficients into a filter.
+
+    U_perp is the rest of the orthonormal cosine basis (DCT-II): mu is the average filter, the
+    next two columns are the 1st and 2nd differential of the paper's figure 1 (up to sign).
+
+    NOTE: a filter of length 1 has no complement U_perp, so that dividing it by eta would
+    only rescale it, and eta = inf would erase it; it is left alone.
+
+    Args:
+        tau: temporal length.
+        eta: regularisation of the average, 1..inf.
+        dtype: of the result; it is computed in float64.
+        device: of the result.
+
+    Returns:
+        (tau, tau); rows are frames, columns are basis filters.
+    """
+    # Cached, so it may be made inside inference mode and used by autograd later.
+    with torch.inference_mode(False):
+        frame = torch.arange(tau, dtype=torch.float64).unsqueeze(1)
+        order = torch.arange(tau, dtype=torch.float64).unsqueeze(0)
+        basis = torch.cos(math.pi * (frame + 0.5) * order / tau) * math.sqrt(2.0 / tau)
+        basis[:, 0] = 1.0 / math.sqrt(tau)
+        if tau > 1:
+            basis[:, 0] /= eta
+        return basis.to(dtype=dtype, device=device)
+
+
+def filter_from_coefficients(coefficients: Tensor, eta: float) -> Tensor:
+    """Eq. (6): W = [mu / eta, U_perp] W~, along the temporal axis.
+
+    Args:
+        coefficients: W~, (C_out, C_in, tau, kH, kW).
+        eta: regularisation of the average, 1..inf.
+
+    Returns:
+        W, of the same shape and type.
+    """
+    tau = coefficients.shape[2]
+    if tau == 1:
+        return coefficients
+    basis = temporal_basis(tau, eta, coefficients.dtype, coefficients.device)
+    return torch.einsum("ts,oishw->oithw", basis, coefficients)
+
+
+def coefficients_from_filter(weight: Tensor, eta: float) -> Tensor:
+    """The inverse of eq. (6): the coefficients W~ that make a filter.
+
+    Args:
+        weight: W, (C_out, C_in, tau, kH, kW).
+        eta: regularisation of the average, finite unless tau is 1.
+
+    Returns:
+        W~, of the same shape and type.
+
+    Raises:
+        SpecError: eta = inf, with which no filter with an average can be made.
+    """
+    tau = weight.shape[2]
+    if tau == 1:
+        return weight
+    if math.isinf(eta):
+        raise SpecError(
+            "eta = inf excludes the average, so a filter that has one cannot be represented; "
+            "use a finite eta"
+        )
+    inverse = torch.linalg.inv(temporal_basis(tau, eta)).to(weight)
+    return torch.einsum("st,oithw->oishw", inverse, weight)
+
+
+def inflate(weight: Tensor, tau: int, eta: float, reading: Inflation = "coefficients") -> Tensor:
+    """Coefficients W~ of a filter of length tau that starts from a 2D filter.
+
+    "coefficients", the default, is the paper's sentence (section 3.2): the inflated tensor,
+    tau copies divided by tau, is taken as W~ itself. It is defined for every eta.
+    "filter" is the classic inflation of I3D: every frame of W is weight / tau, and W~ follows
+    from eq. (6). Such a filter is pure average, which eta = inf excludes.
+
+    Args:
+        weight: 2D filter, (C_out, C_in, kH, kW).
+        tau: temporal length of the result, odd.
+        eta: regularisation of the average, 1..inf.
+        reading: "coefficients" or "filter".
+
+    Returns:
+        W~, (C_out, C_in, tau, kH, kW).
+
+    Raises:
+        SpecError: "filter" was asked for with eta = inf and tau > 1.
+    """
+    inflated = weight.unsqueeze(2).repeat(1, 1, tau, 1, 1) / tau
+    if reading == "coefficients" or tau == 1:
+        return inflated
+    return coefficients_from_filter(inflated, eta)
+
+
+class TemporalBranch(nn.Module):
+    """One branch: convolution with W_tau, then batch norm.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: (tau, kH, kW).
+        stride: (sT, sH, sW).
+        padding: zeros on both sides of (T, H, W).
+        eta: regularisation of the average, 1..inf.
+        eps: added to the variance by the norm.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size3,
+        *,
+        stride: Size3,
+        padding: Size3,
+        eta: float,
+        eps: float,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.padding = padding
+        self.eta = eta
+        self.coefficients = nn.Parameter(torch.empty(out_channels, in_channels, *kernel_size))
+        self.norm = nn.BatchNorm3d(out_channels, eps=eps)
+        nn.init.kaiming_normal_(self.coefficients, mode="fan_out", nonlinearity="relu")
+
+    def kernel(self) -> Tensor:
+        """W_tau of eq. (6), (C_out, C_in, tau, kH, kW)."""
+        return filter_from_coefficients(self.coefficients, self.eta)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, T, H, W) to (N, C_out, T', H', W')."""
+        out = functional.conv3d(x, self.kernel(), stride=self.stride, padding=self.padding)
+        normalised: Tensor = self.norm(out)
+        return normalised
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """This branch as one kernel and one bias, both float64."""
+        kernel = filter_from_coefficients(self.coefficients.detach().double(), self.eta)
+        return fold_batch_norm(kernel, self.norm)
+
+
+class TemporalFilter(nn.Module):
+    """A t x kH x kW convolution with batch norm, as a sum of branches (eq. 2).
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: (t, kH, kW), t odd.
+        stride: (sT, sH, sW).
+        branches: "multi" has a branch for each of 1, 3, .., t; "single" one of length t.
+        eta: regularisation of the average, 1..inf.
+        padding: "centred" pads with zeros so that the filter is centred on its frame and pixel;
+            "valid" pads nothing (the caller has padded), and short branches see the frames
+            around the centre of the longest.
+        eps: added to the variance by the norms.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size3,
+        *,
+        stride: Size3 = (1, 1, 1),
+        branches: Branches = "single",
+        eta: float = 1.0,
+        padding: Padding = "centred",
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.centred = padding == "centred"
+        length, *spatial = kernel_size
+        pad_space = [k // 2 if self.centred else 0 for k in spatial]
+        self.branches = nn.ModuleList(
+            TemporalBranch(
+                in_channels,
+                out_channels,
+                (tau, spatial[0], spatial[1]),
+                stride=stride,
+                padding=(tau // 2 if self.centred else 0, pad_space[0], pad_space[1]),
+                eta=eta,
+                eps=eps,
+            )
+            for tau in branch_lengths(length, branches)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, T, H, W) to (N, C_out, T', H', W')."""
+        out: Tensor | None = None
+        for branch in self.typed_branches():
+            tau = branch.coefficients.shape[2]
+            # Without padding, a short branch must skip the frames that only longer ones see.
+            skip = 0 if self.centred else (self.kernel_size[0] - tau) // 2
+            part = branch(x[:, :, skip : x.shape[2] - skip])
+            out = part if out is None else out + part
+        assert out is not None
+        return out
+
+    def fold(self) -> nn.Conv3d:
+        """The same map as one convolution with bias (evaluation mode), in float64.
+
+        Returns:
+            A new convolution with kernel (C_out, C_in, t, kH, kW); this module is not changed.
+
+        Raises:
+            FusionError: the module is in training mode.
+        """
+        if self.training:
+            raise FusionError(
+                "a filter in training mode normalises with batch statistics, which no kernel "
+                "can hold; call model.eval() first"
+            )
+        kernel, bias = sum_branches([branch.folded() for branch in self.typed_branches()])
+        length, height, width = self.kernel_size
+        conv = nn.Conv3d(
+            kernel.shape[1],
+            kernel.shape[0],
+            (length, height, width),
+            stride=self.stride,
+            padding=(length // 2, height // 2, width // 2) if self.centred else 0,
+            dtype=torch.float64,
+            device=kernel.device,
+        )
+        with torch.no_grad():
+            conv.weight.copy_(kernel)
+            if conv.bias is not None:
+                conv.bias.copy_(bias)
+        return conv.eval()
+
+    @torch.no_grad()
+    def inflate_(self, weight: Tensor, reading: Inflation = "coefficients") -> None:
+        """Start every branch from one 2D filter, in place; see `inflate`.
+
+        Args:
+            weight: (C_out, C_in, kH, kW).
+            reading: "coefficients" or "filter".
+
+        Raises:
+            SpecError: the shape does not fit, or "filter" was asked for with eta = inf.
+        """
+        for branch in self.typed_branches():
+            coefficients = branch.coefficients
+            expected = (*coefficients.shape[:2], *coefficients.shape[3:])
+            if tuple(weight.shape) != expected:
+                raise SpecError(
+                    f"2D filter of shape {tuple(weight.shape)} does not fit; needed {expected}"
+                )
+            coefficients.copy_(inflate(weight, coefficients.shape[2], branch.eta, reading))
+
+    def typed_branches(self) -> list[TemporalBranch]:
+        """The branches, shortest first, as what they are."""
+        return [cast(TemporalBranch, branch) for branch in self.branches]
+
+    def extra_repr(self) -> str:
+        """What torch prints in the brackets of the module."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, centred={self.centred}"

@@ -1,0 +1,110 @@
+"""What every architecture here shares: its contract, its convolutions, its head."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from stdeploy.layers.temporal import Padding, Size3, TemporalFilter
+from stdeploy.spec import ModelSpec
+
+
+class ActionModel(nn.Module):
+    """A video classifier: a trunk that keeps space and time, then a head.
+
+    The modules conv1..conv5 are the stages of the paper's Table 1, with temporal lengths
+    t1..t5.
+
+    Attributes:
+        spec: what it was built from.
+        head: features (N, C, t, h, w) -> logits (N, K).
+    """
+
+    head: "AveragePoolHead"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @abstractmethod
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map normalised clips (N, 3, T, H, W) to features (N, C, t, h, w)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised clips (N, 3, T, H, W) to logits (N, K)."""
+        logits: Tensor = self.head(self.forward_features(x))
+        return logits
+
+
+class AveragePoolHead(nn.Module):
+    """Average over time and space, dropout, linear classifier.
+
+    Args:
+        in_channels: C of the features.
+        num_classes: K.
+        window: frames averaged at a time; 0 averages all at once. The I3D of Kinetics slides a
+            window of 2, which counts the inner frames twice.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, *, window: int = 0) -> None:
+        super().__init__()
+        self.window = window
+        self.dropout = nn.Dropout(0.5)
+        self.classifier = nn.Linear(in_channels, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, C, t, h, w) to (N, K)."""
+        frames = features.mean(dim=(3, 4))
+        if 0 < self.window < frames.shape[2]:
+            frames = torch.nn.functional.avg_pool1d(frames, self.window, stride=1)
+        logits: Tensor = self.classifier(self.dropout(frames.mean(dim=2)))
+        return logits
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channel count under a width factor: rounded to the nearest, at least 1."""
+    return max(1, round(channels * width))
+
+
+def conv_norm(
+    spec: ModelSpec,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Size3,
+    *,
+    stride: int | Size3 = 1,
+    padding: Padding = "centred",
+    eps: float = 1e-5,
+) -> nn.Module:
+    """A convolution with its norms, or the single convolution with bias that it folds into.
+
+    Args:
+        spec: decides about branches, eta and whether the network is fused.
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: (t, kH, kW), t odd.
+        stride: (sT, sH, sW), or one number for space, with time left at 1.
+        padding: see `TemporalFilter`.
+        eps: added to the variance by the norms.
+    """
+    strides = stride if isinstance(stride, tuple) else (1, stride, stride)
+    if not spec.fused:
+        return TemporalFilter(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=strides,
+            branches=spec.branches,
+            eta=spec.eta,
+            padding=padding,
+            eps=eps,
+        )
+    length, height, width = kernel_size
+    centred = (length // 2, height // 2, width // 2)
+    return nn.Conv3d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=strides,
+        padding=centred if padding == "centred" else 0,
+    )

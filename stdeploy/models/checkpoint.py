@@ -1,0 +1,72 @@
+"""Networks in files: checkpoints (.pt) of training, and fused weights (.safetensors)."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from stdeploy.card import CARD_KEY, ModelCard, read_card, read_checkpoint
+from stdeploy.errors import ArtifactError
+from stdeploy.files import whole_file
+from stdeploy.models.base import ActionModel
+from stdeploy.models.registry import build
+
+
+def save_checkpoint(path: Path, model: ActionModel, card: ModelCard) -> None:
+    """Write a trained network with its card.
+
+    Args:
+        path: a name that ends in .pt.
+        model: any network built from card.model.
+        card: goes under the key "card", as JSON.
+    """
+    with whole_file(path) as temporary:
+        torch.save({"card": card.to_json(), "state_dict": model.state_dict()}, temporary)
+
+
+def save_fused(path: Path, model: ActionModel, card: ModelCard) -> None:
+    """Write a fused network with its card.
+
+    Args:
+        path: a name that ends in .safetensors.
+        model: built from card.model, with fused = True.
+        card: goes into the header's metadata.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={CARD_KEY: card.to_json(), "format": "pt"})
+
+
+def load_model(path: Path) -> tuple[ActionModel, ModelCard]:
+    """Read a network of either kind, in evaluation mode, float32, on the CPU.
+
+    Args:
+        path: a .pt or .safetensors file.
+
+    Raises:
+        ArtifactError: not such a file, or its weights do not fit its card.
+    """
+    if path.suffix == ".pt":
+        content = read_checkpoint(path)
+        card = ModelCard.from_json(content["card"], source=path.name)
+        tensors = content["state_dict"]
+    elif path.suffix == ".safetensors":
+        card = read_card(path)
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ArtifactError(f"{str(path)!r} is damaged: {error}") from error
+    else:
+        raise ArtifactError(
+            f"{str(path)!r} holds no weights for torch; give a .pt or .fused.safetensors file"
+        )
+    model = build(card.model)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(
+            f"the weights of {str(path)!r} do not fit its card: {reason}"
+        ) from error
+    return model.eval(), card

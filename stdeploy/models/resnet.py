@@ -1,0 +1,126 @@
+"""The residual trunk of Table 1, for any kind of spatio-temporal 3x3 convolution.
+
+NOTE: as the GFLOPs of Tables 2 and 5 imply, the stride of a bottleneck sits on its 3x3
+convolution, nothing strides in time, and only the convolutions that Table 1 underlines have
+a temporal length; 1x1x1 and downsampling convolutions have none.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from stdeploy.models.base import ActionModel, AveragePoolHead, conv_norm, scaled
+from stdeploy.spec import ModelSpec
+
+# (spec, in_channels, out_channels, temporal length, spatial stride) -> module
+SpatioTemporalConv = Callable[[ModelSpec, int, int, int, int], nn.Module]
+
+
+class BasicBlock(nn.Module):
+    """Two spatio-temporal convolutions and a shortcut (ResNet-18)."""
+
+    expansion: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        conv: SpatioTemporalConv,
+        in_channels: int,
+        channels: int,
+        length: int,
+        stride: int,
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv(spec, in_channels, channels, length, stride)
+        self.conv2 = conv(spec, channels, channels, length, 1)
+        self.downsample = _shortcut(spec, in_channels, channels, stride)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, T, H, W) to (N, C, T, H / stride, W / stride)."""
+        out = self.conv2(self.relu(self.conv1(x)))
+        result: Tensor = self.relu(out + self.downsample(x))
+        return result
+
+
+class Bottleneck(nn.Module):
+    """1x1x1, spatio-temporal convolution, 1x1x1 and a shortcut (ResNet-50)."""
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        conv: SpatioTemporalConv,
+        in_channels: int,
+        channels: int,
+        length: int,
+        stride: int,
+    ) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = conv_norm(spec, in_channels, channels, (1, 1, 1))
+        self.conv2 = conv(spec, channels, channels, length, stride)
+        self.conv3 = conv_norm(spec, channels, out_channels, (1, 1, 1))
+        self.downsample = _shortcut(spec, in_channels, out_channels, stride)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, T, H, W) to (N, 4 C, T, H / stride, W / stride)."""
+        out = self.relu(self.conv2(self.relu(self.conv1(x))))
+        result: Tensor = self.relu(self.conv3(out) + self.downsample(x))
+        return result
+
+
+class ResNet3d(ActionModel):
+    """Stem, four stages of residual blocks, average pooling and a linear classifier.
+
+    Args:
+        spec: the network.
+        block: kind of residual block.
+        depths: blocks in conv2..conv5.
+        conv: makes the spatio-temporal convolutions of the blocks.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        conv: SpatioTemporalConv,
+    ) -> None:
+        super().__init__(spec)
+        stem_length, *lengths = spec.temporal_lengths
+        channels = scaled(64, spec.width)
+        self.conv1 = conv_norm(spec, 3, channels, (stem_length, 7, 7), stride=2)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+        in_channels = channels
+        for stage, (depth, length) in enumerate(zip(depths, lengths, strict=True)):
+            channels = scaled(64 * 2**stage, spec.width)
+            blocks = []
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(block(spec, conv, in_channels, channels, length, stride))
+                in_channels = channels * block.expansion
+            self.add_module(f"conv{stage + 2}", nn.Sequential(*blocks))
+        self.head = AveragePoolHead(in_channels, spec.num_classes)
+
+    def stages(self) -> list[nn.Module]:
+        """conv2 to conv5."""
+        return [self.get_submodule(f"conv{number}") for number in (2, 3, 4, 5)]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map (N, 3, T, H, W) to (N, C, T, H / 32, W / 32)."""
+        x = self.pool(self.relu(self.conv1(x)))
+        for stage in self.stages():
+            x = stage(x)
+        return x
+
+
+def _shortcut(spec: ModelSpec, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return conv_norm(spec, in_channels, out_channels, (1, 1, 1), stride=stride)

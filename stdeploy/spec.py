@@ -1,0 +1,135 @@
+"""ModelSpec and ClipSpec: what a network is, and what it wants to see. No torch here."""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stdeploy.errors import SpecError
+
+TemporalLengths = tuple[int, int, int, int, int]
+ShortVideo = Literal["hold", "loop", "stretch", "error"]
+Channels = Annotated[tuple[float, float, float], "one number for each of R, G, B"]
+
+
+class Spec(BaseModel):
+    """A frozen value object that goes to JSON and back and refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    @classmethod
+    def parse(cls, fields: object) -> Self:
+        """Check plain data (a dict, as JSON or TOML gives it).
+
+        Raises:
+            SpecError: one line that names the field, its value and what is allowed.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or cls.__name__
+            message = first["msg"].removeprefix("Value error, ")
+            value = first["input"] if first["type"] != "missing" else "nothing"
+            raise SpecError(f"{cls.__name__}: {field} = {value!r}: {message}") from error
+
+
+class ModelSpec(Spec):
+    """The network: enough to build it again and load its weights.
+
+    Attributes:
+        architecture: a name of stdeploy.models.registry, such as "i3d-resnet50".
+        temporal_lengths: t1..t5, the temporal length of the filters in conv1..conv5 (paper,
+            Table 1); odd.
+        branches: "multi" sums filters of every odd length up to t (eq. 2), "single" has one.
+        eta: how strongly the temporal average is regularised (eq. 5), 1 (not at all) to inf
+            (excluded).
+        num_classes: width of the logits, K.
+        width: factor on every channel count; 1 is the paper's network.
+        fused: True once branches and batch norms are folded into single filters.
+    """
+
+    architecture: str
+    temporal_lengths: TemporalLengths = (1, 1, 3, 3, 5)
+    branches: Literal["single", "multi"] = "multi"
+    eta: float = Field(default=2.0, ge=1.0)
+    num_classes: int = Field(ge=1)
+    width: float = Field(default=1.0, gt=0.0, le=8.0)
+    fused: bool = False
+
+    @field_validator("temporal_lengths")
+    @classmethod
+    def _odd_lengths(cls, lengths: TemporalLengths) -> TemporalLengths:
+        for stage, length in enumerate(lengths, start=1):
+            if length < 1 or length % 2 == 0:
+                raise ValueError(
+                    f"t{stage} is {length}; a temporal length is odd and at least 1, "
+                    "so that the filter has a centre frame"
+                )
+        return lengths
+
+    @field_validator("eta")
+    @classmethod
+    def _eta_is_a_number(cls, eta: float) -> float:
+        if math.isnan(eta):
+            raise ValueError("eta is not a number; give 1 or more, or inf")
+        return eta
+
+
+class ClipSpec(Spec):
+    """What the network sees: which frames, how large, with which colours.
+
+    Frame i of a clip is shown at start + i * frame_stride / fps seconds, whatever the frame
+    rate of the file.
+
+    Attributes:
+        num_frames: frames in a clip, T.
+        frame_stride: every how many frames of a video of `fps` one is taken (the paper's r).
+        fps: the frame rate that the training videos had, in frames per second.
+        short_side_px: the shorter side of a frame is resized to this.
+        crop_px: side of the centred square that is cut out; H and W of the clip.
+        mean: subtracted from pixels in 0..1, for R, G, B.
+        std: divides after that, for R, G, B.
+        colour_order: order of the channels in memory; always RGB for now.
+        views: clips whose logits are averaged for one video, evenly spaced over it.
+        short_video: what a video shorter than a clip gets: "hold" repeats its last frame,
+            "loop" starts again at its first, "stretch" samples what there is more densely,
+            "error" refuses it.
+    """
+
+    num_frames: int = Field(default=32, ge=1)
+    frame_stride: int = Field(default=2, ge=1)
+    fps: float = Field(default=30.0, gt=0.0, le=1000.0)
+    short_side_px: int = Field(default=256, ge=8)
+    crop_px: int = Field(default=224, ge=8)
+    mean: Channels = (0.485, 0.456, 0.406)
+    std: Channels = (0.229, 0.224, 0.225)
+    colour_order: Literal["RGB"] = "RGB"
+    views: int = Field(default=1, ge=1)
+    short_video: ShortVideo = "hold"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.crop_px > self.short_side_px:
+            raise ValueError(
+                f"crop_px {self.crop_px} is larger than short_side_px {self.short_side_px}; "
+                "a crop lies inside the resized frame"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std} holds a number that is not positive")
+        return self
+
+    @property
+    def interval_seconds(self) -> float:
+        """Time between two frames of a clip."""
+        return self.frame_stride / self.fps
+
+    @property
+    def span_seconds(self) -> float:
+        """Time from the first frame of a clip to its last."""
+        return (self.num_frames - 1) * self.interval_seconds
+
+    @property
+    def frames_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one clip of uint8 frames: (T, H, W, 3)."""
+        return self.num_frames, self.crop_px, self.crop_px, 3

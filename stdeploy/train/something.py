@@ -1,0 +1,98 @@
+"""Data sets in the layout of Something-Something-v2. No torch: evaluation reads them too.
+
+labels.json        {"Moving something up": "0", ...}
+train.json         [{"id": "1", "template": "Moving [something] up", ...}, ...]
+validation.json    likewise
+20bn-something-something-v2/1.webm
+reversed_pairs.json    optional, ours: [["Moving something up", "Moving something down"], ...]
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from stdeploy.errors import DatasetError
+
+Split = Literal["train", "validation"]
+
+_VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", ".")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One labelled video; label is an index into the data set's labels."""
+
+    video: Path
+    label: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledVideos:
+    """One split of a data set.
+
+    Attributes:
+        labels: K class names; the index is the class.
+        samples: the videos.
+        reverse: class -> the class that its videos show when played backwards, where known.
+    """
+
+    labels: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    reverse: Mapping[int, int]
+
+
+def read_something(folder: Path, split: Split) -> LabelledVideos:
+    """Read one split.
+
+    Args:
+        folder: holds labels.json.
+        split: "train" or "validation".
+
+    Raises:
+        DatasetError: a file is missing or does not fit the others.
+    """
+    index = {label: int(number) for label, number in _load(folder / "labels.json").items()}
+    if sorted(index.values()) != list(range(len(index))):
+        raise DatasetError(f"{str(folder / 'labels.json')!r} does not number its labels 0, 1, ...")
+    labels = tuple(sorted(index, key=index.__getitem__))
+    videos = next((folder / name for name in _VIDEO_FOLDERS if (folder / name).is_dir()), folder)
+    samples = []
+    for entry in _load(folder / f"{split}.json"):
+        label = entry["template"].replace("[", "").replace("]", "")
+        if label not in index:
+            raise DatasetError(
+                f"{split}.json: video {entry['id']} has template {entry['template']!r}, "
+                "which labels.json does not list"
+            )
+        samples.append(Sample(videos / f"{entry['id']}.webm", index[label]))
+    missing = [sample.video.name for sample in samples if not sample.video.is_file()]
+    if missing or not samples:
+        raise DatasetError(
+            f"{len(missing)} of the {len(samples)} videos in {split}.json are not in "
+            f"{str(videos)!r}" + (f", the first is {missing[0]}" if missing else "")
+        )
+    return LabelledVideos(labels, tuple(samples), _reversals(folder, index))
+
+
+def _reversals(folder: Path, index: Mapping[str, int]) -> dict[int, int]:
+    path = folder / "reversed_pairs.json"
+    reverse: dict[int, int] = {}
+    for first, second in _load(path) if path.is_file() else ():
+        if first not in index or second not in index:
+            raise DatasetError(f"{str(path)!r}: {[first, second]} are not both in labels.json")
+        reverse[index[first]], reverse[index[second]] = index[second], index[first]
+    return reverse
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{str(path)!r} does not exist; a data set in the layout of Something-Something-v2 "
+            "holds labels.json, train.json, validation.json and a folder of .webm"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{str(path)!r} cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""From a video file to uint8 clips: reading, choosing frames, resizing and cropping."""

@@ -1,0 +1,104 @@
+"""Which frames make a clip. Pure arithmetic on seconds; no file is touched here.
+
+A video is shown from 0 to its duration; frame i stands on the screen from its timestamp until
+the next. A clip wants T moments, evenly spaced by the ClipSpec's interval, and takes the frame
+that stands at each: the same moments whatever the frame rate, constant or not.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.errors import VideoError
+from stdeploy.spec import ClipSpec
+
+# Containers round timestamps, Matroska to whole milliseconds; a moment that falls on the edge
+# between two frames by less than this belongs to the later one.
+_EDGE_SECONDS = 1e-3
+
+
+def duration_seconds(timestamps: NDArray[np.float64], *, fps: float) -> float:
+    """How long a video stands on the screen.
+
+    The last frame is taken to stand as long as the typical one (the median interval), and a
+    single frame 1 / fps.
+
+    >>> duration_seconds(np.array([0.0, 0.1, 0.2]), fps=25.0)  # doctest: +ELLIPSIS
+    0.300...
+
+    Args:
+        timestamps: of all frames, in seconds, ascending, the first 0.
+        fps: frame rate that is assumed for a video of one frame.
+    """
+    if len(timestamps) == 1:
+        return 1.0 / fps
+    return float(timestamps[-1] + np.median(np.diff(timestamps)))
+
+
+def view_times(duration: float, clip: ClipSpec, views: int) -> NDArray[np.float64]:
+    """The moments of evenly spaced clips.
+
+    Each of `views` equal parts of the room that a clip can move in has one clip in its middle;
+    a single view is the middle of the video. A video shorter than a clip has one view, made as
+    clip.short_video says: "hold" and "loop" start at 0, "stretch" spreads T moments over it.
+
+    A clip of 3 frames at 2 frames a second spans 1 s; in a video of 4 s one view starts at 1.5:
+
+    >>> spec = ClipSpec(num_frames=3, frame_stride=1, fps=2.0)
+    >>> view_times(4.0, spec, 1).tolist(), view_times(4.0, spec, 3)[:, 0].tolist()
+    ([[1.5, 2.0, 2.5]], [0.5, 1.5, 2.5])
+
+    Args:
+        duration: of the video, in seconds.
+        clip: T and the interval.
+        views: clips wanted.
+
+    Returns:
+        Seconds from the start of the video, (V, T); V is 1 for a short video.
+
+    Raises:
+        VideoError: the video is short and clip.short_video is "error".
+    """
+    room = duration - clip.span_seconds
+    if room > 0:
+        starts = room * (np.arange(views) + 0.5) / views
+        return clip_times(starts, clip)
+    steps = np.arange(clip.num_frames)
+    match clip.short_video:
+        case "hold":
+            # Past the end, the last frame stands still.
+            times = steps * clip.interval_seconds
+        case "loop":
+            times = (steps * clip.interval_seconds) % duration
+        case "stretch":
+            times = (steps + 0.5) * duration / clip.num_frames
+        case "error":
+            raise VideoError(
+                f"is {duration:.2f} s long, but a clip spans {clip.span_seconds:.2f} s; use a "
+                "longer video, or a model whose card says what to do with short ones"
+            )
+    return np.asarray(times[None], dtype=np.float64)
+
+
+def clip_times(starts: NDArray[np.float64], clip: ClipSpec) -> NDArray[np.float64]:
+    """Moments of clips that start at given times, (V,) -> (V, T), in seconds."""
+    steps = np.arange(clip.num_frames) * clip.interval_seconds
+    return np.asarray(starts[:, None] + steps[None, :], dtype=np.float64)
+
+
+def frames_at(timestamps: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The frame that stands on the screen at each moment.
+
+    Before the first frame that is the first, after the last the last.
+
+    >>> frames_at(np.array([0.0, 0.1, 0.2]), np.array([0.0, 0.05, 0.1, 0.19, 9.0])).tolist()
+    [0, 0, 1, 1, 2]
+
+    Args:
+        timestamps: of all frames, in seconds, ascending.
+        times: moments, any shape.
+
+    Returns:
+        Frame numbers, of the shape of times.
+    """
+    after = np.searchsorted(timestamps, times + _EDGE_SECONDS, side="right")
+    return np.clip(after - 1, 0, len(timestamps) - 1)

@@ -1,0 +1,57 @@
+"""One decoded frame to one frame of a clip: resized, cropped, RGB."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.spec import ClipSpec
+
+Image = NDArray[np.uint8]
+
+
+def resize_short_side(image: Image, short_side_px: int) -> Image:
+    """Resize so that the shorter side has a given length, keeping the shape of pixels.
+
+    Shrinking averages over the area that a new pixel covers; enlarging is bilinear.
+
+    Args:
+        image: (H, W, 3).
+        short_side_px: new length of the shorter side.
+    """
+    height, width = image.shape[:2]
+    factor = short_side_px / min(height, width)
+    if factor == 1.0:
+        return image
+    size = (max(short_side_px, round(width * factor)), max(short_side_px, round(height * factor)))
+    interpolation = cv2.INTER_AREA if factor < 1.0 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=interpolation), dtype=np.uint8)
+
+
+def crop(image: Image, side_px: int, *, top: float = 0.5, left: float = 0.5) -> Image:
+    """Cut out a square.
+
+    Args:
+        image: (H, W, 3), both sides at least side_px.
+        side_px: side of the square.
+        top: where in the room that there is, 0 (highest) to 1; 0.5 is the centre.
+        left: likewise, 0 (leftmost) to 1.
+    """
+    height, width = image.shape[:2]
+    y, x = round((height - side_px) * top), round((width - side_px) * left)
+    return image[y : y + side_px, x : x + side_px]
+
+
+def clip_frame(image: Image, clip: ClipSpec, *, top: float = 0.5, left: float = 0.5) -> Image:
+    """Turn a decoded frame into a frame of a clip.
+
+    Args:
+        image: (H, W, 3), BGR, as OpenCV decodes.
+        clip: sizes and colour order.
+        top: see `crop`.
+        left: see `crop`.
+
+    Returns:
+        (clip.crop_px, clip.crop_px, 3), RGB.
+    """
+    square = crop(resize_short_side(image, clip.short_side_px), clip.crop_px, top=top, left=left)
+    return np.asarray(cv2.cvtColor(square, cv2.COLOR_BGR2RGB), dtype=np.uint8)
