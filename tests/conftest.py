@@ -1,0 +1,78 @@
+"""Fixtures and helpers that several rooms share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stdeploy.card import ModelCard
+from stdeploy.models.base import ActionModel
+from stdeploy.models.inference import golden_of
+from stdeploy.models.registry import build
+from stdeploy.spec import ClipSpec, ModelSpec
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+TINY_CLIP = ClipSpec(
+    num_frames=8, frame_stride=2, fps=12.0, short_side_px=40, crop_px=32, short_video="hold"
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip GPU tests without a GPU, except where STDEPLOY_REQUIRE_GPU says that one must be."""
+    if torch.cuda.is_available() or os.environ.get("STDEPLOY_REQUIRE_GPU"):
+        return
+    for item in items:
+        if item.get_closest_marker("needs_cuda"):
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
+@pytest.fixture(scope="session")
+def shared_videos() -> Path:
+    """Real and odd videos of this workplace; they are no part of the project."""
+    folder = SHARED / "videos"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here")
+    return folder
+
+
+def randomise_norms(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every batch norm random statistics and affine terms, then set evaluation mode.
+
+    With fresh norms (mean 0, variance 1, scale 1) a folding that forgets any of them passes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(like: torch.Tensor, low: float, high: float) -> torch.Tensor:
+        draw = torch.rand(like.shape, generator=generator, dtype=torch.float64)
+        return low + (high - low) * draw.to(like)
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.weight.copy_(uniform(module.weight, 0.5, 1.5))
+                module.bias.copy_(uniform(module.bias, -0.5, 0.5))
+                module.running_mean.copy_(uniform(module.running_mean, -0.5, 0.5))
+                module.running_var.copy_(uniform(module.running_var, 0.5, 2.0))
+    return model.eval()
+
+
+def tiny_model(
+    architecture: str = "i3d-resnet18", *, num_classes: int = 5, seed: int = 0, **fields: object
+) -> ActionModel:
+    """A narrow network with random norms, in evaluation mode."""
+    torch.manual_seed(seed)
+    spec = ModelSpec.parse(
+        {"architecture": architecture, "num_classes": num_classes, "width": 0.125, **fields}
+    )
+    model = build(spec)
+    randomise_norms(model, seed)
+    return model
+
+
+def card_of(model: ActionModel, clip: ClipSpec = TINY_CLIP) -> ModelCard:
+    """A card for a model, with the golden logits that it really gives."""
+    labels = tuple(f"class {number}" for number in range(model.spec.num_classes))
+    return ModelCard(model=model.spec, clip=clip, labels=labels, golden=golden_of(model, clip))

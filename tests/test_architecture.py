@@ -1,0 +1,93 @@
+"""The house as docs/architecture.md draws it: which room may import which."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "stdeploy"
+
+# A room may import itself, the rooms in its row, and whatever those may import.
+MAY_IMPORT = {
+    "__init__": set(),
+    "errors": set(),
+    "files": {"errors"},
+    "spec": {"errors"},
+    "parity": set(),
+    "golden": {"errors", "parity"},
+    "card": {"__init__", "errors", "files", "spec"},
+    "prediction": set(),
+    "layers": {"errors", "spec"},
+    "models": {"card", "golden", "layers"},
+    "fuse": {"models", "parity"},
+    "video": {"errors", "spec"},
+    "runtime": {"card", "golden", "models"},
+    "classify": {"video", "runtime", "prediction"},
+    "export": {"models", "runtime"},
+    "pull": {"models"},
+    "train": {"models", "classify"},
+    "cli": {"fuse", "export", "classify", "pull", "train"},
+}
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cv2")
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def allowed(room: str) -> set[str]:
+    rooms = {room}
+    for other in MAY_IMPORT[room]:
+        rooms |= allowed(other)
+    return rooms
+
+
+def imported_rooms(file: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stdeploy"):
+            if node.module == "stdeploy":
+                for alias in node.names:
+                    inside = (PACKAGE / alias.name).exists() or (
+                        PACKAGE / f"{alias.name}.py"
+                    ).exists()
+                    rooms.add(alias.name if inside else "__init__")
+            else:
+                rooms.add(room_of(node.module))
+        elif isinstance(node, ast.Import):
+            rooms |= {room_of(a.name) for a in node.names if a.name.startswith("stdeploy")}
+    return rooms
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_go_one_way(file: Path) -> None:
+    room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert imported_rooms(file) <= allowed(room)
+
+
+def loaded_after(code: str) -> set[str]:
+    script = f"{code}\nimport sys\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import stdeploy",
+        "import stdeploy.cli.main",
+        "from typer.testing import CliRunner; from stdeploy.cli.main import app;"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0",
+    ],
+    ids=["import", "cli", "help"],
+)
+def test_help_loads_nothing_heavy(code: str) -> None:
+    assert loaded_after(code) == set()

@@ -1,0 +1,60 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from stdeploy.errors import ArtifactError
+from stdeploy.files import fused_path, newest, onnx_path, whole_file
+
+
+def test_names_follow_the_chain() -> None:
+    fused = fused_path(Path("runs/ckpt.pt"))
+    assert fused == Path("runs/ckpt.fused.safetensors")
+    assert onnx_path(fused) == Path("runs/ckpt.onnx")
+
+
+def test_newest_is_by_time_of_writing(tmp_path: Path) -> None:
+    for name, age in (("b.onnx", 30), ("a.onnx", 10), ("c.onnx", 20), ("z.pt", 0)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1_000_000 - age, 1_000_000 - age))
+    assert newest(tmp_path, ".onnx", made_by="stdeploy export").name == "a.onnx"
+
+
+def test_newest_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no \*\.onnx .* `stdeploy export`"):
+        newest(tmp_path, ".onnx", made_by="stdeploy export")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with whole_file(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_whole_write_replaces_and_is_readable_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_text("old")
+    previous = os.umask(0o022)
+    try:
+        with whole_file(path) as temporary:
+            assert temporary.suffix == ".onnx"
+            temporary.write_text("new")
+    finally:
+        os.umask(previous)
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writing_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="cannot write"), whole_file(tmp_path / "no" / "a.pt"):
+        pass

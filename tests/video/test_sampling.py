@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from stdeploy.errors import VideoError
+from stdeploy.spec import ClipSpec
+from stdeploy.video.sampling import duration_seconds, frames_at, view_times
+
+FOUR = ClipSpec(num_frames=4, frame_stride=2, fps=10.0, short_side_px=8, crop_px=8)
+
+
+def constant(num_frames: int, fps: float) -> np.ndarray:
+    return np.arange(num_frames) / fps
+
+
+def chosen(timestamps: np.ndarray, clip: ClipSpec, views: int = 1, fps: float = 10.0) -> list:
+    duration = duration_seconds(timestamps, fps=fps)
+    return frames_at(timestamps, view_times(duration, clip, views)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("fps", "num_frames", "expected"),
+    [  # the same second of action, whatever the frame rate of the file
+        (10.0, 11, [2, 4, 6, 8]),
+        (20.0, 22, [5, 9, 13, 17]),
+        (60.0, 66, [15, 27, 39, 51]),
+        (5.0, 6, [1, 2, 3, 4]),
+    ],
+)
+def test_one_view_is_the_middle_at_any_frame_rate(
+    fps: float, num_frames: int, expected: list[int]
+) -> None:
+    assert chosen(constant(num_frames, fps), FOUR) == [expected]
+
+
+def test_views_are_evenly_spaced() -> None:
+    # 2.4 s long, a clip spans 0.6 s: starts at 0.3, 0.9 and 1.5 of the 1.8 s of room.
+    assert chosen(constant(24, 10.0), FOUR, views=3) == [
+        [3, 5, 7, 9],
+        [9, 11, 13, 15],
+        [15, 17, 19, 21],
+    ]
+
+
+def test_a_video_as_long_as_a_clip_gives_each_frame_once() -> None:
+    clip = FOUR.model_copy(update={"frame_stride": 1})
+    assert chosen(constant(4, 10.0), clip) == [[0, 1, 2, 3]]
+    assert chosen(constant(4, 10.0), clip, views=2) == [[0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+def test_variable_frame_rate_is_sampled_by_time() -> None:
+    # Ten frames in the first 0.1 s, then one every 0.2 s.
+    timestamps = np.concatenate([np.arange(10) / 100, [0.1, 0.3, 0.5, 0.7]])
+    clip = FOUR.model_copy(update={"short_video": "hold"})
+    times = view_times(1.0, clip, 1)[0]
+    assert times == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert frames_at(timestamps, times).tolist() == [10, 11, 12, 13]
+
+
+@pytest.mark.parametrize(
+    ("short_video", "expected"),
+    [("hold", [0, 2, 3, 3]), ("loop", [0, 2, 0, 2]), ("stretch", [0, 1, 2, 3])],
+)
+def test_short_videos_get_what_the_card_says(short_video: str, expected: list[int]) -> None:
+    clip = FOUR.model_copy(update={"short_video": short_video})
+    assert chosen(constant(4, 10.0), clip, views=3) == [expected]  # one view
+
+
+def test_a_single_frame_makes_a_clip() -> None:
+    for short_video in ("hold", "loop", "stretch"):
+        clip = FOUR.model_copy(update={"short_video": short_video})
+        assert chosen(np.zeros(1), clip) == [[0, 0, 0, 0]]
+
+
+def test_short_videos_are_refused_where_the_card_says_so() -> None:
+    clip = FOUR.model_copy(update={"short_video": "error"})
+    with pytest.raises(VideoError, match=r"0\.40 s long, but a clip spans 0\.60 s"):
+        view_times(0.4, clip, 1)
+
+
+def test_rounded_timestamps_neither_skip_nor_repeat() -> None:
+    # Matroska rounds to milliseconds: 30 fps becomes 0, 33, 67, 100, ...
+    timestamps = np.round(np.arange(90) / 30, 3)
+    clip = ClipSpec(num_frames=80, frame_stride=1, fps=30.0, short_side_px=8, crop_px=8)
+    (numbers,) = chosen(timestamps, clip, fps=30.0)
+    assert np.diff(numbers).tolist() == [1] * 79
+
+
+def test_duration_counts_the_last_frame() -> None:
+    assert duration_seconds(np.array([0.0, 0.1, 0.2, 0.3]), fps=99) == pytest.approx(0.4)
+    assert duration_seconds(np.array([0.0]), fps=25) == pytest.approx(0.04)
