@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "export": {"models", "runtime"},
     "pull": {"models"},
     "train": {"models", "classify"},
+    "__main__": {"cli"},
     "cli": {"fuse", "export", "classify", "pull", "train"},
 }
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cv2")

@@ -114,8 +114,8 @@ def fetch(package: Package, progress: Progress = lambda _done, _total: None) -> 
                 "download was altered on its way and has been deleted; try again"
             )
         partial.replace(target)
-    except (OSError, urllib.error.URLError) as error:
-        reason = getattr(error, "reason", None) or error
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error  # urllib wraps it
         raise DownloadError(
             f"cannot fetch {package.file_name!r} from {_index()}: {reason}; check the network, "
             f"set {INDEX_VARIABLE} to a mirror, or put the file into {str(folder)!r}"
@@ -161,7 +161,11 @@ def _open(url: str, first_byte: int = 0) -> Any:
     request = urllib.request.Request(url, headers={"User-Agent": "stdeploy"})
     if first_byte:
         request.add_header("Range", f"bytes={first_byte}-")
-    return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+    try:
+        return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"{url} answers {error.code} {error.reason}") from error
 
 
 class _Links(HTMLParser):

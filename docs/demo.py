@@ -1,0 +1,102 @@
+"""`make demo`: the whole chain on real weights and a real video, then on a model of our own.
+
+Every command is printed before it runs, so that it can be typed again in ./demo.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROGRAM = Path(sys.executable).with_name("stdeploy")
+FOLDER = Path("demo")
+START = time.monotonic()
+
+
+def headline(text: str) -> None:
+    """Print a headline with the time that has passed."""
+    print(f"\n\033[1m{text}\033[0m  [{time.monotonic() - START:.0f} s]", flush=True)
+
+
+def run(command: str) -> None:
+    """Print a stdeploy command and run it in the demo folder; stop the demo if it fails."""
+    print(f"\n$ stdeploy {command}", flush=True)
+    subprocess.run([PROGRAM, *command.split()], cwd=FOLDER, check=True)
+
+
+def evaluate(artifact: str) -> dict[str, float]:
+    """Print and run `stdeploy evaluate --json` on the starter's validation videos."""
+    command = f"evaluate {artifact} --data starter-data --json"
+    print(f"\n$ stdeploy {command}", flush=True)
+    result = subprocess.run(
+        [PROGRAM, *command.split()], cwd=FOLDER, check=True, stdout=subprocess.PIPE, text=True
+    )
+    print(result.stdout, end="", flush=True)
+    return json.loads(result.stdout)
+
+
+def kinetics() -> None:
+    """Real weights, a real video."""
+    headline("1  Real weights (I3D, Kinetics-400) and a real video: a man does a flip off a wall")
+    run("pull kinetics400-i3d")
+    run("pull sample-video")
+    run("fuse kinetics400-i3d.pt")
+    run("export kinetics400-i3d.fused.safetensors")
+    run("classify sample.mp4 --model kinetics400-i3d.onnx")
+
+
+def starter() -> None:
+    """A model with temporal branches, trained here."""
+    headline("2  A multi-branch model of our own: actions that differ only in the order of time")
+    run("train --recipe starter")
+    run("fuse starter.pt")
+    run("export starter.fused.safetensors")
+    videos = FOLDER / "starter-data" / "20bn-something-something-v2"
+    first = min(int(entry["id"]) for entry in _validation())
+    names = [str((videos / f"{first + i}.webm").relative_to(FOLDER)) for i in range(4)]
+    run(f"classify {' '.join(names)} --model starter.onnx --top-k 2")
+    headline("Is it still the same model?")
+    results = {
+        "before fusing": evaluate("starter.pt"),
+        "after fusing": evaluate("starter.fused.safetensors"),
+        "ONNX Runtime": evaluate("starter.onnx"),
+    }
+    print()
+    for stage, result in results.items():
+        print(f"  accuracy {stage:<14} {result['top1']:.1%} of {result['videos']:.0f} videos")
+    if len({result["top1"] for result in results.values()}) > 1:
+        sys.exit("the accuracies differ: that is a fault of stdeploy, please report it")
+    print("  the same in all three")
+
+
+def _validation() -> list[dict[str, str]]:
+    entries: list[dict[str, str]] = json.loads(
+        (FOLDER / "starter-data" / "validation.json").read_text()
+    )
+    return entries
+
+
+def main() -> None:
+    """Run the demo."""
+    FOLDER.mkdir(exist_ok=True)
+    try:
+        kinetics()
+        starter()
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"\nthe demo stopped: {Path(error.cmd[0]).name} {error.cmd[1]} failed")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    headline("Done")
+    print(
+        f"The largest process took {peak:.1f} GiB. All files lie in ./{FOLDER}. Type next:\n\n"
+        "  source .venv/bin/activate\n"
+        "  cd demo\n"
+        "  stdeploy classify YOUR_VIDEO.mp4 --model kinetics400-i3d.onnx\n"
+        "  stdeploy card kinetics400-i3d.onnx\n"
+        "  stdeploy --help"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The program as its users run it: a process of its own, its output and its exit status."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stdeploy.card import read_card
+from stdeploy.classify import Classifier
+from stdeploy.cli.classify import expand
+from stdeploy.errors import StdeployError
+from stdeploy.models.checkpoint import save_checkpoint
+from tests.conftest import card_of, tiny_model
+from tests.video.videos import write_video
+
+
+def stdeploy(*arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "STDEPLOY_DEBUG"}
+    return subprocess.run(
+        [sys.executable, "-m", "stdeploy", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**environment, "COLUMNS": "100", **env},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder after `stdeploy fuse ckpt.pt` and `stdeploy export`, with videos."""
+    folder = tmp_path_factory.mktemp("chain")
+    model = tiny_model(temporal_lengths=(1, 1, 3, 3, 5))
+    save_checkpoint(folder / "ckpt.pt", model, card_of(model))
+    fused = stdeploy("fuse", "ckpt.pt", cwd=folder)
+    assert fused.returncode == 0, fused.stderr
+    assert "conv5.1.conv2" in fused.stdout
+    assert "ckpt.fused.safetensors" in fused.stdout
+    exported = stdeploy("export", cwd=folder)
+    assert exported.returncode == 0, exported.stderr
+    assert "exporting ckpt.fused.safetensors" in exported.stderr
+    assert "onnxruntime, batch 5: relative error" in exported.stdout
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        noise = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(30)]
+        write_video(folder / f"{name}.mp4", noise, fps=12.0)
+    (folder / "broken.mp4").write_bytes(b"no video at all")
+    return folder
+
+
+def records(result: subprocess.CompletedProcess[str]) -> list[dict]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_the_chain_leaves_three_artifacts(chain: Path) -> None:
+    assert {p.name for p in chain.iterdir()} >= {"ckpt.pt", "ckpt.fused.safetensors", "ckpt.onnx"}
+    assert read_card(chain / "ckpt.onnx").lineage.parent == "ckpt.fused.safetensors"
+
+
+def test_classify_prints_a_table_of_the_newest_artifact(chain: Path) -> None:
+    result = stdeploy("classify", "a.mp4", "--top-k", 2, cwd=chain)
+    assert result.returncode == 0, result.stderr
+    assert "ckpt.onnx, onnxruntime on CPU" in result.stderr
+    assert "a.mp4" in result.stdout
+    assert result.stdout.count("class ") == 2
+
+
+def test_classify_gives_the_numbers_of_the_library(chain: Path) -> None:
+    result = stdeploy("classify", "a.mp4", "--views", 3, "--json", cwd=chain)
+    (record,) = records(result)
+    with Classifier.open(chain / "ckpt.onnx", views=3) as classifier:
+        prediction = classifier.classify(chain / "a.mp4")
+    assert record["predictions"] == prediction.to_record(5)["predictions"]
+    assert record["view_spans_seconds"] == prediction.to_record(5)["view_spans_seconds"]
+    assert record["artifact_sha256"] == prediction.artifact_sha256
+    assert record["views"] == 3
+    assert sum(p["score"] for p in record["predictions"]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_broken_video_has_its_row_and_the_rest_go_on(chain: Path) -> None:
+    names = ["a.mp4", "broken.mp4", "none.mp4", "b.mp4"]
+    result = stdeploy("classify", *names, "--json", cwd=chain)
+    assert result.returncode == 1
+    rows = records(result)
+    assert [row["video"] for row in rows] == names
+    assert ["error" in row for row in rows] == [False, True, True, False]
+    assert "2 of 4 videos could not be classified" in result.stderr
+    table = stdeploy("classify", *names, cwd=chain)
+    assert table.returncode == 1
+    assert "error: does not exist" in table.stdout
+    assert "Traceback" not in table.stderr
+
+
+def test_classify_of_an_onnx_file_loads_no_torch(chain: Path) -> None:
+    script = (
+        "import sys\nfrom stdeploy.cli.main import app\n"
+        "app(['classify', 'a.mp4', '--json'], standalone_mode=False)\n"
+        "print([m for m in ('torch', 'onnxscript', 'tensorrt') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=chain, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_classify_runs_every_kind_of_artifact(chain: Path) -> None:
+    scores = []
+    for name in ("ckpt.pt", "ckpt.fused.safetensors", "ckpt.onnx"):
+        (record,) = records(stdeploy("classify", "a.mp4", "-m", name, "--json", cwd=chain))
+        scores.append([p["score"] for p in sorted(record["predictions"], key=lambda p: p["label"])])
+    np.testing.assert_allclose(scores[1:], [scores[0]] * 2, atol=1e-4)
+
+
+def test_trt_without_tensorrt_writes_the_onnx_and_exits_3(chain: Path, tmp_path: Path) -> None:
+    shutil.copy(chain / "ckpt.fused.safetensors", tmp_path)
+    result = stdeploy("export", "--trt", cwd=tmp_path)
+    assert result.returncode == 3
+    assert (tmp_path / "ckpt.onnx").is_file()
+    assert "TensorRT" in result.stderr
+    assert "no engine" in result.stderr
+    assert len(result.stderr.splitlines()) == 2  # the note and one line of error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["classify", "a.mp4"], 2, "no *.onnx in"),
+        (["classify", "a.mp4", "-m", "none.onnx"], 2, "'none.onnx' does not exist"),
+        (["classify", "a.mp4", "-m", "bad/bad.onnx"], 2, "'bad/bad.onnx' is no ONNX file"),
+        (["classify", "*.webm"], 2, "'*.webm' holds no video"),
+        (["fuse", "none.pt"], 2, "'none.pt' does not exist"),
+        (["fuse", "bad/bad.pt"], 2, "cannot be read as a checkpoint"),
+        (["export"], 2, "no *.fused.safetensors in"),
+        (["train", "--recipe", "none"], 2, "no recipe 'none'"),
+        (["train", "--temporal-lengths", "1,2,3,3,3"], 2, "t2 is 2"),
+        (["train", "--temporal-lengths", "x"], 2, "write t1..t5 as 1,1,3,3,5"),
+        (["evaluate", "bad/bad.pt", "--data", "."], 2, "labels.json' does not exist"),
+        (["flops"], 2, "name one artifact, or pass --paper-tables"),
+        (["card", "a.mp4"], 2, "no artifact of stdeploy"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_clear_line(
+    tmp_path: Path, arguments: list[str], status: int, message: str
+) -> None:
+    (tmp_path / "bad").mkdir()
+    for name in ("bad.onnx", "bad.pt"):
+        (tmp_path / "bad" / name).write_bytes(b"garbage")
+    result = stdeploy(*arguments, cwd=tmp_path)
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == status, result.stderr
+    assert message in lines[-1]
+    assert lines[-1].startswith("stdeploy: ")
+    assert "Traceback" not in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["bad"]
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = stdeploy("--debug", "fuse", "none.pt", cwd=tmp_path)
+    assert "Traceback" in result.stderr
+    assert "ArtifactError" in result.stderr
+
+
+def test_a_missing_extra_prints_the_pip_command(chain: Path) -> None:
+    script = (
+        "import sys\nsys.modules['onnxruntime'] = None\n"  # what an absent module looks like
+        "sys.argv = ['stdeploy', 'classify', 'a.mp4']\n"
+        "from stdeploy.cli.main import main\nmain()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=chain, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 3
+    assert "pip install 'stdeploy[cpu]'" in result.stderr
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    assert stdeploy("--version", cwd=tmp_path).stdout.startswith("stdeploy 0.")
+    listed = stdeploy("--help", cwd=tmp_path).stdout
+    for verb in ("pull", "train", "fuse", "export", "classify", "evaluate", "flops", "card"):
+        assert verb in listed
+        assert stdeploy(verb, "--help", cwd=tmp_path).returncode == 0
+
+
+def test_card_shows_and_dumps(chain: Path) -> None:
+    shown = stdeploy("card", "ckpt.onnx", cwd=chain).stdout
+    assert "i3d-resnet18, temporal lengths 1-1-3-3-5" in shown
+    dumped = json.loads(stdeploy("card", "ckpt.onnx", "--json", cwd=chain).stdout)
+    assert dumped["model"]["fused"] is True
+
+
+def test_flops_of_an_artifact(chain: Path) -> None:
+    unfused = json.loads(stdeploy("flops", "ckpt.pt", "--json", cwd=chain).stdout)
+    fused = json.loads(stdeploy("flops", "ckpt.onnx", "--json", cwd=chain).stdout)
+    assert 0 < fused["macs"] < unfused["macs"]
+    assert "conv5" in stdeploy("flops", "ckpt.onnx", cwd=chain).stdout
+
+
+def test_folders_patterns_and_files_expand_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
+    for name in ("clips/b.MP4", "clips/a.webm", "clips/notes.txt", "z.avi"):
+        (tmp_path / name).touch()
+    assert [str(p) for p in expand(["z.avi", "clips", "clips/*.webm", "gone.mp4"])] == [
+        "z.avi",
+        "clips/a.webm",
+        "clips/b.MP4",
+        "gone.mp4",
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StdeployError, match="'empty' holds no video"):
+        expand(["empty"])
