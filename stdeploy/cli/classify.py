@@ -42,8 +42,7 @@ def command(
     artifact = model or newest(Path(), ONNX_SUFFIX, made_by="stdeploy export")
     table = Table(show_lines=len(paths) > 1)
     table.add_column("video", overflow="fold")
-    table.add_column("score", justify="right")
-    table.add_column("label")
+    table.add_column("score  label")
     failed = 0
     with Classifier.open(artifact, views=views) as classifier:
         runtime = classifier.runtime
@@ -101,11 +100,9 @@ def _record(path: Path, result: Prediction | VideoError, top_k: int) -> dict[str
 
 def _add_row(table: Table, path: Path, result: Prediction | VideoError, top_k: int) -> None:
     if isinstance(result, VideoError):
-        table.add_row(Text(str(path)), "", Text(f"error: {result}", style="red"))
+        table.add_row(Text(str(path)), Text(f"error: {result}", style="red"))
         return
-    best = result.top(top_k)
-    table.add_row(
-        Text(str(path)),
-        "\n".join(f"{score:.3f}" for _, score in best),
-        Text("\n".join(label for label, _ in best)),
-    )
+    best = Table.grid(padding=(0, 2))  # a long label wraps beside its score, not under the next
+    for label, score in result.top(top_k):
+        best.add_row(f"{score:.3f}", Text(label))
+    table.add_row(Text(str(path)), best)

@@ -56,10 +56,13 @@ def _paper_tables(as_json: bool) -> None:
     from stdeploy.export.flops import PAPER_TABLES, count_paper_tables
 
     note(f"counting {len(PAPER_TABLES)} networks; each runs once, some 2 minutes in all")
-    table = Table(title="3 x 32 x 224 x 224, single filters, before fusing; fvcore / 2^30")
+    table = Table(
+        title="3 x 32 x 224 x 224, single filters, before fusing",
+        caption="recounted: fvcore / 2^30; GMACs: convolutions / 10^9; --json has exact counts",
+    )
     for name in ("", "network", "t1..t5"):
         table.add_column(name)
-    for name in ("recounted", "paper", "conv MACs", "parameters"):
+    for name in ("recounted", "paper", "GMACs", "Mparams"):
         table.add_column(name, justify="right")
     with progress_bar("counting") as progress:
         for done, (row, cost) in enumerate(count_paper_tables(), start=1):
@@ -72,8 +75,8 @@ def _paper_tables(as_json: bool) -> None:
                 lengths,
                 f"{cost.paper_gflops:.2f}",
                 str(row.gflops),
-                f"{cost.macs:,}",
-                f"{cost.parameters:,}",
+                f"{cost.macs / 1e9:.2f}",
+                f"{cost.parameters / 1e6:.2f}",
             )
             progress(done, len(PAPER_TABLES))
     if not as_json:

@@ -79,10 +79,10 @@ _TABLE_2: tuple[tuple[str, TemporalLengths, int], ...] = (
 _ORIGINAL, _OURS = (3, 3, 3, 3, 3), (1, 1, 3, 3, 5)
 PAPER_TABLES: tuple[PaperRow, ...] = (
     *(PaperRow("Table 2", name, "i3d-resnet50", t, gflops) for name, t, gflops in _TABLE_2),
-    PaperRow("Table 5", "I3D-ResNet18 original", "i3d-resnet18", _ORIGINAL, 161),
-    PaperRow("Table 5", "I3D-ResNet18 ours", "i3d-resnet18", _OURS, 151),
-    PaperRow("Table 5", "S3D-ResNet50 original", "s3d-resnet50", _ORIGINAL, 148),
-    PaperRow("Table 5", "S3D-ResNet50 ours", "s3d-resnet50", _OURS, 140),
+    PaperRow("Table 5", "I3D-R18 original", "i3d-resnet18", _ORIGINAL, 161),
+    PaperRow("Table 5", "I3D-R18 ours", "i3d-resnet18", _OURS, 151),
+    PaperRow("Table 5", "S3D-R50 original", "s3d-resnet50", _ORIGINAL, 148),
+    PaperRow("Table 5", "S3D-R50 ours", "s3d-resnet50", _OURS, 140),
 )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,11 +44,15 @@ class TrainingClips(Dataset[tuple[Tensor, int]]):
         self._samples = videos.samples
         self._clip = clip
         self._seed = seed
+        # A reader holds timestamps, not an open file: kept, each video is scanned only once.
+        self._readers: dict[Path, VideoReader] = {}
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
         sample = self._samples[key[1]]
+        if sample.video not in self._readers:
+            self._readers[sample.video] = VideoReader(sample.video)
         rng = np.random.default_rng([self._seed, *key])
-        return torch.from_numpy(self._random_clip(VideoReader(sample.video), rng)), sample.label
+        return torch.from_numpy(self._random_clip(self._readers[sample.video], rng)), sample.label
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -36,7 +36,7 @@ REVERSED_PAIRS: tuple[tuple[str, str], ...] = (
     ("Something appearing", "Something vanishing"),
 )
 FPS = 12.0
-_WIDTH_PX, _HEIGHT_PX = 96, 72
+_WIDTH_PX, _HEIGHT_PX = 80, 72
 _OBJECTS = ("box", "ball", "leaf", "brick", "coin", "stone")
 
 
@@ -83,7 +83,7 @@ def make_dataset(folder: Path, *, train: int, validation: int, seed: int) -> Non
     Raises:
         DatasetError: the folder holds something else, or a video cannot be encoded.
     """
-    made_from = {"train": train, "validation": validation, "seed": seed, "version": 1}
+    made_from = {"train": train, "validation": validation, "seed": seed, "version": 3}
     marker = folder / "synthetic.json"
     if marker.is_file():
         if json.loads(marker.read_text()) == made_from:
@@ -153,7 +153,7 @@ def random_motion(pair: int, rng: np.random.Generator) -> Motion:
     size, tilt = between(0.75, 1.1), between(-25, 25)
     travel, angle, scale, opacity = (0.0, 0.0), (tilt, tilt), (size, size), (1.0, 1.0)
     if pair == 0:
-        travel = (between(30, 60), between(-6, 6))
+        travel = (between(28, 50), between(-6, 6))
     elif pair == 1:
         travel = (between(-6, 6), -between(26, 48))
     elif pair == 2:
@@ -194,7 +194,7 @@ def render(motion: Motion, rng: np.random.Generator) -> Iterator[Image]:
         alpha = cv2.warpAffine(mask, place, size, flags=cv2.INTER_LINEAR)[..., None]
         alpha = alpha * _between(motion.opacity, done)
         drawn = cv2.warpAffine(patch, place, size, flags=cv2.INTER_LINEAR)
-        noise = rng.normal(0.0, 3.0, canvas.shape)
+        noise = rng.normal(0.0, 1.0, canvas.shape)
         mixed = canvas * (1.0 - alpha) + drawn * alpha + noise
         yield np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 

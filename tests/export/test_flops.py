@@ -50,10 +50,10 @@ RECOUNTED = {
     "b3": 301.63,
     "c1": 205.16,
     "c2": 246.50,
-    "I3D-ResNet18 original": 161.14,
-    "I3D-ResNet18 ours": 150.67,
-    "S3D-ResNet50 original": 147.96,
-    "S3D-ResNet50 ours": 139.74,
+    "I3D-R18 original": 161.14,
+    "I3D-R18 ours": 150.67,
+    "S3D-R50 original": 147.96,
+    "S3D-R50 ours": 139.74,
 }
 
 

@@ -16,8 +16,8 @@ def test_starter_is_packaged_and_multi_branch() -> None:
     ("change", "message"),
     [
         (("eta = 2.0", "eta = 0.5"), r"eta = 0\.5"),
-        (("epochs = 6", "epochs = 0"), r"optimisation\.epochs = 0"),
-        (("epochs = 6", "epoch = 6"), r"optimisation\.epoch"),
+        (("epochs = 7", "epochs = 0"), r"optimisation\.epochs = 0"),
+        (("epochs = 7", "epoch = 7"), r"optimisation\.epoch"),
         (("[1, 1, 3, 3, 5]", "[1, 1, 3, 3, 4]"), "t5 is 4"),
         (("[model]", "[model"), "is no TOML"),
     ],

@@ -37,7 +37,7 @@ def test_videos_decode(folder: Path) -> None:
         reader = VideoReader(sample.video)
         assert 22 <= len(reader.timestamps) <= 30
         assert reader.fps == pytest.approx(12.0, rel=0.01)
-        assert reader.gather(np.array([0]), lambda image: image).shape == (1, 72, 96, 3)
+        assert reader.gather(np.array([0]), lambda image: image).shape == (1, 72, 80, 3)
 
 
 def test_second_class_of_a_pair_is_the_first_played_backwards(
