@@ -174,13 +174,13 @@ def _compare_layers(
     with torch.inference_mode():
         expected, actual = layer(x).double().numpy(), folded(x).double().numpy()
     taps = "x".join(str(size) for size in layer.kernel_size)
-    branches = f"{len(layer.branches)} branches" if len(layer.branches) > 1 else "1 branch"
+    branches = "+".join(str(part.coefficients.shape[2]) for part in layer.typed_branches())
     return ParityRow(
         check=name,
         precision=precision,
         error=relative_error(expected, actual),
         tolerance=FUSION_TOLERANCE[precision],
-        detail=f"{taps}, {weight.shape[1]} -> {weight.shape[0]}, {branches}",
+        detail=f"{taps}, {weight.shape[1]} -> {weight.shape[0]}, tau {branches}",
     )
 
 
