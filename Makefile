@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install check test demo gpu-check clean
+.PHONY: help install check test demo study gpu-check clean
 
 help:
 	@echo "make install    everything into .venv"
 	@echo "make demo       the whole chain on real weights and a real video (about 5 minutes)"
+	@echo "make study      train the starter model with and without temporal filters"
 	@echo "make check      ruff (lint, format) and mypy strict"
 	@echo "make test       the tests, with coverage"
 	@echo "make gpu-check  the tests that need an NVIDIA GPU; fails if one is skipped"
@@ -27,11 +28,18 @@ check: install
 test: install
 	$(BIN)/pytest --cov=stdeploy --cov-report=term:skip-covered
 
+# The starter model beside the same network without temporal filters.
+study: install
+	mkdir -p demo
+	cd demo && ../$(BIN)/stdeploy train --recipe starter
+	cd demo && ../$(BIN)/stdeploy train --recipe starter --temporal-lengths 1,1,1,1,1
+
 demo: install
 	$(BIN)/python docs/demo.py
 
-gpu-check: install
-	STDEPLOY_REQUIRE_GPU=1 $(BIN)/pytest tests/gpu
+# Without `install`: a GPU host may have no network and its own Python with torch for CUDA.
+gpu-check:
+	STDEPLOY_REQUIRE_GPU=1 $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest tests/gpu
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage

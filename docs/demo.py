@@ -69,6 +69,8 @@ def starter() -> None:
     if len({result["top1"] for result in results.values()}) > 1:
         sys.exit("the accuracies differ: that is a fault of stdeploy, please report it")
     print("  the same in all three")
+    if results["ONNX Runtime"]["top1"] < 0.8:
+        sys.exit("but under 80 %: that is a fault of the recipe, please report it")
 
 
 def _validation() -> list[dict[str, str]]:

@@ -91,5 +91,5 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
             raise  # installed, but broken inside: that is another story
         raise MissingExtraError(
             f"{purpose} needs {module}, which is not installed; "
-            f"run: pip install 'stdeploy[{extra}]'"
+            f"run: pip install 'stdeploy[{extra}]' (in a clone: pip install '.[{extra}]')"
         ) from error

@@ -39,7 +39,12 @@ def newest(folder: Path, suffix: str, *, made_by: str) -> Path:
     Raises:
         ArtifactError: there is none.
     """
-    found = [path for path in folder.iterdir() if path.name.endswith(suffix) and path.is_file()]
+    found = [
+        path
+        for path in folder.iterdir()
+        # Unfinished files of another run start with a dot; see whole_file.
+        if path.name.endswith(suffix) and not path.name.startswith(".") and path.is_file()
+    ]
     if not found:
         raise ArtifactError(
             f"no *{suffix} in {str(folder.resolve())!r}; make one with `{made_by}` or name the file"
@@ -56,6 +61,30 @@ def existing(path: Path) -> Path:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ArtifactError(f"{str(path)!r} {what}; name an artifact file")
+    return path
+
+
+def checked_output(path: Path, suffix: str, *, source: Path | None = None) -> Path:
+    """The same path, if a file of a kind can be written there; asked before the work is done.
+
+    Args:
+        path: where the user wants the file.
+        suffix: how its name must end, such as ".onnx".
+        source: the file it is made from, which must not be overwritten.
+
+    Raises:
+        ArtifactError: another suffix, a folder, the source itself, or no folder to write in.
+    """
+    if not path.name.endswith(suffix):
+        raise ArtifactError(f"cannot write {str(path)!r}: the name has to end in {suffix}")
+    if source is not None and path.exists() and path.samefile(source):
+        raise ArtifactError(f"cannot write {str(path)!r} over the file that it is made from")
+    if path.is_dir():
+        raise ArtifactError(f"cannot write {str(path)!r}: it is a folder")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ArtifactError(
+            f"cannot write {str(path)!r}: {str(path.parent)!r} is no folder that can be written to"
+        )
     return path
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import nn
 
 from stdeploy.card import Lineage, ModelCard, ParityRow
 from stdeploy.errors import ArtifactError, FusionError, ParityError
-from stdeploy.files import fused_path, sha256_of
+from stdeploy.files import checked_output, existing, fused_path, sha256_of
 from stdeploy.golden import check_golden, golden_clip
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel
@@ -45,17 +45,26 @@ class FuseResult:
     parameters_after: int
 
 
-def fuse_file(checkpoint: Path, output: Path | None = None) -> FuseResult:
+def fuse_file(
+    checkpoint: Path,
+    output: Path | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> FuseResult:
     """Fuse a checkpoint, verify the result, and write it.
 
     Args:
         checkpoint: a .pt file.
         output: where to write; None puts ckpt.fused.safetensors beside ckpt.pt.
+        progress: is told comparisons done and in all.
 
     Raises:
         ArtifactError: the checkpoint cannot be used, or is fused already.
         ParityError: the fused network differs; nothing is written.
     """
+    existing(checkpoint)
+    path = checked_output(
+        fused_path(checkpoint) if output is None else output, ".safetensors", source=checkpoint
+    )
     model, card = load_model(checkpoint)
     if card.model.fused:
         raise ArtifactError(f"{str(checkpoint)!r} is fused already; run: stdeploy export")
@@ -66,7 +75,11 @@ def fuse_file(checkpoint: Path, output: Path | None = None) -> FuseResult:
         source=f"{checkpoint.name!r} on torch",
     )
     fused = fuse_model(model)
-    rows = tuple(verify(model, fused, card.clip, seed=card.golden.seed))
+    rows: list[ParityRow] = []
+    expected_rows = len(_DTYPES) * (len(filters_of(model)) + 2) + 1
+    for row in verify(model, fused, card.clip, seed=card.golden.seed):
+        rows.append(row)
+        progress(len(rows), expected_rows)
     failed = [row for row in rows if not row.passed]
     if failed:
         worst = max(failed, key=lambda row: row.error / row.tolerance)
@@ -75,7 +88,6 @@ def fuse_file(checkpoint: Path, output: Path | None = None) -> FuseResult:
             f"{worst.check!r} in {worst.precision}: relative error {worst.error:.1e}, allowed "
             f"{worst.tolerance:.0e}; nothing was written. Are its weights finite?"
         )
-    path = fused_path(checkpoint) if output is None else output
     fused_card = card.model_copy(
         update={
             "model": fused.spec,
@@ -86,7 +98,7 @@ def fuse_file(checkpoint: Path, output: Path | None = None) -> FuseResult:
                 parent_sha256=sha256_of(checkpoint),
                 versions={**Lineage().versions, "torch": torch.__version__},
             ),
-            "parity": rows,
+            "parity": tuple(rows),
         }
     )
     save_fused(path, fused.float(), fused_card)

@@ -69,6 +69,11 @@ def check_golden(
     Raises:
         ParityError: it is over the tolerance.
     """
+    if actual.shape != (len(expected),):
+        raise ParityError(
+            f"{source} gives logits of shape {actual.shape} for the golden clip; its card "
+            f"announces {len(expected)} classes"
+        )
     error = relative_error(np.asarray(expected), actual)
     if error > tolerance:
         raise ParityError(

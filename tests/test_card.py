@@ -1,5 +1,7 @@
+import contextlib
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -9,7 +11,7 @@ from safetensors.torch import save_file
 from stdeploy.card import ModelCard, read_card
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.fuse import fuse_model
-from stdeploy.models.checkpoint import save_checkpoint, save_fused
+from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from tests.conftest import card_of, tiny_model
 
 
@@ -54,6 +56,30 @@ def test_garbage_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtifactError, match=name):
         read_card(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"card": {}, "state_dict": {}}, {"card": "{}", "state_dict": []}, {"w": torch.ones(1)}, [1]],
+)
+def test_checkpoints_of_other_shapes_are_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ArtifactError, match="no checkpoint of stdeploy"):
+        read_card(tmp_path / "a.pt")
+
+
+def test_altered_bytes_never_give_another_error(tmp_path: Path) -> None:
+    model = tiny_model(width=0.02)
+    save_checkpoint(tmp_path / "good.pt", model, card_of(model))
+    good = (tmp_path / "good.pt").read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        bad = bytearray(good)
+        for place in rng.integers(0, len(bad), 20):
+            bad[place] = rng.integers(0, 256)
+        (tmp_path / "a.pt").write_bytes(bad)
+        with contextlib.suppress(ArtifactError):
+            load_model(tmp_path / "a.pt")
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from stdeploy.errors import ArtifactError
-from stdeploy.files import fused_path, newest, onnx_path, whole_file
+from stdeploy.files import checked_output, fused_path, newest, onnx_path, whole_file
 
 
 def test_names_follow_the_chain() -> None:
@@ -17,12 +17,35 @@ def test_newest_is_by_time_of_writing(tmp_path: Path) -> None:
     for name, age in (("b.onnx", 30), ("a.onnx", 10), ("c.onnx", 20), ("z.pt", 0)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1_000_000 - age, 1_000_000 - age))
+    (tmp_path / ".writing-x.onnx").touch()  # another run's unfinished file, or a killed one's
     assert newest(tmp_path, ".onnx", made_by="stdeploy export").name == "a.onnx"
 
 
 def test_newest_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no \*\.onnx .* `stdeploy export`"):
         newest(tmp_path, ".onnx", made_by="stdeploy export")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("out.bin", r"has to end in \.onnx"),
+        ("a.onnx", "over the file that it is made from"),
+        ("folder.onnx", "it is a folder"),
+        ("no/out.onnx", "is no folder that can be written to"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "a.onnx").touch()
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(ArtifactError, match=message):
+        checked_output(tmp_path / name, ".onnx", source=tmp_path / "a.onnx")
+
+
+def test_outputs_that_can_be_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "b.onnx"
+    assert checked_output(path, ".onnx", source=tmp_path / "a.onnx") == path
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

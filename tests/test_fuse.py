@@ -25,10 +25,24 @@ def relative_error(expected: torch.Tensor, actual: torch.Tensor) -> float:
     list(itertools.product(ARCHITECTURES, (1, 3, 5), (1.0, 2.0, math.inf))),
 )
 def test_fused_network_gives_the_same_logits(architecture: str, length: int, eta: float) -> None:
-    torch.manual_seed(0)
-    spec = ModelSpec(
-        architecture=architecture, temporal_lengths=(length,) * 5, eta=eta, num_classes=20
+    check_fusing(
+        ModelSpec(
+            architecture=architecture,
+            temporal_lengths=(length,) * 5,
+            eta=eta,
+            num_classes=20,
+            width=0.5,
+        )
     )
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_fused_network_gives_the_same_logits_at_full_width(architecture: str) -> None:
+    check_fusing(ModelSpec(architecture=architecture, num_classes=87))
+
+
+def check_fusing(spec: ModelSpec) -> None:
+    torch.manual_seed(0)
     model = randomise_norms(build(spec))
     fused = fuse_model(model)
     x = torch.randn(1, 3, 8, 48, 48, generator=torch.Generator().manual_seed(1))

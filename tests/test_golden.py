@@ -43,6 +43,11 @@ def test_relative_error_of_broken_numbers_is_infinite(bad: float) -> None:
     assert relative_error(np.array([1.0, 2.0]), np.array([1.0, bad])) == np.inf
 
 
+def test_another_number_of_logits_is_refused() -> None:
+    with pytest.raises(ParityError, match=r"shape \(3,\) .* announces 2 classes"):
+        check_golden((1.0, 4.0), np.ones(3), tolerance=1e-4, source="'a.onnx'")
+
+
 def test_check_golden_names_source_and_error() -> None:
     with pytest.raises(ParityError, match=r"'a\.onnx' answers .* 2\.50e-01, allowed 1e-04"):
         check_golden((1.0, 4.0), np.array([1.0, 3.0]), tolerance=1e-4, source="'a.onnx'")

@@ -1,6 +1,8 @@
 """stdeploy classify: what happens in these videos?"""
 
+import glob
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stdeploy.cli.console import err, note, out, progress_bar
-from stdeploy.errors import StdeployError, VideoError
+from stdeploy.errors import VideoError
 from stdeploy.prediction import Prediction
 
 
@@ -47,16 +49,18 @@ def command(
     with Classifier.open(artifact, views=views) as classifier:
         runtime = classifier.runtime
         note(f"{artifact}, {runtime.name} on {runtime.device}, {classifier.views} view(s) a video")
-        with progress_bar("classifying") as progress:
-            for done, (path, result) in enumerate(classifier.classify_all(paths), start=1):
-                failed += isinstance(result, VideoError)
-                if as_json:
-                    print(json.dumps(_record(path, result, top_k)), flush=True)
-                else:
-                    _add_row(table, path, result, top_k)
-                progress(done, len(paths))
-    if not as_json:
-        out.print(table)
+        try:
+            with progress_bar("classifying") as progress:
+                for done, (path, result) in enumerate(classifier.classify_all(paths), start=1):
+                    failed += isinstance(result, VideoError)
+                    if as_json:
+                        print(json.dumps(_record(path, result, top_k)), flush=True)
+                    else:
+                        _add_row(table, path, result, top_k)
+                    progress(done, len(paths))
+        finally:
+            if not as_json:
+                out.print(table)  # also what was done before an interruption
     if failed:
         err.print(f"{failed} of {len(paths)} videos could not be classified", style="red")
         raise typer.Exit(VideoError.exit_status)
@@ -65,11 +69,8 @@ def command(
 def expand(arguments: list[str]) -> list[Path]:
     """Files, folders and patterns to files, in order, each once.
 
-    A folder stands for the video files in it, sorted; a name that is none of these stays, so
-    that it gets its row.
-
-    Raises:
-        StdeployError: a folder or pattern that holds no video.
+    A folder stands for the video files in it, sorted. What is no file, holds no video or
+    matches nothing stays as it is, so that it gets its row.
     """
     from stdeploy.files import VIDEO_SUFFIXES
 
@@ -78,17 +79,11 @@ def expand(arguments: list[str]) -> list[Path]:
         path = Path(argument)
         if path.is_dir():
             found = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
-        elif not path.exists() and any(sign in argument for sign in "*?["):
-            anchor = Path(path.anchor) if path.is_absolute() else Path()
-            pattern = str(path.relative_to(anchor))
-            found = sorted(p for p in anchor.glob(pattern) if p.is_file())
+        elif not os.path.lexists(path):
+            found = sorted(p for p in map(Path, glob.glob(argument)) if p.is_file())  # noqa: PTH207
         else:
             found = [path]
-        if not found:
-            raise StdeployError(
-                f"{argument!r} holds no video; videos end in {', '.join(VIDEO_SUFFIXES)}"
-            )
-        paths.update(dict.fromkeys(found))
+        paths.update(dict.fromkeys(found or [path]))
     return list(paths)
 
 

@@ -4,11 +4,15 @@ import dataclasses
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stdeploy.cli.console import note, out, progress_bar
+from stdeploy.errors import VideoError
+
+if TYPE_CHECKING:
+    from stdeploy.train.evaluate import Evaluation
 
 
 class Split(StrEnum):
@@ -41,14 +45,16 @@ def command(
             result = evaluate(classifier, labelled, progress)
     if as_json:
         print(json.dumps({"artifact": str(artifact), **dataclasses.asdict(result)}))
-        return
-    pairs = (
-        "" if result.within_pairs is None else f", within reversed pairs {result.within_pairs:.1%}"
-    )
-    failed = f" ({result.failed} could not be read)" if result.failed else ""
-    out.print(
-        f"{artifact}: top-1 {result.top1:.1%}, top-5 {result.top5:.1%}{pairs} "
-        f"on {result.videos} videos{failed}",
-        soft_wrap=True,
-        markup=False,
-    )
+    else:
+        out.print(f"{artifact}: {summary(result)}", soft_wrap=True, markup=False)
+    if result.failed:
+        raise typer.Exit(VideoError.exit_status)
+
+
+def summary(result: "Evaluation") -> str:
+    """An evaluation in one line."""
+    parts = [f"top-1 {result.top1:.1%}", f"top-5 {result.top5:.1%}"]
+    if result.within_pairs is not None:
+        parts.append(f"within reversed pairs {result.within_pairs:.1%}")
+    failed = f", {result.failed} more could not be read" if result.failed else ""
+    return f"{', '.join(parts)} on {result.videos} videos{failed}"

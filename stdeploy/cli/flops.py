@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from stdeploy.cli.console import note, out, progress_bar
 from stdeploy.errors import SpecError, require
@@ -40,7 +41,8 @@ def _one(artifact: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"artifact": str(artifact), **dataclasses.asdict(cost)}))
         return
-    table = Table(title=f"{artifact}: {card.clip.num_frames} x {card.clip.crop_px}²")
+    title = f"{artifact}: {card.clip.num_frames} x {card.clip.crop_px} x {card.clip.crop_px}"
+    table = Table(title=Text(title))
     table.add_column("stage")
     table.add_column("G counted (10^9)", justify="right")
     table.add_column("paper's GFLOPs (/ 2^30)", justify="right")

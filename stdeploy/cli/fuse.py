@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from stdeploy.card import ParityRow
-from stdeploy.cli.console import note, out
+from stdeploy.cli.console import note, out, progress_bar
 from stdeploy.errors import require
 
 
@@ -27,8 +27,9 @@ def command(
     require("torch", extra="train", purpose="fusing")
     from stdeploy.fuse import fuse_file
 
-    note(f"fusing {checkpoint}: every layer and the whole network are compared, please wait")
-    result = fuse_file(checkpoint, output)
+    note(f"fusing {checkpoint}: every layer and the whole network are compared")
+    with progress_bar("comparing") as progress:
+        result = fuse_file(checkpoint, output, progress)
     out.print(_parity_table(result.card.parity))
     out.print(
         f"{result.path}  {result.parameters_before:,} -> {result.parameters_after:,} parameters",

@@ -1,8 +1,10 @@
 """The program `stdeploy`: its verbs, and what becomes of errors."""
 
+import io
 import os
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -10,6 +12,8 @@ from stdeploy import __version__
 from stdeploy.cli import card, classify, evaluate, export, flops, fuse, pull, train
 from stdeploy.cli.console import err
 from stdeploy.errors import StdeployError
+
+_DEBUG = "STDEPLOY_DEBUG"
 
 app = typer.Typer(
     name="stdeploy",
@@ -34,7 +38,7 @@ def _print_version(wanted: bool) -> None:
 def _options(
     debug: Annotated[
         bool,
-        typer.Option("--debug", help="Show the traceback of an error.", envvar="STDEPLOY_DEBUG"),
+        typer.Option("--debug", help="Show the traceback of an error.", envvar=_DEBUG),
     ] = False,
     _version_wanted: Annotated[
         bool,
@@ -43,20 +47,30 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    if debug:
-        os.environ["STDEPLOY_DEBUG"] = "1"
+    os.environ[_DEBUG] = "1" if debug else "0"
 
 
 def main() -> None:
     """Run the command line; an error of ours becomes one line and its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may lack a sign of a file name
+    # Like Ctrl-C: what is half written is taken back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except StdeployError as error:
-        if os.environ.get("STDEPLOY_DEBUG"):
-            raise
-        err.print(f"stdeploy: {error}", style="red", soft_wrap=True, markup=False)
-        sys.exit(error.exit_status)
-    except BrokenPipeError:
+        _fail(error, error.exit_status)
+    except BrokenPipeError:  # before OSError, whose kind it is
         # The reader of a pipe (head, less) has gone; there is no one left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a disk that is full, a folder that may not be read
+        _fail(error, StdeployError.exit_status)
+
+
+def _fail(error: Exception, exit_status: int) -> NoReturn:
+    if os.environ.get(_DEBUG) == "1":
+        raise error
+    err.print(f"stdeploy: {error}", style="red", soft_wrap=True, markup=False)
+    sys.exit(exit_status)

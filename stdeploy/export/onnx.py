@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 import torch
 
-from stdeploy.card import CARD_KEY, GoldenClip, Lineage, ModelCard, ParityRow
+from stdeploy.card import CARD_KEY, Lineage, ModelCard, ParityRow
 from stdeploy.errors import ArtifactError, ParityError, require
-from stdeploy.files import onnx_path, sha256_of, whole_file
-from stdeploy.golden import golden_clip
+from stdeploy.files import checked_output, existing, onnx_path, sha256_of, whole_file
+from stdeploy.golden import check_golden, golden_clip
 from stdeploy.layers.frames import FramesToLogits
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
@@ -55,15 +55,22 @@ def export_onnx(fused: Path, output: Path | None = None) -> ExportResult:
     """
     require("onnxscript", extra="export", purpose="exporting to ONNX")
     require("onnxruntime", extra="cpu", purpose="verifying an ONNX file")
+    existing(fused)
+    path = checked_output(onnx_path(fused) if output is None else output, ".onnx", source=fused)
     model, card = load_model(fused)
     if not card.model.fused:
         raise ArtifactError(
             f"{str(fused)!r} still has branches and batch norms; run: stdeploy fuse {fused.name}"
         )
     frames, expected = _reference(model, card)
+    check_golden(
+        card.golden.logits,
+        expected[0],
+        tolerance=RUNTIME_TOLERANCE,
+        source=f"{fused.name!r} on torch",
+    )
     card = card.model_copy(
         update={
-            "golden": GoldenClip(seed=card.golden.seed, logits=tuple(expected[0].tolist())),
             "lineage": card.lineage.model_copy(
                 update={
                     "parent": fused.name,
@@ -79,7 +86,6 @@ def export_onnx(fused: Path, output: Path | None = None) -> ExportResult:
         }
     )
     proto = _to_onnx(model, card)
-    path = onnx_path(fused) if output is None else output
     with whole_file(path) as temporary:
         _save(proto, card, temporary)
         rows = tuple(_parity_rows(temporary, card, frames, expected))

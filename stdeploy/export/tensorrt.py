@@ -13,14 +13,13 @@ def missing_tensorrt(onnx_file: Path) -> str:
     Args:
         onnx_file: the verified file that an engine would be built from.
     """
-    by_hand = f"trtexec --onnx={onnx_file.name} --saveEngine={onnx_file.stem}.engine"
-    if importlib.util.find_spec("tensorrt") is None:
-        return (
-            f"{str(onnx_file)!r} is written and verified, but TensorRT is not installed here, so "
-            "there is no engine; on the GPU host run: pip install 'stdeploy[trt]', then: "
-            f"stdeploy export --trt, or build it by hand with: {by_hand}"
-        )
+    missing = (
+        "TensorRT is not installed here (pip install 'stdeploy[trt]' on a GPU host) and "
+        if importlib.util.find_spec("tensorrt") is None
+        else ""
+    )
     return (
-        f"{str(onnx_file)!r} is written and verified, but this version of stdeploy builds no "
-        f"engines yet; on the GPU host run: {by_hand}"
+        f"{str(onnx_file)!r} is written and verified, but there is no engine: {missing}this "
+        "version of stdeploy does not build them yet; export/README.md has the command for "
+        "trtexec, which comes with TensorRT's tar and deb packages"
     )

@@ -64,7 +64,7 @@ def load_model(path: Path) -> tuple[ActionModel, ModelCard]:
     model = build(card.model)
     try:
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtifactError(
             f"the weights of {str(path)!r} do not fit its card: {reason}"

@@ -1,7 +1,9 @@
 """Files of the Python package index: cached, resumed where cut off, whole or not at all."""
 
+import base64
 import dataclasses
 import hashlib
+import http.client
 import os
 import tarfile
 import urllib.error
@@ -114,17 +116,24 @@ def fetch(package: Package, progress: Progress = lambda _done, _total: None) -> 
                 "download was altered on its way and has been deleted; try again"
             )
         partial.replace(target)
-    except OSError as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error  # urllib wraps it
         raise DownloadError(
-            f"cannot fetch {package.file_name!r} from {_index()}: {reason}; check the network, "
-            f"set {INDEX_VARIABLE} to a mirror, or put the file into {str(folder)!r}"
+            f"cannot fetch {package.file_name!r} from {_public(_index())}: {reason}; check the "
+            f"network, set {INDEX_VARIABLE} to a mirror, or put the file into {str(folder)!r}"
         ) from error
     return target
 
 
 def _index() -> str:
     return (os.environ.get(INDEX_VARIABLE) or _DEFAULT_INDEX).rstrip("/")
+
+
+def _public(url: str) -> str:
+    """An address without the user name and password in it."""
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _file_url(package: Package) -> str:
@@ -136,7 +145,9 @@ def _file_url(package: Package) -> str:
         url = urljoin(page_url, link)
         if unquote(urlsplit(url).path).rsplit("/", 1)[-1] == package.file_name:
             return url.partition("#")[0]
-    raise DownloadError(f"{page_url} does not list {package.file_name!r}; is it a full mirror?")
+    raise DownloadError(
+        f"{_public(page_url)} does not list {package.file_name!r}; is it a full mirror?"
+    )
 
 
 def _download(url: str, partial: Path, size_bytes: int, progress: Progress) -> None:
@@ -157,15 +168,20 @@ def _download(url: str, partial: Path, size_bytes: int, progress: Progress) -> N
 
 def _open(url: str, first_byte: int = 0) -> Any:
     if urlsplit(url).scheme not in ("http", "https"):
-        raise DownloadError(f"{url!r} is no http address; check {INDEX_VARIABLE}")
-    request = urllib.request.Request(url, headers={"User-Agent": "stdeploy"})
+        raise DownloadError(f"{_public(url)!r} is no http address; check {INDEX_VARIABLE}")
+    address = _public(url)
+    request = urllib.request.Request(address, headers={"User-Agent": "stdeploy"})
+    if address != url:
+        credentials = unquote(url.partition("://")[2].partition("/")[0].rpartition("@")[0])
+        encoded = base64.b64encode(credentials.encode()).decode()
+        request.add_header("Authorization", f"Basic {encoded}")
     if first_byte:
         request.add_header("Range", f"bytes={first_byte}-")
     try:
         return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
-        raise OSError(f"{url} answers {error.code} {error.reason}") from error
+        raise OSError(f"{address} answers {error.code} {error.reason}") from error
 
 
 class _Links(HTMLParser):

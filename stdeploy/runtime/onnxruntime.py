@@ -48,7 +48,13 @@ class OnnxRuntime(ClosesOnExit):
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify clips; see `Runtime.run`."""
         check_frames(frames, self._card)
-        (logits,) = self._session.run(["logits"], {"frames": frames})
+        try:
+            (logits,) = self._session.run(["logits"], {"frames": frames})
+        except Exception as error:  # as above
+            reason = str(error).splitlines()[0]
+            raise ArtifactError(
+                f"ONNX Runtime cannot run a batch of {len(frames)} clips: {reason}"
+            ) from error
         return np.asarray(logits, dtype=np.float32)
 
     def close(self) -> None:

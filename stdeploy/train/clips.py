@@ -1,5 +1,6 @@
 """Training clips: a random stretch of a labelled video, cropped at a random place."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
 from stdeploy.train.something import LabelledVideos
 from stdeploy.video.reader import VideoReader
@@ -19,6 +21,30 @@ from stdeploy.video.transform import clip_frame
 # Which clip: epoch and number of the video. With the seed it decides everything random about a
 # clip, so that a run gives the same clips with any number of workers.
 Key = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class BrokenVideo:
+    """A video that gave no clip, and why.
+
+    A value, not an exception: what a worker process raises arrives as the text of a traceback.
+    """
+
+    video: Path
+    reason: str
+
+
+Example = tuple[Tensor, int] | BrokenVideo
+
+
+def collate(examples: list[Example]) -> tuple[Tensor, Tensor] | BrokenVideo:
+    """Make a batch, frames (N, T, H, W, 3) and labels (N,), or hand on a broken video."""
+    batch: list[tuple[Tensor, int]] = []
+    for example in examples:
+        if isinstance(example, BrokenVideo):
+            return example
+        batch.append(example)
+    return torch.stack([frames for frames, _ in batch]), torch.tensor([label for _, label in batch])
 
 
 class ShuffledKeys(Sampler[Key]):
@@ -37,7 +63,7 @@ class ShuffledKeys(Sampler[Key]):
         return self._num_videos
 
 
-class TrainingClips(Dataset[tuple[Tensor, int]]):
+class TrainingClips(Dataset[Example]):
     """uint8 clips (T, H, W, 3) with their labels, by (epoch, video) keys."""
 
     def __init__(self, videos: LabelledVideos, clip: ClipSpec, seed: int) -> None:
@@ -47,12 +73,16 @@ class TrainingClips(Dataset[tuple[Tensor, int]]):
         # A reader holds timestamps, not an open file: kept, each video is scanned only once.
         self._readers: dict[Path, VideoReader] = {}
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key) -> Example:
         sample = self._samples[key[1]]
-        if sample.video not in self._readers:
-            self._readers[sample.video] = VideoReader(sample.video)
         rng = np.random.default_rng([self._seed, *key])
-        return torch.from_numpy(self._random_clip(self._readers[sample.video], rng)), sample.label
+        try:
+            if sample.video not in self._readers:
+                self._readers[sample.video] = VideoReader(sample.video)
+            clip = self._random_clip(self._readers[sample.video], rng)
+        except VideoError as error:
+            return BrokenVideo(sample.video, str(error))
+        return torch.from_numpy(clip), sample.label
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from stdeploy.card import Lineage, ModelCard
-from stdeploy.errors import TrainingError
+from stdeploy.errors import DatasetError, TrainingError
+from stdeploy.files import CHECKPOINT_SUFFIX, checked_output
 from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.inference import golden_of
 from stdeploy.models.registry import build
-from stdeploy.train.clips import ShuffledKeys, TrainingClips
+from stdeploy.train.clips import BrokenVideo, ShuffledKeys, TrainingClips, collate
 from stdeploy.train.recipe import Optimisation, Recipe
 from stdeploy.train.something import LabelledVideos
 
@@ -61,8 +62,11 @@ def train(
         The card of the checkpoint.
 
     Raises:
+        ArtifactError: the checkpoint could not be written there.
+        DatasetError: a video cannot be read.
         TrainingError: fewer videos than a batch, or the loss is no longer a number.
     """
+    checked_output(output, CHECKPOINT_SUFFIX)
     how = recipe.optimisation
     if len(data.samples) < how.batch_size:
         raise TrainingError(
@@ -78,6 +82,7 @@ def train(
         batch_size=how.batch_size,
         sampler=keys,
         drop_last=True,
+        collate_fn=collate,
         num_workers=how.workers,
         persistent_workers=how.workers > 0,
     )
@@ -95,7 +100,10 @@ def train(
     for epoch in range(how.epochs):
         keys.epoch = epoch
         start, losses, right = time.perf_counter(), [], 0
-        for frames, labels in loader:
+        for batch in loader:
+            if isinstance(batch, BrokenVideo):
+                raise DatasetError(f"{str(batch.video)!r} {batch.reason}; mend or remove it")
+            frames, labels = batch
             logits = model(normalise(frames))
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=how.label_smoothing)
             optimiser.zero_grad()

@@ -106,7 +106,7 @@ class Recipe(Spec):
         if packaged.is_file():
             text = packaged.read_text()
         elif path.is_file():
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8", errors="replace")
         else:
             names = sorted(
                 item.name.removesuffix(".toml")

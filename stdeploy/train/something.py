@@ -53,14 +53,14 @@ def read_something(folder: Path, split: Split) -> LabelledVideos:
     Raises:
         DatasetError: a file is missing or does not fit the others.
     """
-    index = {label: int(number) for label, number in _load(folder / "labels.json").items()}
-    if sorted(index.values()) != list(range(len(index))):
-        raise DatasetError(f"{str(folder / 'labels.json')!r} does not number its labels 0, 1, ...")
+    index = _label_numbers(folder / "labels.json")
     labels = tuple(sorted(index, key=index.__getitem__))
     videos = next((folder / name for name in _VIDEO_FOLDERS if (folder / name).is_dir()), folder)
     samples = []
     for entry in _load(folder / f"{split}.json"):
-        label = entry["template"].replace("[", "").replace("]", "")
+        if not isinstance(entry, dict) or not {"id", "template"} <= entry.keys():
+            raise DatasetError(f"{split}.json: {entry!r} is no video with an id and a template")
+        label = str(entry["template"]).replace("[", "").replace("]", "")
         if label not in index:
             raise DatasetError(
                 f"{split}.json: video {entry['id']} has template {entry['template']!r}, "
@@ -74,6 +74,15 @@ def read_something(folder: Path, split: Split) -> LabelledVideos:
             f"{str(videos)!r}" + (f", the first is {missing[0]}" if missing else "")
         )
     return LabelledVideos(labels, tuple(samples), _reversals(folder, index))
+
+
+def _label_numbers(path: Path) -> dict[str, int]:
+    """Label -> number, as labels.json has it; the numbers are 0, 1, ..."""
+    content = _load(path)
+    numbers = content.values() if isinstance(content, dict) else ()
+    if not numbers or {str(number) for number in numbers} != {str(n) for n in range(len(content))}:
+        raise DatasetError(f"{str(path)!r} does not number its labels 0, 1, ...")
+    return {label: int(number) for label, number in content.items()}
 
 
 def _reversals(folder: Path, index: Mapping[str, int]) -> dict[int, int]:

@@ -85,16 +85,18 @@ def make_dataset(folder: Path, *, train: int, validation: int, seed: int) -> Non
     """
     made_from = {"train": train, "validation": validation, "seed": seed, "version": 3}
     marker = folder / "synthetic.json"
-    if marker.is_file():
-        if json.loads(marker.read_text()) == made_from:
-            return
-        shutil.rmtree(folder)
+    if marker.is_file() and marker.read_text() == json.dumps(made_from):
+        return
     if folder.exists() and any(folder.iterdir()):
         raise DatasetError(
-            f"{str(folder)!r} holds other files; name an empty folder for the synthetic data set"
+            f"{str(folder)!r} holds other files, or a set made with other settings; move it away "
+            "or delete it, and the synthetic data set is made there"
         )
-    videos = folder / VIDEO_FOLDER
-    videos.mkdir(parents=True, exist_ok=True)
+    # Made beside it and renamed at the end, so that an interrupted run leaves nothing half done.
+    making = folder.with_name(f".making-{folder.name}")
+    shutil.rmtree(making, ignore_errors=True)
+    videos = making / VIDEO_FOLDER
+    videos.mkdir(parents=True)
     plan = [_entry(number) for number in range(1, train + validation + 1)]
     write = functools.partial(_write_video, videos, seed)
     # New processes, not forks: the parent may hold threads of torch. Their standard error is
@@ -107,13 +109,14 @@ def make_dataset(folder: Path, *, train: int, validation: int, seed: int) -> Non
         list(pool.map(write, range(1, len(plan) + 1), chunksize=8))
     splits = {"train": plan[:train], "validation": plan[train:]}
     for name, entries in splits.items():
-        (folder / f"{name}.json").write_text(json.dumps(entries, indent=1))
+        (making / f"{name}.json").write_text(json.dumps(entries, indent=1))
     labels = [label for pair in REVERSED_PAIRS for label in pair]
-    (folder / "labels.json").write_text(
+    (making / "labels.json").write_text(
         json.dumps({label: str(index) for index, label in enumerate(labels)}, indent=1)
     )
-    (folder / "reversed_pairs.json").write_text(json.dumps(REVERSED_PAIRS, indent=1))
-    marker.write_text(json.dumps(made_from))
+    (making / "reversed_pairs.json").write_text(json.dumps(REVERSED_PAIRS, indent=1))
+    (making / marker.name).write_text(json.dumps(made_from))
+    making.replace(folder)
 
 
 def _class_of(number: int) -> tuple[int, bool]:

@@ -32,6 +32,7 @@ _CAPTURE_PARAMETERS = (
     20_000,
 )
 _FALLBACK_FPS = 25.0
+_LEAP_SECONDS = 300.0
 
 
 class VideoReader:
@@ -48,11 +49,7 @@ class VideoReader:
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise VideoError(f"{what}; name a video file")
-        if path.stat().st_size == 0:
-            raise VideoError("is empty (0 bytes)")
+        _check_file(path)
         self.path = path
         self.timestamps, self.fps = self._scan()
 
@@ -72,7 +69,7 @@ class VideoReader:
             VideoError: a frame that the scan saw cannot be decoded any more.
         """
         wanted = np.unique(frame_numbers)
-        prepared: list[Image] = []
+        gathered: NDArray[np.uint8] | None = None
         with self._capture() as capture:
             position = -1
             for number in wanted:
@@ -81,13 +78,21 @@ class VideoReader:
                 ok, image = capture.retrieve() if position == number else (False, None)
                 if not ok or image is None:
                     raise VideoError(f"frame {number} cannot be decoded; the file is damaged there")
-                prepared.append(prepare(np.asarray(image, dtype=np.uint8)))
-        return np.stack(prepared)[np.searchsorted(wanted, frame_numbers)]
+                try:
+                    frame = prepare(np.asarray(image, dtype=np.uint8))
+                except cv2.error as error:
+                    size = "x".join(str(side) for side in image.shape[1::-1])
+                    raise VideoError(f"frame {number} of {size} px cannot be resized") from error
+                if gathered is None:
+                    gathered = np.empty((*frame_numbers.shape, *frame.shape), dtype=np.uint8)
+                gathered[frame_numbers == number] = frame
+        assert gathered is not None
+        return gathered
 
     @contextlib.contextmanager
     def _capture(self) -> Iterator[cv2.VideoCapture]:
         capture = cv2.VideoCapture(
-            str(self.path),
+            str(self.path.absolute()),  # FFmpeg would take "10:30.mp4" for a protocol
             cv2.CAP_FFMPEG,
             _CAPTURE_PARAMETERS,
         )
@@ -114,11 +119,35 @@ class VideoReader:
         return mend_timestamps(np.asarray(raw), fps=fps), fps
 
 
-def mend_timestamps(raw: NDArray[np.float64], *, fps: float) -> NDArray[np.float64]:
-    """Make timestamps start at 0 and ascend.
+def _check_file(path: Path) -> None:
+    """Say in words what OpenCV would not.
 
-    Some containers leave timestamps out (AVI with reordered frames loses the last one); those
-    that do not ascend are put one typical interval after the frame before.
+    Raises:
+        VideoError: there is no such file, or it cannot be read.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise VideoError("has a name that is no UTF-8; rename the file") from error
+    try:
+        if not path.is_file():
+            what = "is a folder without a video" if path.is_dir() else "does not exist"
+            raise VideoError(f"{what}; name a video file")
+        if path.stat().st_size == 0:
+            raise VideoError("is empty (0 bytes)")
+    except OSError as error:
+        raise VideoError(f"cannot be read: {error.strerror}") from error
+    if not os.access(path, os.R_OK):
+        raise VideoError("cannot be read: permission denied")
+
+
+def mend_timestamps(raw: NDArray[np.float64], *, fps: float) -> NDArray[np.float64]:
+    """Make timestamps start at 0 and ascend without leaps.
+
+    Some containers leave timestamps out (AVI with reordered frames loses the last one): those
+    that do not ascend are put one typical interval after the frame before. Streams that were
+    joined leap by hours: a leap of more than five minutes, forwards or back, becomes one typical
+    interval, and what follows moves along.
 
     >>> mend_timestamps(np.array([2.0, 2.5, 0.0, 3.5]), fps=2.0).tolist()
     [0.0, 0.5, 1.0, 1.5]
@@ -128,11 +157,14 @@ def mend_timestamps(raw: NDArray[np.float64], *, fps: float) -> NDArray[np.float
         fps: gives the interval where no two timestamps ascend.
     """
     steps = np.diff(raw)
-    ascending = steps[steps > 0]
-    interval = float(np.median(ascending)) if len(ascending) else 1.0 / fps
-    mended = np.empty_like(raw)
-    previous = mended[0] = raw[0]
+    usual = steps[(steps > 0) & (steps <= _LEAP_SECONDS)]
+    interval = float(np.median(usual)) if len(usual) else 1.0 / fps
+    mended = np.zeros_like(raw)
+    offset = -raw[0]
     for index in range(1, len(raw)):
-        previous = raw[index] if raw[index] > previous else previous + interval
-        mended[index] = previous
-    return np.asarray(mended - mended[0])
+        step = raw[index] - raw[index - 1]
+        if abs(step) > _LEAP_SECONDS:
+            offset += interval - step
+        time = raw[index] + offset
+        mended[index] = time if time > mended[index - 1] else mended[index - 1] + interval
+    return mended

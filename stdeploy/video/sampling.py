@@ -68,7 +68,8 @@ def view_times(duration: float, clip: ClipSpec, views: int) -> NDArray[np.float6
             # Past the end, the last frame stands still.
             times = steps * clip.interval_seconds
         case "loop":
-            times = (steps * clip.interval_seconds) % duration
+            # A moment that rounding leaves just before the seam belongs to the first frame.
+            times = (steps * clip.interval_seconds + _EDGE_SECONDS) % duration - _EDGE_SECONDS
         case "stretch":
             times = (steps + 0.5) * duration / clip.num_frames
         case "error":

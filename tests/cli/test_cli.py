@@ -13,7 +13,6 @@ import pytest
 from stdeploy.card import read_card
 from stdeploy.classify import Classifier
 from stdeploy.cli.classify import expand
-from stdeploy.errors import StdeployError
 from stdeploy.models.checkpoint import save_checkpoint
 from tests.conftest import card_of, tiny_model
 from tests.video.videos import write_video
@@ -123,7 +122,7 @@ def test_trt_without_tensorrt_writes_the_onnx_and_exits_3(chain: Path, tmp_path:
     assert result.returncode == 3
     assert (tmp_path / "ckpt.onnx").is_file()
     assert "TensorRT" in result.stderr
-    assert "no engine" in result.stderr
+    assert "there is no engine" in result.stderr
     assert len(result.stderr.splitlines()) == 2  # the note and one line of error
 
 
@@ -133,7 +132,6 @@ def test_trt_without_tensorrt_writes_the_onnx_and_exits_3(chain: Path, tmp_path:
         (["classify", "a.mp4"], 2, "no *.onnx in"),
         (["classify", "a.mp4", "-m", "none.onnx"], 2, "'none.onnx' does not exist"),
         (["classify", "a.mp4", "-m", "bad/bad.onnx"], 2, "'bad/bad.onnx' is no ONNX file"),
-        (["classify", "*.webm"], 2, "'*.webm' holds no video"),
         (["fuse", "none.pt"], 2, "'none.pt' does not exist"),
         (["fuse", "bad/bad.pt"], 2, "cannot be read as a checkpoint"),
         (["export"], 2, "no *.fused.safetensors in"),
@@ -216,5 +214,56 @@ def test_folders_patterns_and_files_expand_in_order(
         "gone.mp4",
     ]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(StdeployError, match="'empty' holds no video"):
-        expand(["empty"])
+    # What cannot be expanded keeps its row.
+    for argument in ("empty", "*.mkv", "gone[1].mp4", "**.mp4"):
+        assert expand([argument]) == [Path(argument)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fuse", "ckpt.pt", "-o", "ckpt.pt"], "has to end in .safetensors"),
+        (["fuse", "ckpt.pt", "-o", "no/x.safetensors"], "is no folder that can be written to"),
+        (["export", "-o", "x.bin"], "has to end in .onnx"),
+        (["pull", "sample-video", "-o", "x.bin"], "has to end in .mp4"),
+        (["train", "-o", "no/x.pt"], "is no folder that can be written to"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused_before_any_work(
+    chain: Path, arguments: list[str], message: str
+) -> None:
+    before = {path.name: path.read_bytes() for path in chain.iterdir()}
+    result = stdeploy(*arguments, cwd=chain)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert {path.name: path.read_bytes() for path in chain.iterdir()} == before
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_that_the_terminal_lacks_do_not_stop_the_run(chain: Path, encoding: str) -> None:
+    name = "Ж.mp4"
+    shutil.copy(chain / "a.mp4", chain / name)
+    try:
+        for options in ([], ["--json"]):
+            result = stdeploy(
+                "classify", name, "a.mp4", *options, cwd=chain, PYTHONIOENCODING=encoding
+            )
+            assert result.returncode == 0, result.stderr
+            assert "a.mp4" in result.stdout
+    finally:
+        (chain / name).unlink()
+
+
+def test_failed_videos_give_evaluate_exit_status_1(chain: Path, tmp_path: Path) -> None:
+    labels = read_card(chain / "ckpt.onnx").labels
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(chain / "a.mp4", videos / "1.webm")
+    (videos / "2.webm").write_bytes(b"no video")
+    numbers = {label: number for number, label in enumerate(labels)}
+    (tmp_path / "labels.json").write_text(json.dumps(numbers))
+    entries = [{"id": n, "template": labels[0]} for n in (1, 2)]
+    (tmp_path / "validation.json").write_text(json.dumps(entries))
+    result = stdeploy("evaluate", "ckpt.onnx", "--data", tmp_path, cwd=chain)
+    assert result.returncode == 1
+    assert "on 1 videos, 1 more could not be read" in result.stdout

@@ -10,7 +10,7 @@ from stdeploy.errors import ArtifactError, ParityError
 from stdeploy.export import onnx as export
 from stdeploy.files import sha256_of
 from stdeploy.fuse import fuse_model
-from stdeploy.models.checkpoint import save_checkpoint, save_fused
+from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from stdeploy.models.inference import logits_of
 from stdeploy.models.registry import ARCHITECTURES
 from stdeploy.runtime.base import open_runtime
@@ -69,6 +69,17 @@ def test_unfused_weights_are_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "ckpt.pt", model, card_of(model))
     with pytest.raises(ArtifactError, match=r"still has branches.*stdeploy fuse ckpt\.pt"):
         export.export_onnx(tmp_path / "ckpt.pt")
+
+
+def test_fused_weights_that_were_altered_are_refused(tmp_path: Path) -> None:
+    source = fused_file(tmp_path)
+    model, card = load_model(source)
+    with torch.no_grad():
+        model.conv4[0].conv1.weight[0, 0] += 1.0
+    save_fused(source, model, card)
+    with pytest.raises(ParityError, match="answers the golden clip wrongly"):
+        export.export_onnx(source)
+    assert [p.name for p in tmp_path.iterdir()] == ["ckpt.fused.safetensors"]
 
 
 def test_nothing_is_written_where_the_runtime_answers_differently(

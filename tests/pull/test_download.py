@@ -32,6 +32,7 @@ class Index(http.server.ThreadingHTTPServer):
         self.files = {"pkg-1.0-py3-none-any.whl": wheel()}
         self.ranges: list[str | None] = []
         self.cut_after: int | None = None
+        self.credentials: list[str | None] = []
 
     @property
     def url(self) -> str:
@@ -42,6 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Index
 
     def do_GET(self) -> None:
+        self.server.credentials.append(self.headers.get("Authorization"))
         if self.path == "/simple/pkg/":
             links = "".join(
                 f'<a href="../../files/{name}#sha256=0">{name}</a>' for name in self.server.files
@@ -167,6 +169,27 @@ def test_no_network_is_one_clear_line(index: Index, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DownloadError, match=r"Connection refused.*check the network.*cache") as e:
         fetch(package())
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("host", ["nowhere host", "[::1", "127.0.0.1:port"])
+def test_addresses_that_are_none_are_one_line(
+    index: Index, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://user:secret@{host}/simple")
+    with pytest.raises(DownloadError, match="cannot fetch") as caught:
+        fetch(package())
+    assert "secret" not in str(caught.value)
+
+
+def test_credentials_of_a_mirror_are_sent_and_not_shown(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", index.url.replace("//", "//user:se%40cret@"))
+    assert fetch_member(package()) == MEMBER
+    assert set(index.credentials) == {"Basic dXNlcjpzZUBjcmV0"}  # user:se@cret
+    with pytest.raises(DownloadError) as caught:
+        fetch(package(file_name="pkg-2.0.tar.gz"))
+    assert "cret" not in str(caught.value)
 
 
 def test_other_schemes_are_refused(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

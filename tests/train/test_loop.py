@@ -8,13 +8,14 @@ from torch.utils.data import DataLoader
 
 from stdeploy.card import read_card
 from stdeploy.classify import Classifier
-from stdeploy.errors import DatasetError, TrainingError
+from stdeploy.errors import ArtifactError, DatasetError, TrainingError
 from stdeploy.models.checkpoint import load_model
-from stdeploy.train.clips import ShuffledKeys, TrainingClips
+from stdeploy.prediction import average_views
+from stdeploy.train.clips import ShuffledKeys, TrainingClips, collate
 from stdeploy.train.evaluate import evaluate
 from stdeploy.train.loop import EpochReport, learning_rate_factor, train
 from stdeploy.train.recipe import Recipe
-from stdeploy.train.something import LabelledVideos, read_something
+from stdeploy.train.something import LabelledVideos, Sample, read_something
 from stdeploy.train.synthetic import make_dataset
 
 
@@ -34,11 +35,11 @@ def small_recipe(**changes: object) -> Recipe:
 
 def test_a_run_is_repeatable_and_its_loss_falls(folder: Path, tmp_path: Path) -> None:
     data = read_something(folder, "train")
-    recipe = small_recipe(epochs=8, warmup_epochs=1.0)
+    recipe = small_recipe(epochs=5, warmup_epochs=1.0)
     reports: list[EpochReport] = []
     card = train(recipe, data, tmp_path / "a.pt", reports.append)
-    assert [report.epoch for report in reports] == list(range(1, 9))
-    assert reports[-1].loss < 0.85 * reports[0].loss
+    assert [report.epoch for report in reports] == list(range(1, 6))
+    assert reports[-1].loss < 0.95 * reports[0].loss
     assert read_card(tmp_path / "a.pt") == card
     assert card.labels == data.labels
     train(recipe, data, tmp_path / "b.pt", lambda _: None)
@@ -52,7 +53,9 @@ def test_clips_do_not_depend_on_the_number_of_workers(folder: Path) -> None:
     batches = []
     for workers in (0, 2):
         keys = ShuffledKeys(len(data.samples), seed=0)
-        loader = DataLoader(clips, batch_size=8, sampler=keys, num_workers=workers)
+        loader = DataLoader(
+            clips, batch_size=8, sampler=keys, num_workers=workers, collate_fn=collate
+        )
         batches.append(list(loader))
     for (frames, labels), (other_frames, other_labels) in zip(*batches, strict=True):
         assert torch.equal(frames, other_frames)
@@ -90,6 +93,26 @@ def test_a_diverging_run_says_so_and_writes_nothing(folder: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_training_video_is_named(folder: Path, tmp_path: Path, workers: int) -> None:
+    data = read_something(folder, "train")
+    (tmp_path / "broken.webm").write_bytes(b"no video")
+    samples = (*data.samples[:9], Sample(tmp_path / "broken.webm", 0))
+    broken = LabelledVideos(data.labels, samples, data.reverse)
+    with pytest.raises(DatasetError, match=r"broken\.webm' is no video .* remove it") as caught:
+        train(small_recipe(workers=workers), broken, tmp_path / "a.pt", lambda _: None)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_that_cannot_be_is_refused_before_training(folder: Path, tmp_path: Path) -> None:
+    reports: list[EpochReport] = []
+    data = read_something(folder, "train")
+    for name in ("no/a.pt", "a.bin"):
+        with pytest.raises(ArtifactError, match="cannot write"):
+            train(small_recipe(), data, tmp_path / name, reports.append)
+    assert reports == []
+
+
 def test_too_few_videos_are_refused(folder: Path, tmp_path: Path) -> None:
     data = read_something(folder, "train")
     few = LabelledVideos(data.labels, data.samples[:7], data.reverse)
@@ -115,9 +138,17 @@ def test_evaluation_counts_broken_videos_apart(folder: Path, tmp_path: Path) -> 
     )
     broken = tmp_path / "broken.webm"
     broken.write_bytes(b"no video")
-    samples = (*data.samples, type(data.samples[0])(broken, 0))
     with Classifier.open(tmp_path / "a.pt") as classifier:
-        result = evaluate(classifier, LabelledVideos(data.labels, samples, data.reverse))
+        logits = [average_views(classifier.classify(s.video).view_logits) for s in data.samples]
+        best = [int(row.argmax()) for row in logits]
+        # Relabelled so that the network is right about seven videos and calls three their reversal.
+        labels = [*best[:7], *(label ^ 1 for label in best[7:])]
+        samples = [Sample(s.video, label) for s, label in zip(data.samples, labels, strict=True)]
+        samples.append(Sample(broken, 0))
+        result = evaluate(classifier, LabelledVideos(data.labels, tuple(samples), data.reverse))
     assert (result.videos, result.failed) == (10, 1)
-    assert 0 <= result.top1 <= result.top5 <= 1
-    assert result.within_pairs is not None
+    assert result.top1 == 0.7
+    assert result.within_pairs == 0.7
+    in_best_five = [row.argsort()[::-1][:5].tolist() for row in logits]
+    expected = sum(n in five for n, five in zip(labels, in_best_five, strict=True)) / 10
+    assert result.top5 == expected

@@ -61,6 +61,29 @@ def test_the_same_data_set_is_not_made_twice(folder: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_an_interrupted_run_does_not_stand_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "set"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(synthetic, "_entry", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make_dataset(target, train=10, validation=10, seed=0)
+    assert not target.exists()
+    make_dataset(target, train=10, validation=10, seed=0)
+    assert len(read_something(target, "train").samples) == 10
+
+
+def test_a_set_made_with_other_settings_is_left_alone(folder: Path) -> None:
+    with pytest.raises(DatasetError, match="made with other settings"):
+        make_dataset(folder, train=20, validation=10, seed=4)
+    assert len(read_something(folder, "train").samples) == 20
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(DatasetError, match="holds other files"):

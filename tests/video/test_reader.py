@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,27 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
         VideoReader(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["10:30.mp4", "file:a.mp4", "Ж 视频 [1].mp4", "%03d.mp4", "-.mp4"])
+def test_odd_names_are_files_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_video(tmp_path / "plain.mp4", numbered_frames(5)).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(VideoReader(Path(name)).timestamps) == 5
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/\xff\xfe.mp4"
+    write_video(tmp_path / "plain.mp4", numbered_frames(5)).rename(os.fsdecode(raw))
+    with pytest.raises(VideoError, match="no UTF-8; rename"):
+        VideoReader(Path(os.fsdecode(raw)))
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"cannot be read: File name too long|does not exist"):
+        VideoReader(tmp_path / ("x" * 300 + ".mp4"))
+
+
 def test_a_list_of_other_files_is_not_followed(tmp_path: Path) -> None:
     secret = write_video(tmp_path / "secret.mp4", numbered_frames(5))
     for name, text in (
@@ -112,6 +134,11 @@ def test_a_list_of_other_files_is_not_followed(tmp_path: Path) -> None:
         ([0.0, 0.0, 0.0], [0, 0.04, 0.08]),  # none at all: the announced rate
         ([0.0, 0.1, 0.1, 0.3, 0.4, 0.5], [0, 0.1, 0.2, 0.3, 0.4, 0.5]),  # two alike
         ([1.0], [0]),
+        # one frame stamped hours ahead; a stream that was joined; both fall into place
+        ([0.0, 0.1, 3600.0, 0.3, 0.4], [0, 0.1, 0.2, 0.3, 0.4]),
+        ([0.0, 0.1, 95443.7, 95443.8, 95444.0], [0, 0.1, 0.2, 0.3, 0.5]),
+        ([9000.0, 9000.1, 0.0, 0.1], [0, 0.1, 0.2, 0.3]),
+        ([0.0, 0.1, 60.0, 60.1], [0, 0.1, 60.0, 60.1]),  # a long still picture is no leap
     ],
 )
 def test_timestamps_are_made_to_ascend_from_zero(raw: list[float], expected: list[float]) -> None:

@@ -65,6 +65,14 @@ def test_short_videos_get_what_the_card_says(short_video: str, expected: list[in
     assert chosen(constant(4, 10.0), clip, views=3) == [expected]  # one view
 
 
+@pytest.mark.parametrize("fps", [10.0, 12.0, 23.976, 25.0, 29.97, 30.0])
+def test_looping_starts_again_exactly_at_the_first_frame(fps: float) -> None:
+    clip = ClipSpec(num_frames=64, frame_stride=1, fps=fps, short_video="loop")
+    for num_frames in range(1, 40):
+        (numbers,) = chosen(constant(num_frames, fps), clip, fps=fps)
+        assert numbers == [i % num_frames for i in range(64)], num_frames
+
+
 def test_a_single_frame_makes_a_clip() -> None:
     for short_video in ("hold", "loop", "stretch"):
         clip = FOUR.model_copy(update={"short_video": short_video})
