@@ -1,20 +1,21 @@
 """The model card that every artifact carries, so that no later stage asks the user again.
 
 It lies in a checkpoint (.pt) under the key "card", in a .safetensors file in the header's
-metadata, and in an .onnx file in metadata_props; always as JSON under the name CARD_KEY.
+metadata, and in an .onnx file in metadata_props; always as JSON under the name CARD_KEY. An
+.engine has it in the file beside it (sidecar.py), so that its bytes stay TensorRT's.
 """
 
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from stdeploy import __version__
 from stdeploy.errors import ArtifactError, SpecError, require
-from stdeploy.files import existing
-from stdeploy.spec import ClipSpec, ModelSpec, Spec
+from stdeploy.files import existing, sidecar_path
+from stdeploy.spec import Arithmetic, ClipSpec, ModelSpec, Precision, Spec
 
 CARD_KEY = "stdeploy.card"
 
@@ -25,15 +26,16 @@ class ParityRow(Spec):
     Attributes:
         check: what was compared, such as "conv3.0.conv2" or "batch 5".
         precision: arithmetic of the comparison.
-        error: max |a - b| / max |a|, where a is the parent's output.
+        error: max |a - b| / max |a|, where a is the parent's output, unless the check names
+            another measure.
         tolerance: the error that was allowed.
         detail: what else is worth knowing, such as the shape of the kernel.
     """
 
     check: str
-    precision: Literal["float64", "float32"]
+    precision: Arithmetic
     error: float = Field(ge=0.0)
-    tolerance: float = Field(gt=0.0)
+    tolerance: float = Field(ge=0.0)
     detail: str = ""
 
     @property
@@ -66,10 +68,27 @@ class GoldenClip(Spec):
     Attributes:
         seed: of `stdeploy.golden.golden_clip`; its shape is the ClipSpec's.
         logits: the K numbers that the parent artifact gave.
+        verified: the K numbers that this artifact itself gave where it was verified, if its
+            precision is below fp32: a sharper test for other runtimes than the parent's.
     """
 
     seed: int
     logits: tuple[float, ...]
+    verified: tuple[float, ...] | None = None
+
+
+class Calibration(Spec):
+    """The clips that the ranges of an int8 artifact, or its gate, were measured on.
+
+    Attributes:
+        source: the folder, as the user named it.
+        clips: how many.
+        frames_sha256: digest of their frames, in order.
+    """
+
+    source: str
+    clips: int = Field(ge=1)
+    frames_sha256: str
 
 
 class ModelCard(Spec):
@@ -83,6 +102,9 @@ class ModelCard(Spec):
         golden: a clip with the logits it must give; every runtime replays it.
         parity: the measured differences from the parent.
         metrics: accuracies by name, 0..1.
+        precision: arithmetic of the convolutions.
+        kept: layers that stayed in fp32 because they spoil a lower precision.
+        calibration: clips that a lower precision was measured on, if any were named.
     """
 
     model: ModelSpec
@@ -92,6 +114,9 @@ class ModelCard(Spec):
     lineage: Lineage = Lineage()
     parity: tuple[ParityRow, ...] = ()
     metrics: dict[str, float] = Field(default_factory=dict)
+    precision: Precision = "fp32"
+    kept: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -100,10 +125,11 @@ class ModelCard(Spec):
                 f"{len(self.labels)} labels for {self.model.num_classes} classes; "
                 "a card names every class once"
             )
-        if len(self.golden.logits) != self.model.num_classes:
-            raise ValueError(
-                f"{len(self.golden.logits)} golden logits for {self.model.num_classes} classes"
-            )
+        for logits in (self.golden.logits, self.golden.verified):
+            if logits is not None and len(logits) != self.model.num_classes:
+                raise ValueError(
+                    f"{len(logits)} golden logits for {self.model.num_classes} classes"
+                )
         return self
 
     def to_json(self) -> str:
@@ -131,13 +157,18 @@ def read_card(path: Path) -> ModelCard:
     """Read the card of any artifact.
 
     Args:
-        path: a .pt, .safetensors or .onnx file.
+        path: a .pt, .safetensors, .onnx or .engine file.
 
     Raises:
         ArtifactError: no such file, not an artifact, or one without a card.
         MissingExtraError: a .pt file, and torch is not installed.
     """
-    readers = {".pt": _from_checkpoint, ".safetensors": _from_safetensors, ".onnx": _from_onnx}
+    readers = {
+        ".pt": _from_checkpoint,
+        ".safetensors": _from_safetensors,
+        ".onnx": _from_onnx,
+        ".engine": _from_sidecar,
+    }
     if path.suffix not in readers:
         raise ArtifactError(
             f"{str(path)!r} is no artifact of stdeploy; those end in {', '.join(readers)}"
@@ -201,3 +232,15 @@ def _from_onnx(path: Path) -> str | None:
     except (DecodeError, OSError) as error:
         raise ArtifactError(f"{str(path)!r} is no ONNX file: {error}") from error
     return {prop.key: prop.value for prop in model.metadata_props}.get(CARD_KEY)
+
+
+def _from_sidecar(path: Path) -> str | None:
+    sidecar = sidecar_path(path)
+    try:
+        card = json.loads(sidecar.read_text())["card"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ArtifactError(
+            f"{str(path)!r} needs {sidecar.name!r} beside it, which cannot be read; copy both "
+            "files, or build the engine again: stdeploy export ckpt.onnx --trt"
+        ) from error
+    return json.dumps(card)

@@ -1,6 +1,5 @@
 """The Classifier: the one place that knows the whole way from a video file to a prediction."""
 
-import functools
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,10 +12,9 @@ from stdeploy.card import ModelCard, read_card
 from stdeploy.errors import VideoError
 from stdeploy.files import sha256_of
 from stdeploy.prediction import Prediction, rank
-from stdeploy.runtime.base import Runtime, open_runtime
-from stdeploy.video.reader import VideoReader
-from stdeploy.video.sampling import duration_seconds, frames_at, view_times
-from stdeploy.video.transform import clip_frame
+from stdeploy.runtime.base import DEFAULT_OPTIONS, Runtime, RuntimeOptions
+from stdeploy.runtime.opening import open_runtime
+from stdeploy.video.views import read_views
 
 
 class Classifier:
@@ -46,13 +44,21 @@ class Classifier:
         self._max_batch = max_batch
 
     @classmethod
-    def open(cls, artifact: Path, *, views: int | None = None, max_batch: int = 1) -> Self:
+    def open(
+        cls,
+        artifact: Path,
+        *,
+        views: int | None = None,
+        max_batch: int = 1,
+        options: RuntimeOptions = DEFAULT_OPTIONS,
+    ) -> Self:
         """Open an artifact and verify it with its golden clip.
 
         Args:
-            artifact: a .onnx, .fused.safetensors or .pt file.
+            artifact: a .onnx, .engine, .fused.safetensors or .pt file.
             views: clips per video; None takes the card's.
             max_batch: clips that the network gets at once.
+            options: backend, device and precision.
 
         Raises:
             ArtifactError: it cannot be used.
@@ -60,7 +66,7 @@ class Classifier:
         """
         card = read_card(artifact)
         return cls(
-            open_runtime(artifact, card),
+            open_runtime(artifact, card, options),
             card,
             artifact_sha256=sha256_of(artifact),
             views=views,
@@ -74,11 +80,8 @@ class Classifier:
             VideoError: it gives no clip; the message says why, without the path.
         """
         start = time.perf_counter()
-        reader = VideoReader(video)
-        clip = self.card.clip
-        duration = duration_seconds(reader.timestamps, fps=reader.fps)
-        numbers = frames_at(reader.timestamps, view_times(duration, clip, self.views))
-        frames = reader.gather(numbers, functools.partial(clip_frame, clip=clip))
+        decoded_views = read_views(video, self.card.clip, self.views)
+        frames = decoded_views.frames
         decoded = time.perf_counter()
         view_logits = np.concatenate(
             [
@@ -88,7 +91,7 @@ class Classifier:
         )
         inferred = time.perf_counter()
         labels, scores = rank(view_logits, self.card.labels)
-        shown = reader.timestamps[numbers]
+        shown = decoded_views.times_seconds
         return Prediction(
             video=str(video),
             labels=labels,

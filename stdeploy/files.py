@@ -7,11 +7,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import platformdirs
+
 from stdeploy.errors import ArtifactError
 
 CHECKPOINT_SUFFIX = ".pt"
 FUSED_SUFFIX = ".fused.safetensors"
 ONNX_SUFFIX = ".onnx"
+ENGINE_SUFFIX = ".engine"
+CACHE_VARIABLE = "STDEPLOY_CACHE"
 VIDEO_SUFFIXES = (
     *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
     *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
@@ -23,17 +27,35 @@ def fused_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name.removesuffix(CHECKPOINT_SUFFIX) + FUSED_SUFFIX)
 
 
-def onnx_path(fused: Path) -> Path:
-    """Where `stdeploy export` writes: ckpt.fused.safetensors -> ckpt.onnx."""
-    return fused.with_name(fused.name.removesuffix(FUSED_SUFFIX) + ONNX_SUFFIX)
+def onnx_path(fused: Path, precision: str = "fp32") -> Path:
+    """Where `stdeploy export` writes: ckpt.fused.safetensors -> ckpt.onnx, or ckpt.int8.onnx."""
+    middle = "" if precision == "fp32" else f".{precision}"
+    return fused.with_name(fused.name.removesuffix(FUSED_SUFFIX) + middle + ONNX_SUFFIX)
 
 
-def newest(folder: Path, suffix: str, *, made_by: str) -> Path:
-    """The most recently written file of a folder with a suffix.
+def engine_path(onnx_file: Path, host: str, precision: str) -> Path:
+    """Where engines go: ckpt.int8.onnx -> ckpt.nvidia-h200.int8.engine."""
+    stem = onnx_file.name.removesuffix(ONNX_SUFFIX).removesuffix(f".{precision}")
+    return onnx_file.with_name(f"{stem}.{host}.{precision}{ENGINE_SUFFIX}")
+
+
+def sidecar_path(engine: Path) -> Path:
+    """The file beside an engine that says what it is: x.engine -> x.engine.json."""
+    return engine.with_name(engine.name + ".json")
+
+
+def cache_folder() -> Path:
+    """Where downloads and measurements are kept: STDEPLOY_CACHE, or the user's cache folder."""
+    override = os.environ.get(CACHE_VARIABLE)
+    return Path(override) if override else Path(platformdirs.user_cache_dir("stdeploy"))
+
+
+def newest(folder: Path, *suffixes: str, made_by: str) -> Path:
+    """The most recently written file of a folder with one of some suffixes.
 
     Args:
         folder: where to look; not below it.
-        suffix: end of the name, such as ".onnx".
+        suffixes: ends of names, such as ".onnx".
         made_by: the command that makes such a file, for the error.
 
     Raises:
@@ -43,11 +65,12 @@ def newest(folder: Path, suffix: str, *, made_by: str) -> Path:
         path
         for path in folder.iterdir()
         # Unfinished files of another run start with a dot; see whole_file.
-        if path.name.endswith(suffix) and not path.name.startswith(".") and path.is_file()
+        if path.name.endswith(suffixes) and not path.name.startswith(".") and path.is_file()
     ]
     if not found:
+        wanted = " or ".join(f"*{suffix}" for suffix in suffixes)
         raise ArtifactError(
-            f"no *{suffix} in {str(folder.resolve())!r}; make one with `{made_by}` or name the file"
+            f"no {wanted} in {str(folder.resolve())!r}; make one with `{made_by}` or name the file"
         )
     return max(found, key=lambda path: path.stat().st_mtime_ns)
 

@@ -18,10 +18,10 @@ from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model, save_fused
 from stdeploy.models.inference import logits_of
-from stdeploy.parity import FUSION_TOLERANCE, RUNTIME_TOLERANCE, Precision, relative_error
-from stdeploy.spec import ClipSpec
+from stdeploy.parity import FUSION_TOLERANCE, RUNTIME_TOLERANCE, relative_error
+from stdeploy.spec import Arithmetic, ClipSpec
 
-_DTYPES: dict[Precision, torch.dtype] = {"float64": torch.float64, "float32": torch.float32}
+_DTYPES: dict[Arithmetic, torch.dtype] = {"fp64": torch.float64, "fp32": torch.float32}
 
 # float64 convolutions unfold their input: a clip of this size needs some 200 MB, one of
 # 64 x 224 x 224 over 3 GB.
@@ -71,7 +71,7 @@ def fuse_file(
     check_golden(
         card.golden.logits,
         logits_of(model, card.clip, golden_clip(card.golden.seed, card.clip.frames_shape)[None])[0],
-        tolerance=RUNTIME_TOLERANCE,
+        tolerance=RUNTIME_TOLERANCE["fp32"],
         source=f"{checkpoint.name!r} on torch",
     )
     fused = fuse_model(model)
@@ -172,11 +172,11 @@ def verify(
             yield _compare(original, folded, clip, f"network, {name}", frames, precision)
     if small != clip.frames_shape:
         frames = golden_clip(seed, clip.frames_shape)
-        yield _compare(original, folded, clip, "network, golden clip", frames, "float32")
+        yield _compare(original, folded, clip, "network, golden clip", frames, "fp32")
 
 
 def _compare_layers(
-    name: str, layer: TemporalFilter, folded: nn.Module, precision: Precision, seed: int
+    name: str, layer: TemporalFilter, folded: nn.Module, precision: Arithmetic, seed: int
 ) -> ParityRow:
     weight = folded.get_parameter("weight")
     length, height, width = layer.kernel_size
@@ -202,7 +202,7 @@ def _compare(
     clip: ClipSpec,
     check: str,
     frames: NDArray[np.uint8],
-    precision: Precision,
+    precision: Arithmetic,
 ) -> ParityRow:
     expected = logits_of(original, clip, frames[None])
     return ParityRow(

@@ -1,21 +1,77 @@
-"""How far two outputs may differ: one measure of error, one table of tolerances."""
+"""How far two outputs may differ: the measures of error, and the one table of tolerances."""
 
-from typing import Literal
+import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
 
-Precision = Literal["float64", "float32"]
+from stdeploy.spec import Arithmetic, Precision
+
+Logits = NDArray[np.floating]
 
 # Folding only reorders exact arithmetic: what is left is rounding.
-FUSION_TOLERANCE: dict[Precision, float] = {"float64": 1e-10, "float32": 1e-5}
-# Another runtime sums in another order and may choose other algorithms for a convolution.
-RUNTIME_TOLERANCE = 1e-4
+FUSION_TOLERANCE: dict[Arithmetic, float] = {"fp64": 1e-10, "fp32": 1e-5}
+
+# The same artifact on another runtime: sums in another order, other algorithms for a
+# convolution, and in low precision other places where results are rounded.
+RUNTIME_TOLERANCE: dict[Precision, float] = {
+    "fp32": 1e-4,
+    "fp16": 1e-2,
+    "bf16": 5e-2,
+    "int8": 1e-1,
+}
 
 
-def relative_error(expected: NDArray[np.floating], actual: NDArray[np.floating]) -> float:
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How the logits of an artifact differ from its parent's, over N clips.
+
+    Attributes:
+        max_error: max |parent - artifact| / max |parent|.
+        mean_error: mean |parent - artifact| / max |parent|.
+        top1_changed: share of the clips whose best class changed, 0..1.
+        kl_nats: mean over the clips of KL(softmax parent || softmax artifact), in nats.
+    """
+
+    max_error: float
+    mean_error: float
+    top1_changed: float
+    kl_nats: float
+
+
+# What an artifact of each precision may differ from the float32 network that it was made from.
+# Each number can be overridden: stdeploy export --allow kl_nats=0.1
+GATES: dict[Precision, Difference] = {
+    "fp32": Difference(max_error=1e-4, mean_error=1e-4, top1_changed=0.0, kl_nats=1e-4),
+    "fp16": Difference(max_error=2e-2, mean_error=5e-3, top1_changed=0.01, kl_nats=5e-3),
+    "bf16": Difference(max_error=5e-2, mean_error=2e-2, top1_changed=0.02, kl_nats=2e-2),
+    "int8": Difference(max_error=2e-1, mean_error=4e-2, top1_changed=0.02, kl_nats=5e-2),
+}
+
+
+def relative_error(expected: Logits, actual: Logits) -> float:
     """Max |expected - actual| / max |expected|; infinite where a number is not finite."""
     if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
         return float("inf")
     scale = float(np.abs(expected).max()) or 1.0
     return float(np.abs(expected.astype(np.float64) - actual.astype(np.float64)).max()) / scale
+
+
+def difference(expected: Logits, actual: Logits) -> Difference:
+    """Compare logits (N, K) of a parent with those of an artifact made from it."""
+    if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
+        return Difference(*[float("inf")] * 4)
+    scale = float(np.abs(expected).max()) or 1.0
+    log_p, log_q = _log_softmax(expected), _log_softmax(actual)
+    return Difference(
+        max_error=relative_error(expected, actual),
+        mean_error=float(np.abs(expected - actual).mean()) / scale,
+        top1_changed=float((expected.argmax(axis=1) != actual.argmax(axis=1)).mean()),
+        # Rounding may take the divergence of equal distributions a little below 0.
+        kl_nats=max(0.0, float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())),
+    )
+
+
+def _log_softmax(logits: Logits) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

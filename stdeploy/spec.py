@@ -9,6 +9,9 @@ from stdeploy.errors import SpecError
 
 TemporalLengths = tuple[int, int, int, int, int]
 ShortVideo = Literal["hold", "loop", "stretch", "error"]
+# Arithmetic of an artifact's convolutions. Pixels are normalised, and classes are decided, in fp32.
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Arithmetic = Literal["fp64", "fp32", "fp16", "bf16", "int8"]
 Channels = Annotated[tuple[float, float, float], "one number for each of R, G, B"]
 
 

@@ -1,6 +1,7 @@
 """Fixtures and helpers that several rooms share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("needs_cuda"):
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _choices_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Which backend was faster in a test is not remembered among the user's own artifacts."""
+    folder = tmp_path_factory.mktemp("choices")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stdeploy.runtime.choice.cache_folder", lambda: folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -100,9 +100,9 @@ def test_verification_sees_one_damaged_number(damage: str) -> None:
     failed = {
         (r.check, r.precision) for r in verify(model, fused, TINY_CLIP, seed=1) if not r.passed
     }
-    assert ("conv4.2.conv2.2", "float64") in failed
-    assert ("conv4.2.conv2.2", "float32") in failed
-    assert ("network, golden clip", "float64") in failed
+    assert ("conv4.2.conv2.2", "fp64") in failed
+    assert ("conv4.2.conv2.2", "fp32") in failed
+    assert ("network, golden clip", "fp64") in failed
 
 
 def test_fuse_file_writes_weights_card_and_parity(tmp_path: Path) -> None:

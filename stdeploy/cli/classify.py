@@ -11,6 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from stdeploy.cli.console import err, note, out, progress_bar
+from stdeploy.cli.options import (
+    AllowCpuOption,
+    BackendName,
+    BackendOption,
+    CompileOption,
+    CudaGraphsOption,
+    DeviceName,
+    DeviceOption,
+    PrecisionOption,
+    RebuildOption,
+    ThreadsOption,
+    runtime_options,
+)
 from stdeploy.errors import VideoError
 from stdeploy.prediction import Prediction
 
@@ -19,7 +32,7 @@ def command(
     videos: Annotated[list[str], typer.Argument(help="Files, folders or patterns.")],
     model: Annotated[
         Path | None,
-        typer.Option("--model", "-m", help="Default: the newest *.onnx of this folder."),
+        typer.Option("--model", "-m", help="Default: the newest *.onnx or *.engine here."),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels per video.")] = 5,
     views: Annotated[
@@ -31,6 +44,14 @@ def command(
     as_json: Annotated[
         bool, typer.Option("--json", help="One line of JSON per video, for programs.")
     ] = False,
+    backend: BackendOption = BackendName.AUTO,
+    device: DeviceOption = DeviceName.AUTO,
+    precision: PrecisionOption = None,
+    allow_cpu: AllowCpuOption = False,
+    compiled: CompileOption = False,
+    cuda_graphs: CudaGraphsOption = False,
+    threads: ThreadsOption = None,
+    rebuild: RebuildOption = False,
 ) -> None:
     """Classify video files: one row a file, best label first.
 
@@ -38,17 +59,30 @@ def command(
     status is then 1.
     """
     from stdeploy.classify import Classifier
-    from stdeploy.files import ONNX_SUFFIX, newest
+    from stdeploy.files import ENGINE_SUFFIX, ONNX_SUFFIX, newest
 
+    options = runtime_options(
+        backend,
+        device,
+        precision,
+        allow_cpu=allow_cpu,
+        compiled=compiled,
+        cuda_graphs=cuda_graphs,
+        threads=threads,
+        rebuild=rebuild,
+    )
     paths = expand(videos)
-    artifact = model or newest(Path(), ONNX_SUFFIX, made_by="stdeploy export")
+    artifact = model or newest(Path(), ONNX_SUFFIX, ENGINE_SUFFIX, made_by="stdeploy export")
     table = Table(show_lines=len(paths) > 1)
     table.add_column("video", overflow="fold")
     table.add_column("score  label")
     failed = 0
-    with Classifier.open(artifact, views=views) as classifier:
+    with Classifier.open(artifact, views=views, options=options) as classifier:
         runtime = classifier.runtime
-        note(f"{artifact}, {runtime.name} on {runtime.device}, {classifier.views} view(s) a video")
+        note(
+            f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}, "
+            f"{classifier.views} view(s) a video"
+        )
         try:
             with progress_bar("classifying") as progress:
                 for done, (path, result) in enumerate(classifier.classify_all(paths), start=1):

@@ -35,3 +35,25 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
             progress.update(task, completed=done, total=total)
 
         yield update
+
+
+@contextlib.contextmanager
+def phase_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar at a time on standard error, on a terminal only.
+
+    Yields:
+        A function that takes what is being done, how much of it is done and how much there is.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        current = ""
+
+        def update(what: str, done: int, total: int) -> None:
+            nonlocal current
+            if what != current:
+                current = what
+                progress.reset(task, description=what)
+            progress.update(task, completed=done, total=total)
+
+        yield update

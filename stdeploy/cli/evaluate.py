@@ -9,6 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stdeploy.cli.console import note, out, progress_bar
+from stdeploy.cli.options import (
+    AllowCpuOption,
+    BackendName,
+    BackendOption,
+    CompileOption,
+    CudaGraphsOption,
+    DeviceName,
+    DeviceOption,
+    PrecisionOption,
+    RebuildOption,
+    ThreadsOption,
+    runtime_options,
+)
 from stdeploy.errors import VideoError
 
 if TYPE_CHECKING:
@@ -23,7 +36,7 @@ class Split(StrEnum):
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="A .pt, .fused.safetensors or .onnx file.")],
+    artifact: Annotated[Path, typer.Argument(help="Any artifact of stdeploy.")],
     data: Annotated[
         Path, typer.Option("--data", help="Folder in the layout of Something-Something-v2.")
     ],
@@ -32,15 +45,37 @@ def command(
         int | None, typer.Option("--views", min=1, max=64, help="Clips averaged per video.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    backend: BackendOption = BackendName.AUTO,
+    device: DeviceOption = DeviceName.AUTO,
+    precision: PrecisionOption = None,
+    allow_cpu: AllowCpuOption = False,
+    compiled: CompileOption = False,
+    cuda_graphs: CudaGraphsOption = False,
+    threads: ThreadsOption = None,
+    rebuild: RebuildOption = False,
 ) -> None:
     """Measure accuracy on labelled videos, by the same chain that classifies any video."""
     from stdeploy.classify import Classifier
     from stdeploy.train.evaluate import evaluate
     from stdeploy.train.something import read_something
 
+    options = runtime_options(
+        backend,
+        device,
+        precision,
+        allow_cpu=allow_cpu,
+        compiled=compiled,
+        cuda_graphs=cuda_graphs,
+        threads=threads,
+        rebuild=rebuild,
+    )
     labelled = read_something(data, split.value)
-    with Classifier.open(artifact, views=views) as classifier:
-        note(f"{artifact} with {classifier.runtime.name}, {classifier.views} view(s) per video")
+    with Classifier.open(artifact, views=views, options=options) as classifier:
+        runtime = classifier.runtime
+        note(
+            f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}, "
+            f"{classifier.views} view(s) a video"
+        )
         with progress_bar("evaluating") as progress:
             result = evaluate(classifier, labelled, progress)
     if as_json:

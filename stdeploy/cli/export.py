@@ -1,45 +1,145 @@
-"""stdeploy export: fused weights to ONNX, verified."""
+"""stdeploy export: fused weights to ONNX and TensorRT, in any precision, each one proven."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from stdeploy.cli.console import note, out
-from stdeploy.errors import BackendError, require
+from stdeploy.card import ModelCard
+from stdeploy.cli.console import note, out, phase_bars
+from stdeploy.cli.options import PrecisionName
+from stdeploy.errors import SpecError, require
 
 
 def command(
     fused: Annotated[
         Path | None,
-        typer.Argument(help="Default: the newest *.fused.safetensors of this folder."),
+        typer.Argument(
+            help="Default: the newest *.fused.safetensors of this folder. An .onnx file for "
+            "--trt alone."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: ckpt.onnx beside the weights.")
     ] = None,
-    trt: Annotated[
-        bool, typer.Option("--trt", help="Also build a TensorRT engine (needs a GPU host).")
+    precision: Annotated[
+        PrecisionName, typer.Option("--precision", help="Of the convolutions.")
+    ] = PrecisionName.FP32,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", help="Folder of real videos; int8 needs one."),
+    ] = None,
+    calibration_clips: Annotated[
+        int, typer.Option("--calibration-clips", min=1, max=1000, help="Most clips taken from it.")
+    ] = 32,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", help="A threshold of the gate, such as kl_nats=0.1; repeatable."),
+    ] = None,
+    trt: Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine.")] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", help="Compute capabilities to build for without a GPU: sm86,sm89,sm120."
+        ),
+    ] = None,
+    batches: Annotated[
+        str, typer.Option("--batches", help="Smallest, best and largest batch of an engine.")
+    ] = "1,1,8",
+    workspace_gib: Annotated[
+        float, typer.Option("--workspace-gib", min=0.0, help="Memory for TensorRT's tactics.")
+    ] = 4.0,
+    any_gpu: Annotated[
+        bool,
+        typer.Option("--hardware-compatible", help="The engine also runs on newer GPUs; slower."),
+    ] = False,
+    any_version: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="The engine also runs on newer TensorRT."),
     ] = False,
 ) -> None:
     """Write one self-contained .onnx file: uint8 frames in, logits out, any batch size.
 
-    ONNX Runtime must give the same logits as the fused network at batches 1, 2 and 5, or
-    nothing is written.
+    It has to give the logits of the fused network, within the thresholds of its precision, at
+    batches 1, 2 and 5, on the golden clip and on the clips of --calibrate, or nothing is written.
     """
     require("torch", extra="export", purpose="exporting")
-    from stdeploy.export.onnx import export_onnx
-    from stdeploy.export.tensorrt import missing_tensorrt
-    from stdeploy.files import FUSED_SUFFIX, newest
+    from stdeploy.export.onnx import ExportOptions, export_onnx
+    from stdeploy.files import FUSED_SUFFIX, ONNX_SUFFIX, newest
 
-    if fused is None:
-        fused = newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt")
-    note(f"exporting {fused}")
-    result = export_onnx(fused, output)
-    for row in result.card.parity:
-        out.print(
-            f"{row.check}: relative error {row.error:.1e} (<= {row.tolerance:.0e})", markup=False
+    profile, overrides = _batches(batches), _thresholds(allow or [])
+    source = fused or newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt")
+    if source.suffix == ONNX_SUFFIX:
+        if not trt:
+            raise SpecError(f"{str(source)!r} is exported already; --trt builds an engine from it")
+        onnx_file = source
+    else:
+        note(f"exporting {source} in {precision.value}")
+        options = ExportOptions(
+            precision=precision.value,
+            calibrate=calibrate,
+            max_clips=calibration_clips,
+            allow=overrides,
         )
-    size = result.path.stat().st_size / 1e6
-    out.print(f"{result.path}  {size:.1f} MB", soft_wrap=True, markup=False)
+        with phase_bars() as progress:
+            result = export_onnx(source, output, options, progress)
+        _print_parity(result.card)
+        size = result.path.stat().st_size / 1e6
+        out.print(f"{result.path}  {size:.1f} MB", soft_wrap=True, markup=False)
+        onnx_file = result.path
     if trt:
-        raise BackendError(missing_tensorrt(result.path))
+        from stdeploy.export.tensorrt import BuildOptions, build_engine
+
+        note(f"building an engine from {onnx_file}")
+        with phase_bars() as progress:
+            built = build_engine(
+                onnx_file,
+                BuildOptions(
+                    batches=profile,
+                    targets=tuple(target.split(",")) if target else (),
+                    workspace_bytes=int(workspace_gib * 2**30),
+                    hardware_compatible=any_gpu,
+                    version_compatible=any_version,
+                ),
+                progress,
+            )
+        for line in built.notes:
+            note(line)
+        size = built.path.stat().st_size / 1e6
+        out.print(f"{built.path}  {size:.1f} MB", soft_wrap=True, markup=False)
+
+
+def _print_parity(card: ModelCard) -> None:
+    table = Table(title=f"{card.precision} against the fused network", title_justify="left")
+    for name in ("check", "on"):
+        table.add_column(name)
+    for name in ("error", "allowed"):
+        table.add_column(name, justify="right")
+    for row in card.parity:
+        table.add_row(row.check, row.detail, f"{row.error:.1e}", f"{row.tolerance:.1e}")
+    out.print(table)
+    if card.kept:
+        out.print(f"kept in fp32: {', '.join(card.kept)}", soft_wrap=True, markup=False)
+
+
+def _thresholds(texts: list[str]) -> dict[str, float]:
+    """`name=number` texts."""
+    values = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            values[name] = float(value)
+        except ValueError:
+            raise SpecError(f"--allow {text!r}: write name=number, such as kl_nats=0.1") from None
+    return values
+
+
+def _batches(text: str) -> tuple[int, int, int]:
+    try:
+        smallest, best, largest = (int(part) for part in text.split(","))
+    except ValueError:
+        raise SpecError(f"--batches {text!r}: write smallest,best,largest, such as 1,4,8") from None
+    if not 1 <= smallest <= best <= largest:
+        raise SpecError(f"--batches {text!r}: need 1 <= smallest <= best <= largest")
+    return smallest, best, largest

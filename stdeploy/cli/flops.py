@@ -11,47 +11,106 @@ from rich.text import Text
 
 from stdeploy.cli.console import note, out, progress_bar
 from stdeploy.errors import SpecError, require
+from stdeploy.spec import ModelSpec
 
 
 def command(
     artifact: Annotated[
-        Path | None, typer.Argument(help="A .pt, .fused.safetensors or .onnx file.")
+        Path | None, typer.Argument(help="Any artifact of stdeploy; or describe a network below.")
     ] = None,
+    architecture: Annotated[
+        str | None, typer.Option("--architecture", help="Such as i3d-resnet50.")
+    ] = None,
+    temporal_lengths: Annotated[
+        str, typer.Option("--temporal-lengths", help="t1..t5 of --architecture.")
+    ] = "1,1,3,3,5",
+    classes: Annotated[int, typer.Option("--classes", min=1)] = 87,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, help="Default: the artifact's, or 32.")
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option("--side", min=8, help="Pixels. Default: the artifact's, or 224.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="One row a layer.")] = False,
     paper_tables: Annotated[
         bool, typer.Option("--paper-tables", help="Recount Tables 2 and 5 of the paper.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per network.")] = False,
 ) -> None:
-    """Count multiply-accumulates and parameters of one clip with fvcore."""
+    """Count multiply-accumulates and parameters of one clip with fvcore.
+
+    A network is counted three times: with its branches, with single filters as in the paper, and
+    fused. fvcore traces a real forward pass, so each takes some seconds.
+    """
     require("torch", extra="export", purpose="counting GFLOPs")
-    if paper_tables == (artifact is not None):
-        raise SpecError("name one artifact, or pass --paper-tables")
-    if artifact is None:
+    if (artifact is not None) + (architecture is not None) + paper_tables != 1:
+        raise SpecError("name one artifact, or pass --architecture, or --paper-tables")
+    if paper_tables:
         _paper_tables(as_json)
-    else:
-        _one(artifact, as_json)
-
-
-def _one(artifact: Path, as_json: bool) -> None:
-    from stdeploy.card import read_card
-    from stdeploy.export.flops import STAGES, count
-
-    card = read_card(artifact)
-    cost = count(card.model, num_frames=card.clip.num_frames, side_px=card.clip.crop_px)
-    if as_json:
-        print(json.dumps({"artifact": str(artifact), **dataclasses.asdict(cost)}))
         return
-    title = f"{artifact}: {card.clip.num_frames} x {card.clip.crop_px} x {card.clip.crop_px}"
-    table = Table(title=Text(title))
-    table.add_column("stage")
-    table.add_column("G counted (10^9)", justify="right")
-    table.add_column("paper's GFLOPs (/ 2^30)", justify="right")
-    for stage in STAGES:
-        value = cost.by_stage[stage]
-        table.add_row(stage, f"{value / 1e9:.3f}", f"{value / 2**30:.2f}")
-    table.add_row("all", f"{cost.total / 1e9:.3f}", f"{cost.paper_gflops:.2f}", style="bold")
+    from stdeploy.card import read_card
+
+    if artifact is not None:
+        card = read_card(artifact)
+        name, spec = str(artifact), card.model
+        size = (frames or card.clip.num_frames, side or card.clip.crop_px)
+    else:
+        assert architecture is not None
+        lengths = _lengths(temporal_lengths)
+        spec = ModelSpec.parse(
+            {
+                "architecture": architecture,
+                "temporal_lengths": lengths,
+                "num_classes": classes,
+            }
+        )
+        name, size = f"{architecture} {temporal_lengths}", (frames or 32, side or 224)
+    _network(name, spec, size, layers=layers, as_json=as_json)
+
+
+def _lengths(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SpecError(f"--temporal-lengths {text!r}: write t1..t5 as 1,1,3,3,5") from None
+
+
+def _network(
+    name: str, spec: ModelSpec, size: tuple[int, int], *, layers: bool, as_json: bool
+) -> None:
+    from stdeploy.export.flops import Cost, count, variants
+
+    num_frames, side_px = size
+    costs: dict[str, Cost] = {}
+    with progress_bar("counting") as progress:
+        for kind, variant in variants(spec).items():
+            costs[kind] = count(variant, num_frames=num_frames, side_px=side_px)
+            progress(len(costs), 3)
+    if as_json:
+        counted = {kind: dataclasses.asdict(cost) for kind, cost in costs.items()}
+        sizes = {"frames": num_frames, "side_px": side_px}
+        print(json.dumps({"network": name, **sizes, **counted}))
+        return
+    table = Table(
+        title=Text(f"{name}: {num_frames} x {side_px} x {side_px}"),
+        caption="10^9 as fvcore counts: 1 for a multiply-accumulate, 2 for an element of a norm",
+    )
+    table.add_column("layer" if layers else "stage")
+    for kind in costs:
+        table.add_column(kind, justify="right")
+    parts = {kind: cost.by_layer if layers else cost.by_stage for kind, cost in costs.items()}
+    for part in parts["fused"]:
+        table.add_row(part, *(f"{of[part] / 1e9:.3f}" for of in parts.values()))
+    rows = {
+        "all": [f"{cost.total / 1e9:.3f}" for cost in costs.values()],
+        "GMACs of convolutions": [f"{cost.macs / 1e9:.3f}" for cost in costs.values()],
+        "the paper's GFLOPs": [f"{cost.paper_gflops:.2f}" for cost in costs.values()],
+        "M parameters": [f"{cost.parameters / 1e6:.3f}" for cost in costs.values()],
+    }
+    table.add_section()
+    for title, values in rows.items():
+        table.add_row(title, *values, style="bold")
     out.print(table)
-    out.print(f"{cost.macs:,} MACs in convolutions, {cost.parameters:,} parameters")
 
 
 def _paper_tables(as_json: bool) -> None:

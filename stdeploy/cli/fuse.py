@@ -43,7 +43,7 @@ def _parity_table(rows: Sequence[ParityRow]) -> Table:
     table = Table(title="relative error, fused against original", title_justify="left")
     table.add_column("check")
     table.add_column("what")
-    for precision in ("float64", "float32"):
+    for precision in ("fp64", "fp32"):
         allowed = next(row.tolerance for row in rows if row.precision == precision)
         table.add_column(f"{precision}\n(<= {allowed:.0e})", justify="right")
     errors: dict[tuple[str, str], dict[str, float]] = {}
@@ -55,4 +55,4 @@ def _parity_table(rows: Sequence[ParityRow]) -> Table:
     return table
 
 
-_PRECISIONS = ("float64", "float32")
+_PRECISIONS = ("fp64", "fp32")

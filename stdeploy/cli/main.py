@@ -9,7 +9,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from stdeploy import __version__
-from stdeploy.cli import card, classify, evaluate, export, flops, fuse, pull, train
+from stdeploy.cli import (
+    bench,
+    card,
+    classify,
+    doctor,
+    evaluate,
+    export,
+    flops,
+    fuse,
+    pull,
+    train,
+)
 from stdeploy.cli.console import err
 from stdeploy.errors import StdeployError
 
@@ -24,7 +35,7 @@ app = typer.Typer(
     "filters, prove that nothing changed, and run them.",
     epilog="Start with: stdeploy pull kinetics400-i3d",
 )
-for verb in (pull, train, fuse, export, classify, evaluate, flops, card):
+for verb in (pull, train, fuse, export, classify, evaluate, bench, flops, card, doctor):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 

@@ -10,8 +10,10 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from stdeploy.errors import require
+from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.registry import build
 from stdeploy.spec import ModelSpec, TemporalLengths
 
@@ -26,12 +28,14 @@ class Cost:
         total: all that fvcore counts.
         macs: multiply-accumulates of convolutions alone.
         by_stage: total of each of STAGES.
+        by_layer: total of each convolution, filter with branches, norm and classifier, in order.
         parameters: of the network.
     """
 
     total: int
     macs: int
     by_stage: dict[str, int]
+    by_layer: dict[str, int]
     parameters: int
 
     @property
@@ -116,8 +120,27 @@ def count(spec: ModelSpec, *, num_frames: int, side_px: int) -> Cost:
         total=int(analysis.total()),
         macs=int(analysis.by_operator()["conv"]),
         by_stage={stage: int(by_module[stage]) for stage in STAGES},
+        by_layer={name: int(by_module[name]) for name in _layers(model) if by_module[name]},
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
+
+
+def variants(spec: ModelSpec) -> dict[str, ModelSpec]:
+    """A network as it is trained, with single filters as the paper counts it, and fused."""
+    return {
+        "multi-branch": spec.model_copy(update={"branches": "multi", "fused": False}),
+        "single filters": spec.model_copy(update={"branches": "single", "fused": False}),
+        "fused": spec.model_copy(update={"fused": True}),
+    }
+
+
+def _layers(model: nn.Module) -> Iterator[str]:
+    """Names of the layers that hold weights: filters whole, not their branches."""
+    filters = [name for name, module in model.named_modules() if isinstance(module, TemporalFilter)]
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in filters)
+        if name in filters or (isinstance(module, nn.Conv3d | nn.Linear) and not inside):
+            yield name
 
 
 def count_paper_tables() -> Iterator[tuple[PaperRow, Cost]]:

@@ -1,31 +1,62 @@
-"""Fused weights to one self-contained .onnx file that is verified before it gets its name."""
+"""Fused weights to one self-contained .onnx file that is proven before it gets its name."""
 
 import contextlib
 import dataclasses
+import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 
 from stdeploy.card import CARD_KEY, Lineage, ModelCard, ParityRow
-from stdeploy.errors import ArtifactError, ParityError, require
+from stdeploy.errors import ArtifactError, SpecError, require
+from stdeploy.export.calibration import CalibrationClips, read_calibration
+from stdeploy.export.gate import Progress, Proof, Reference, check, prove, thresholds
+from stdeploy.export.int8 import Int8Search
 from stdeploy.files import checked_output, existing, onnx_path, sha256_of, whole_file
-from stdeploy.golden import check_golden, golden_clip
-from stdeploy.layers.frames import FramesToLogits
+from stdeploy.golden import check_golden
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
-from stdeploy.models.inference import logits_of
-from stdeploy.parity import RUNTIME_TOLERANCE, relative_error
-from stdeploy.runtime.base import open_runtime
-from stdeploy.runtime.onnxruntime import OnnxRuntime
+from stdeploy.models.inference import FramesToLogits, halve_trunk, logits_of
+from stdeploy.parity import RUNTIME_TOLERANCE, Difference
+from stdeploy.runtime.base import Backend, RuntimeOptions
+from stdeploy.runtime.opening import open_backend, open_runtime
+from stdeploy.spec import Precision
 
-OPSET = 20
-_BATCHES = (1, 2, 5)
+# A convolution takes bfloat16 from opset 22 on; for the rest an older one is understood by more.
+OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+# Who proves a precision here. ONNX Runtime has no bf16 convolution on a CPU; OpenVINO
+# emulates it where the processor has none.
+_PROVERS: dict[Precision, Backend] = {
+    "fp32": "onnxruntime",
+    "fp16": "onnxruntime",
+    "bf16": "openvino",
+    "int8": "onnxruntime",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        precision: arithmetic of the convolutions; the head is in fp32 always.
+        calibrate: folder of real videos; needed for int8, and a sharper gate for the others.
+        max_clips: most clips to take from it.
+        allow: thresholds of the gate to use instead of those in parity.py, by name.
+    """
+
+    precision: Precision = "fp32"
+    calibrate: Path | None = None
+    max_clips: int = 32
+    allow: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,84 +65,106 @@ class ExportResult:
 
     Attributes:
         path: the .onnx file.
-        card: the card inside it, with the parity of every batch size.
+        card: the card inside it, with every comparison that it passed.
     """
 
     path: Path
     card: ModelCard
 
 
-def export_onnx(fused: Path, output: Path | None = None) -> ExportResult:
+def export_onnx(
+    fused: Path,
+    output: Path | None = None,
+    options: ExportOptions | None = None,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> ExportResult:
     """Export a fused network: uint8 frames (N, T, H, W, 3) in, logits (N, K) out, any N.
 
     Args:
         fused: a .fused.safetensors file.
-        output: where to write; None puts ckpt.onnx beside ckpt.fused.safetensors.
+        output: where to write; None puts ckpt.onnx (or ckpt.int8.onnx) beside
+            ckpt.fused.safetensors.
+        options: precision, calibration clips, thresholds; None is fp32.
+        progress: is told what is done, how much of it and of how much.
 
     Raises:
         ArtifactError: the file cannot be used or is not fused.
-        ParityError: ONNX Runtime answers differently; nothing is written.
-        MissingExtraError: onnxscript or ONNX Runtime is not installed.
+        SpecError: int8 without calibration clips, or an unknown threshold.
+        DatasetError: no calibration clip can be read.
+        ParityError: the exported network answers differently; nothing is written.
+        MissingExtraError: onnxscript, ONNX Runtime or, for bf16, OpenVINO is not installed.
     """
+    options = options or ExportOptions()
+    precision = options.precision
     require("onnxscript", extra="export", purpose="exporting to ONNX")
     require("onnxruntime", extra="cpu", purpose="verifying an ONNX file")
+    if _PROVERS[precision] == "openvino":
+        require("openvino", extra="openvino", purpose=f"verifying a {precision} file")
     existing(fused)
-    path = checked_output(onnx_path(fused) if output is None else output, ".onnx", source=fused)
+    path = checked_output(
+        onnx_path(fused, precision) if output is None else output, ".onnx", source=fused
+    )
+    allowed = thresholds(precision, options.allow)
     model, card = load_model(fused)
     if not card.model.fused:
         raise ArtifactError(
             f"{str(fused)!r} still has branches and batch norms; run: stdeploy fuse {fused.name}"
         )
-    frames, expected = _reference(model, card)
+    clips = _calibration(card, options, progress)
+    reference = Reference.of(
+        lambda frames: logits_of(model, card.clip, frames),
+        card,
+        clips.frames if clips else None,
+        progress,
+    )
     check_golden(
         card.golden.logits,
-        expected[0],
-        tolerance=RUNTIME_TOLERANCE,
+        reference.logits[0],
+        tolerance=RUNTIME_TOLERANCE["fp32"],
         source=f"{fused.name!r} on torch",
     )
     card = card.model_copy(
         update={
-            "lineage": card.lineage.model_copy(
-                update={
-                    "parent": fused.name,
-                    "parent_sha256": sha256_of(fused),
-                    "versions": {
-                        **Lineage().versions,
-                        "torch": torch.__version__,
-                        "onnx": onnx.__version__,
-                    },
-                }
-            ),
+            "lineage": _lineage(card, fused),
+            "precision": precision,
+            "calibration": clips.record if clips else None,
             "parity": (),
         }
     )
-    proto = _to_onnx(model, card)
     with whole_file(path) as temporary:
-        _save(proto, card, temporary)
-        rows = tuple(_parity_rows(temporary, card, frames, expected))
-        failed = [row for row in rows if not row.passed]
-        if failed:
-            raise ParityError(
-                f"ONNX Runtime answers {fused.name!r} differently at {failed[0].check}: relative "
-                f"error {failed[0].error:.1e}, allowed {failed[0].tolerance:.0e}; "
-                "nothing was written"
-            )
-        card = card.model_copy(update={"parity": rows})
-        _save(proto, card, temporary)
-        # What was verified is a file without these rows; the file that stays is opened once more.
-        open_runtime(temporary, card).close()
+        if precision == "int8":
+            assert clips is not None
+            graph, kept = _int8(model, card, clips, reference, allowed, temporary, progress)
+            card = card.model_copy(update={"kept": kept})
+        else:
+            progress("writing the graph", 0, 1)
+            graph = to_onnx(model, card)
+        _save(graph, card, temporary)
+        proof = _prove(temporary, card, reference, allowed, _prover(precision), progress)
+        check(
+            proof,
+            source=f"{fused.name!r} in {precision}",
+            hint="; thresholds can be set with --allow" if precision != "fp32" else "",
+        )
+        golden = card.golden.model_copy(
+            update={"verified": None if precision == "fp32" else proof.golden}
+        )
+        card = card.model_copy(update={"parity": proof.rows, "golden": golden})
+        _save(graph, card, temporary)
+        # What was proven is a file without these rows; the file that stays is opened once more.
+        open_runtime(temporary, card, _prover(precision)).close()
     return ExportResult(path, card)
 
 
-def _reference(model: ActionModel, card: ModelCard) -> tuple[Any, Any]:
-    """Clips and the network's own answers, the golden clip first; one at a time for memory."""
-    seeds = range(card.golden.seed, card.golden.seed + max(_BATCHES))
-    frames = np.stack([golden_clip(seed, card.clip.frames_shape) for seed in seeds])
-    logits = [logits_of(model, card.clip, frame[None]) for frame in frames]
-    return frames, np.concatenate(logits)
+def to_onnx(model: ActionModel, card: ModelCard) -> onnx.ModelProto:
+    """The graph of a fused network: fp32, or with its trunk in half precision.
 
-
-def _to_onnx(model: ActionModel, card: ModelCard) -> onnx.ModelProto:
+    Args:
+        model: fused, fp32; for half precision its trunk is changed in place.
+        card: for the clip and the precision; int8 gives the fp32 graph that it starts from.
+    """
+    if card.precision in _HALF:
+        model = halve_trunk(model, _HALF[card.precision])
     graph = FramesToLogits(model, card.clip).eval()
     # Two clips: torch.export would take a batch of one for a constant.
     example = torch.zeros((2, *card.clip.frames_shape), dtype=torch.uint8)
@@ -122,7 +175,7 @@ def _to_onnx(model: ActionModel, card: ModelCard) -> onnx.ModelProto:
             input_names=["frames"],
             output_names=["logits"],
             dynamic_shapes={"frames": {0: torch.export.Dim("batch")}},
-            opset_version=OPSET,
+            opset_version=OPSETS[card.precision],
             dynamo=True,
             verbose=False,
         )
@@ -131,6 +184,88 @@ def _to_onnx(model: ActionModel, card: ModelCard) -> onnx.ModelProto:
     proto = program.model_proto
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def _calibration(
+    card: ModelCard, options: ExportOptions, progress: Progress
+) -> CalibrationClips | None:
+    if options.calibrate is None:
+        if options.precision == "int8":
+            raise SpecError(
+                "int8 takes the ranges of its numbers from real clips; name a folder of videos "
+                "like those to be classified: --calibrate DIR"
+            )
+        return None
+    return read_calibration(
+        options.calibrate,
+        card.clip,
+        max_clips=options.max_clips,
+        progress=lambda done, total: progress("reading clips", done, total),
+    )
+
+
+def _int8(
+    model: ActionModel,
+    card: ModelCard,
+    clips: CalibrationClips,
+    reference: Reference,
+    allowed: Difference,
+    temporary: Path,
+    progress: Progress,
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The graph with as many layers in int8 as pass the gate, and the names of the others."""
+    progress("measuring ranges", 0, 1)
+    # OpenVINO is several times faster in int8; the file that results is proven by ONNX Runtime.
+    fast: Backend = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
+    options = RuntimeOptions(backend=fast, device="cpu")
+
+    def answer(graph: onnx.ModelProto, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        _save(graph, card, temporary)
+        with open_backend(temporary, card, options) as runtime:
+            return np.concatenate([runtime.run(clip[None]) for clip in frames])
+
+    def failures(graph: onnx.ModelProto) -> list[ParityRow]:
+        _save(graph, card, temporary)
+        return _prove(temporary, card, reference, allowed, options, progress).failed
+
+    search = Int8Search(to_onnx(model, card), clips.frames, answer)
+    return search.run(failures, lambda done, total: progress("finding spoilers", done, total))
+
+
+def _prove(
+    path: Path,
+    card: ModelCard,
+    reference: Reference,
+    allowed: Difference,
+    options: RuntimeOptions,
+    progress: Progress,
+) -> Proof:
+    with open_backend(path, card, options) as runtime:
+        return prove(runtime, reference, allowed, progress=progress)
+
+
+def _prover(precision: Precision) -> RuntimeOptions:
+    return RuntimeOptions(backend=_PROVERS[precision], device="cpu", emulate=True)
+
+
+def _lineage(card: ModelCard, fused: Path) -> Lineage:
+    return card.lineage.model_copy(
+        update={
+            "parent": fused.name,
+            "parent_sha256": sha256_of(fused),
+            "versions": {
+                **Lineage().versions,
+                "torch": torch.__version__,
+                "onnx": onnx.__version__,
+            },
+        }
+    )
+
+
+def _save(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:
+    del graph.metadata_props[:]
+    onnx.helper.set_model_props(graph, {CARD_KEY: card.to_json()})
+    onnx.save_model(graph, path)
 
 
 @contextlib.contextmanager
@@ -147,21 +282,3 @@ def _quiet_exporter() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _save(proto: onnx.ModelProto, card: ModelCard, path: Path) -> None:
-    del proto.metadata_props[:]
-    onnx.helper.set_model_props(proto, {CARD_KEY: card.to_json()})
-    onnx.save_model(proto, path)
-
-
-def _parity_rows(path: Path, card: ModelCard, frames: Any, expected: Any) -> Iterator[ParityRow]:
-    with OnnxRuntime.open(path, card) as runtime:
-        for batch in _BATCHES:
-            yield ParityRow(
-                check=f"onnxruntime, batch {batch}",
-                precision="float32",
-                error=relative_error(expected[:batch], runtime.run(frames[:batch])),
-                tolerance=RUNTIME_TOLERANCE,
-                detail="x".join(str(size) for size in card.clip.frames_shape[:3]),
-            )

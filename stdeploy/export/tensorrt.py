@@ -1,25 +1,139 @@
-"""TensorRT engines from verified .onnx files."""
+"""TensorRT engines from verified .onnx files, proven on the GPU where there is one."""
 
-import importlib.util
+import dataclasses
+import tempfile
 from pathlib import Path
 
+from stdeploy.card import ModelCard, read_card
+from stdeploy.engine.flavour import Flavour, import_flavour, usable_flavours
+from stdeploy.engine.plan import BuildOptions
+from stdeploy.engine.write import timing_path, write_engine, write_sidecar
+from stdeploy.errors import ArtifactError, BackendError
+from stdeploy.export.gate import Progress, Reference, check, prove, thresholds
+from stdeploy.files import ONNX_SUFFIX, checked_output, engine_path, existing, sidecar_path
+from stdeploy.hardware import gpus
+from stdeploy.runtime.base import Backend, RuntimeOptions
+from stdeploy.runtime.opening import open_backend
+from stdeploy.runtime.tensorrt import TensorRtRuntime
+from stdeploy.sidecar import EngineSidecar
 
-def missing_tensorrt(onnx_file: Path) -> str:
-    """What keeps this host from building an engine, and what to do.
+__all__ = ["BuildOptions", "BuiltEngine", "build_engine"]
 
-    NOTE: this version builds no engines. It writes and verifies the .onnx, from which
-    TensorRT's own trtexec builds one; exit status 3 says that no engine was made.
+
+@dataclasses.dataclass(frozen=True)
+class BuiltEngine:
+    """An engine that was written.
+
+    Attributes:
+        path: of the engine; its sidecar lies beside it.
+        sidecar: what that says.
+        notes: what the user should know.
+    """
+
+    path: Path
+    sidecar: EngineSidecar
+    notes: tuple[str, ...]
+
+
+def build_engine(
+    onnx_file: Path,
+    options: BuildOptions,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> BuiltEngine:
+    """Build an engine beside an .onnx file, and prove it where a GPU can run it.
 
     Args:
-        onnx_file: the verified file that an engine would be built from.
+        onnx_file: a verified file.
+        options: batches, targets, compatibility.
+        progress: is told what is done, how much of it and of how much.
+
+    Raises:
+        ArtifactError: TensorRT cannot parse the file.
+        ParityError: the engine answers differently; it is not kept.
+        BackendError: no TensorRT here, no GPU and no target, or the build failed.
+        SpecError: options that this TensorRT does not have.
     """
-    missing = (
-        "TensorRT is not installed here (pip install 'stdeploy[trt]' on a GPU host) and "
-        if importlib.util.find_spec("tensorrt") is None
-        else ""
+    if existing(onnx_file).suffix != ONNX_SUFFIX:
+        raise ArtifactError(f"{str(onnx_file)!r}: engines are built from .onnx files")
+    card = read_card(onnx_file)
+    flavour = _flavour(onnx_file, options)
+    host = "-".join(options.targets) if options.targets else gpus()[0].slug
+    path = engine_path(onnx_file, host, card.precision)
+    checked_output(path, ".engine")
+    notes: tuple[str, ...] = ()
+    # An engine and its sidecar belong together: both are made, and proven, in a folder beside.
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
+        unproven = Path(folder) / path.name
+        sidecar = write_engine(
+            onnx_file,
+            card,
+            unproven,
+            flavour,
+            options,
+            timing_cache=timing_path(path),
+            progress=progress,
+        )
+        if gpus() and gpus()[0].target in sidecar.targets:
+            sidecar = _proven(onnx_file, card, unproven, sidecar, options, progress)
+        else:
+            there = ", ".join(sidecar.targets)
+            notes = (
+                f"built for {there} and not run, because no such GPU is here; it answers its "
+                "golden clip when it is first opened",
+            )
+        sidecar_path(unproven).replace(sidecar_path(path))
+        unproven.replace(path)
+    return BuiltEngine(path, sidecar, notes)
+
+
+def _flavour(onnx_file: Path, options: BuildOptions) -> Flavour:
+    """The TensorRT to use, or what to run where."""
+    written = f"{str(onnx_file)!r} is written and verified, but no engine is built"
+    if options.targets:
+        return import_flavour("tensorrt_rtx")
+    flavours = list(usable_flavours())
+    if not flavours:
+        raise BackendError(
+            f"{written}: TensorRT is not installed here; on the GPU host run: pip install "
+            f"'stdeploy[trt]' and: stdeploy export {onnx_file.name} --trt"
+        )
+    if not gpus():
+        ahead = (
+            "or build ahead of time: --target sm86,sm89,sm120"
+            if any(flavour.name == "tensorrt_rtx" for flavour in flavours)
+            else "or install 'stdeploy[rtx]', which builds for named GPUs without one"
+        )
+        raise BackendError(
+            f"{written}: there is no NVIDIA GPU here; on the GPU host run: stdeploy export "
+            f"{onnx_file.name} --trt, {ahead}"
+        )
+    return flavours[0]
+
+
+def _proven(
+    onnx_file: Path,
+    card: ModelCard,
+    path: Path,
+    sidecar: EngineSidecar,
+    options: BuildOptions,
+    progress: Progress,
+) -> EngineSidecar:
+    """Compare the engine with its .onnx file on the CPU, and write what was measured."""
+    backend: Backend = "openvino" if card.precision == "bf16" else "onnxruntime"
+    cpu = RuntimeOptions(backend=backend, device="cpu", emulate=True)
+    with open_backend(onnx_file, card, cpu) as parent:
+        reference = Reference.of(
+            lambda frames: parent.run(frames).astype("float64"), card, None, progress
+        )
+    smallest, _, largest = options.batches
+    batches = tuple(batch for batch in (1, 2, 5) if smallest <= batch <= largest)
+    gpu = RuntimeOptions(backend="tensorrt", device="cuda")
+    with TensorRtRuntime.open(path, card, gpu) as runtime:
+        allowed = thresholds(card.precision, {})
+        proof = prove(runtime, reference, allowed, batches=batches, progress=progress)
+    check(proof, source=f"the engine of {onnx_file.name!r}")
+    sidecar = sidecar.model_copy(
+        update={"card": sidecar.card.model_copy(update={"parity": proof.rows})}
     )
-    return (
-        f"{str(onnx_file)!r} is written and verified, but there is no engine: {missing}this "
-        "version of stdeploy does not build them yet; export/README.md has the command for "
-        "trtexec, which comes with TensorRT's tar and deb packages"
-    )
+    write_sidecar(path, sidecar)
+    return sidecar

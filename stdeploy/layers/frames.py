@@ -25,17 +25,3 @@ class FrameNormalisation(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Map (N, T, H, W, 3) uint8 to (N, 3, T, H, W) in the type of the buffers."""
         return (frames.to(self.scale.dtype) * self.scale + self.offset).permute(0, 4, 1, 2, 3)
-
-
-class FramesToLogits(nn.Module):
-    """The whole graph that is exported: uint8 frames (N, T, H, W, 3) in, logits (N, K) out."""
-
-    def __init__(self, model: nn.Module, clip: ClipSpec) -> None:
-        super().__init__()
-        self.normalise = FrameNormalisation(clip)
-        self.model = model
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Map (N, T, H, W, 3) uint8 to (N, K)."""
-        logits: Tensor = self.model(self.normalise(frames))
-        return logits

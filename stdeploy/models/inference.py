@@ -3,12 +3,48 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from stdeploy.card import GoldenClip
 from stdeploy.golden import GOLDEN_SEED, golden_clip
-from stdeploy.layers.frames import FramesToLogits
+from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.base import ActionModel
 from stdeploy.spec import ClipSpec
+
+
+class FramesToLogits(nn.Module):
+    """The whole graph that is exported: uint8 frames (N, T, H, W, 3) in, logits (N, K) out.
+
+    Pixels are normalised in float32 (float64 for a float64 network), features go to the type of
+    the head, so that a network whose trunk alone is in half precision works too.
+    """
+
+    def __init__(self, model: ActionModel, clip: ClipSpec) -> None:
+        super().__init__()
+        weight = next(model.parameters())
+        self.normalise = FrameNormalisation(clip).to(weight.device)
+        if weight.dtype == torch.float64:
+            self.normalise.double()
+        self.model = model
+        self._trunk_dtype = weight.dtype
+        self._head_dtype = model.head.classifier.weight.dtype
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map (N, T, H, W, 3) uint8 to (N, K)."""
+        features = self.model.forward_features(self.normalise(frames).to(self._trunk_dtype))
+        logits: Tensor = self.model.head(features.to(self._head_dtype))
+        return logits
+
+
+def halve_trunk(model: ActionModel, dtype: torch.dtype) -> ActionModel:
+    """Turn all but the head of a network to a type of half precision, in place.
+
+    The head averages thousands of features and decides between the classes: float32 there costs
+    nothing and keeps near classes apart.
+    """
+    model.to(dtype)
+    model.head.float()
+    return model
 
 
 def logits_of(model: ActionModel, clip: ClipSpec, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -22,13 +58,12 @@ def logits_of(model: ActionModel, clip: ClipSpec, frames: NDArray[np.uint8]) -> 
     Returns:
         Logits (N, K).
     """
-    weight = next(model.parameters())
-    graph = FramesToLogits(model, clip).to(device=weight.device, dtype=weight.dtype)
+    graph = FramesToLogits(model, clip)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            logits = graph(torch.from_numpy(frames).to(weight.device))
+            logits = graph(torch.from_numpy(frames).to(next(model.parameters()).device))
     finally:
         model.train(was_training)
     return np.asarray(logits.double().cpu().numpy(), dtype=np.float64)

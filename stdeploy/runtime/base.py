@@ -1,25 +1,51 @@
-"""The contract of every backend, the checks they share, and the choice between them."""
+"""The contract of every backend, what can be asked of one, and the checks they share."""
 
-import importlib
+import dataclasses
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.card import ModelCard, read_card
-from stdeploy.errors import ArtifactError
-from stdeploy.golden import check_golden, golden_clip
-from stdeploy.parity import RUNTIME_TOLERANCE
+from stdeploy.card import ModelCard
+from stdeploy.errors import ArtifactError, BackendError
+from stdeploy.spec import Precision
 
-# Suffix of an artifact -> module and class of its backend. Imported when needed: a host that
-# serves .onnx files has no torch.
-_BACKENDS = {
-    ".onnx": ("stdeploy.runtime.onnxruntime", "OnnxRuntime"),
-    ".safetensors": ("stdeploy.runtime.torch", "TorchRuntime"),
-    ".pt": ("stdeploy.runtime.torch", "TorchRuntime"),
-}
+Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"]
+Device = Literal["auto", "cpu", "cuda"]
+# Of a tensor: name, type as NumPy writes it, shape with None for what is dynamic.
+Described = tuple[str, str, tuple[int | None, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """What a user asks of a runtime. What is asked for is given or refused, never replaced.
+
+    Attributes:
+        backend: "auto" chooses by the rule of choice.py.
+        device: "auto" takes an NVIDIA GPU where the backend and the host have one.
+        precision: arithmetic of the convolutions; None takes the artifact's.
+        allow_cpu: run on the CPU where the GPU that was asked for cannot be used.
+        compile: torch only: generate code with torch.compile.
+        cuda_graphs: torch and TensorRT on a GPU: replay one CUDA graph per batch size.
+        threads: of the CPU; None leaves it to the backend.
+        rebuild: TensorRT only: build an engine that does not fit this host again.
+        emulate: run a precision that this processor only emulates, slowly; for verifying.
+    """
+
+    backend: Backend = "auto"
+    device: Device = "auto"
+    precision: Precision | None = None
+    allow_cpu: bool = False
+    compile: bool = False
+    cuda_graphs: bool = False
+    threads: int | None = None
+    rebuild: bool = False
+    emulate: bool = False
+
+
+DEFAULT_OPTIONS = RuntimeOptions()
 
 
 class Runtime(Protocol):
@@ -28,22 +54,25 @@ class Runtime(Protocol):
     Attributes:
         name: of the backend.
         device: where it really runs, in words.
+        precision: arithmetic of its convolutions.
     """
 
     name: str
     device: str
+    precision: Precision
 
     @classmethod
-    def open(cls, artifact: Path, card: ModelCard) -> Self:
+    def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
         """Load an artifact.
 
         Args:
             artifact: the file.
             card: its card.
+            options: what is asked for.
 
         Raises:
             ArtifactError: the file does not fit its card or cannot be loaded.
-            BackendError: the backend is not installed here.
+            BackendError: the backend, its device or its precision is not there.
         """
         ...
 
@@ -82,57 +111,6 @@ class ClosesOnExit:
         """Release what is held."""
 
 
-def open_runtime(artifact: Path, card: ModelCard | None = None) -> Runtime:
-    """Open an artifact with the backend for its kind, and make it answer the golden clip.
-
-    Args:
-        artifact: a .onnx, .fused.safetensors or .pt file.
-        card: its card, if it has been read already.
-
-    Raises:
-        ArtifactError: it cannot be used; ParityError where its answer is wrong.
-        BackendError: the backend is not installed here.
-    """
-    if artifact.suffix not in _BACKENDS:
-        raise ArtifactError(
-            f"{str(artifact)!r}: no backend runs {artifact.suffix or 'such'} files; "
-            f"give one of {', '.join(_BACKENDS)}"
-        )
-    card = read_card(artifact) if card is None else card
-    module, name = _BACKENDS[artifact.suffix]
-    backend: type[Runtime] = getattr(importlib.import_module(module), name)
-    runtime = backend.open(artifact, card)
-    try:
-        replay_golden(runtime, card, source=artifact.name)
-    except BaseException:
-        runtime.close()
-        raise
-    return runtime
-
-
-def replay_golden(runtime: Runtime, card: ModelCard, *, source: str) -> float:
-    """Let a runtime classify the golden clip of a card.
-
-    Args:
-        runtime: an opened one.
-        card: holds the seed and the right answer.
-        source: the artifact, for the error.
-
-    Returns:
-        Relative error.
-
-    Raises:
-        ParityError: the answer is wrong.
-    """
-    frames = golden_clip(card.golden.seed, card.clip.frames_shape)[None]
-    return check_golden(
-        card.golden.logits,
-        runtime.run(frames)[0],
-        tolerance=RUNTIME_TOLERANCE,
-        source=f"{source!r} on {runtime.name} ({runtime.device})",
-    )
-
-
 def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
     """Check that frames are what an artifact takes, before a backend sees them.
 
@@ -140,8 +118,66 @@ def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
         ArtifactError: they are not.
     """
     expected = card.clip.frames_shape
-    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1:] != expected:
+    if (
+        frames.dtype != np.uint8
+        or frames.ndim != 5
+        or frames.shape[1:] != expected
+        or not len(frames)
+    ):
         needed = ", ".join(str(size) for size in expected)
         raise ArtifactError(
-            f"frames are {frames.dtype} {frames.shape}; this artifact takes uint8 (N, {needed})"
+            f"frames are {frames.dtype} {frames.shape}; this artifact takes uint8 (N, {needed}), "
+            "N at least 1"
         )
+
+
+def check_signature(
+    artifact: Path,
+    card: ModelCard,
+    inputs: list[Described],
+    outputs: list[Described],
+) -> None:
+    """Check names, types and shapes of what an artifact takes and gives.
+
+    Args:
+        artifact: the file, for the error.
+        card: what is expected.
+        inputs: all of them.
+        outputs: all of them.
+
+    Raises:
+        ArtifactError: they are not what the card announces.
+    """
+    frames, classes = card.clip.frames_shape, card.model.num_classes
+    if (
+        [tensor[:2] for tensor in inputs] != [("frames", "uint8")]
+        or inputs[0][2][1:] != frames
+        or [tensor[:2] for tensor in outputs] != [("logits", "float32")]
+        or outputs[0][2][1:] not in ((classes,), (None,))
+    ):
+        raise ArtifactError(
+            f"{str(artifact)!r} takes {inputs} and gives {outputs}; its card announces "
+            f"uint8 'frames' (N, {', '.join(map(str, frames))}) and float32 'logits' "
+            f"(N, {classes})"
+        )
+    if inputs[0][2][0] is not None:
+        raise ArtifactError(
+            f"{str(artifact)!r} is frozen at batch {inputs[0][2][0]}; export it again"
+        )
+
+
+def only(backend: str, options: RuntimeOptions, *allowed: str) -> None:
+    """Refuse options that mean nothing to a backend.
+
+    Args:
+        backend: its name, for the error.
+        options: what is asked for.
+        allowed: names of those options among compile, cuda_graphs and rebuild that it has.
+
+    Raises:
+        BackendError: one is set that it does not have.
+    """
+    for name in ("compile", "cuda_graphs", "rebuild"):
+        if getattr(options, name) and name not in allowed:
+            flag = name.replace("_", "-")
+            raise BackendError(f"{backend} has no --{flag}; leave it out or choose another backend")

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, or on an NVIDIA GPU through its CUDA provider."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -8,49 +8,91 @@ from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard
 from stdeploy.errors import ArtifactError, BackendError, require
-from stdeploy.runtime.base import ClosesOnExit, check_frames
+from stdeploy.hardware import gpus
+from stdeploy.runtime.base import (
+    ClosesOnExit,
+    Described,
+    RuntimeOptions,
+    check_frames,
+    check_signature,
+    only,
+)
 
-_PROVIDER = "CPUExecutionProvider"
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_FATAL = 4  # ONNX Runtime's severities: 3 error, 4 fatal
+
+_NUMPY_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxRuntime(ClosesOnExit):
-    """An .onnx artifact in an inference session of ONNX Runtime."""
+    """An .onnx artifact in an inference session of ONNX Runtime.
+
+    On a GPU the frames are copied to one device buffer a batch size, which the session is bound
+    to, and only the logits come back.
+    """
 
     name = "onnxruntime"
 
-    def __init__(self, session: Any, card: ModelCard) -> None:
+    def __init__(self, session: Any, card: ModelCard, *, on_gpu: bool) -> None:
         self._session = session
         self._card = card
-        self.device = "CPU"
+        self._bindings: dict[int, tuple[Any, Any, Any]] = {}
+        self._on_gpu = on_gpu
+        self.precision = card.precision
+        provider = _CUDA if on_gpu else _CPU
+        self.device = f"{gpus()[0].name}, {provider}" if on_gpu and gpus() else "CPU"
 
     @classmethod
-    def open(cls, artifact: Path, card: ModelCard) -> Self:
-        """Load an artifact; see `Runtime.open`."""
-        ort = require("onnxruntime", extra="cpu", purpose=f"running {artifact.name!r}")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # Clips are large: an arena that grows by doubling holds gigabytes that nothing uses.
-        options.enable_cpu_mem_arena = False
-        try:
-            session = ort.InferenceSession(str(artifact), options, providers=[_PROVIDER])
-        except Exception as error:  # ONNX Runtime's own classes share no narrower base
-            reason = str(error).splitlines()[0]
-            raise ArtifactError(
-                f"{str(artifact)!r} cannot be loaded by ONNX Runtime: {reason}"
-            ) from error
-        providers = session.get_providers()
-        if providers != [_PROVIDER]:
-            raise BackendError(f"ONNX Runtime runs on {providers}, but {_PROVIDER} was asked for")
-        runtime = cls(session, card)
-        runtime._check_signature(artifact)
-        return runtime
+    def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
+        """Load an artifact; see `Runtime.open`.
+
+        The provider that the session really uses is compared with the one that was asked for:
+        ONNX Runtime itself goes on with the CPU after a message that is easily overlooked.
+        """
+        extra = "gpu" if options.device == "cuda" else "cpu"
+        ort = require("onnxruntime", extra=extra, purpose=f"running {artifact.name!r}")
+        only("onnxruntime", options)
+        if options.precision not in (None, card.precision):
+            raise BackendError(
+                f"onnxruntime runs {artifact.name!r} in {card.precision}, as it was written; run: "
+                f"stdeploy export --precision {options.precision}"
+            )
+        on_gpu = options.device == "cuda"
+        if on_gpu and _CUDA not in ort.get_available_providers():
+            if not options.allow_cpu:
+                raise BackendError(
+                    f"{_CUDA} was asked for, but the onnxruntime installed here is built for "
+                    "the CPU only; uninstall it and run: pip install 'stdeploy[gpu]', or pass "
+                    "--allow-cpu"
+                )
+            on_gpu = False
+        session = _session(ort, artifact, options, on_gpu=on_gpu)
+        used = session.get_providers()[0]
+        if on_gpu and used != _CUDA:
+            if not options.allow_cpu:
+                raise BackendError(
+                    f"{_CUDA} was asked for, but ONNX Runtime fell back to {used}: no NVIDIA GPU, "
+                    "driver or CUDA library that it can use; see stdeploy doctor, or pass "
+                    "--allow-cpu"
+                )
+            on_gpu = False
+        check_signature(
+            artifact,
+            card,
+            [_described(tensor) for tensor in session.get_inputs()],
+            [_described(tensor) for tensor in session.get_outputs()],
+        )
+        return cls(session, card, on_gpu=on_gpu)
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify clips; see `Runtime.run`."""
         check_frames(frames, self._card)
+        frames = np.ascontiguousarray(frames)
         try:
+            if self._on_gpu:
+                return self._run_bound(frames)
             (logits,) = self._session.run(["logits"], {"frames": frames})
-        except Exception as error:  # as above
+        except Exception as error:  # ONNX Runtime's own classes share no narrower base
             reason = str(error).splitlines()[0]
             raise ArtifactError(
                 f"ONNX Runtime cannot run a batch of {len(frames)} clips: {reason}"
@@ -59,23 +101,53 @@ class OnnxRuntime(ClosesOnExit):
 
     def close(self) -> None:
         """Release the session."""
+        self._bindings.clear()
         self._session = None
 
-    def _check_signature(self, artifact: Path) -> None:
-        inputs = [(i.name, i.type, list(i.shape)) for i in self._session.get_inputs()]
-        outputs = [(o.name, o.type) for o in self._session.get_outputs()]
-        tail = list(self._card.clip.frames_shape)
-        if (
-            len(inputs) != 1
-            or inputs[0][:2] != ("frames", "tensor(uint8)")
-            or inputs[0][2][1:] != tail
-            or outputs != [("logits", "tensor(float)")]
-        ):
-            raise ArtifactError(
-                f"{str(artifact)!r} takes {inputs} and gives {outputs}; its card announces "
-                f"uint8 'frames' (N, {', '.join(map(str, tail))}) and float 'logits'"
-            )
-        if isinstance(inputs[0][2][0], int):
-            raise ArtifactError(
-                f"{str(artifact)!r} is frozen at batch {inputs[0][2][0]}; export it again"
-            )
+    def _run_bound(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if len(frames) not in self._bindings:
+            self._bindings[len(frames)] = self._bind(frames)
+        binding, device_frames, device_logits = self._bindings[len(frames)]
+        device_frames.update_inplace(frames)
+        self._session.run_with_iobinding(binding)
+        return np.array(device_logits.numpy(), dtype=np.float32)
+
+    def _bind(self, frames: NDArray[np.uint8]) -> tuple[Any, Any, Any]:
+        ort = require("onnxruntime", extra="gpu", purpose="running on a GPU")
+        device_frames = ort.OrtValue.ortvalue_from_numpy(frames, "cuda", 0)
+        device_logits = ort.OrtValue.ortvalue_from_shape_and_type(
+            [len(frames), self._card.model.num_classes], np.float32, "cuda", 0
+        )
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("frames", device_frames)
+        binding.bind_ortvalue_output("logits", device_logits)
+        return binding, device_frames, device_logits
+
+
+def _session(ort: Any, artifact: Path, options: RuntimeOptions, *, on_gpu: bool) -> Any:
+    settings = ort.SessionOptions()
+    # What goes wrong is raised, or found in get_providers(); lines beside that only confuse.
+    settings.log_severity_level = _FATAL
+    ort.set_default_logger_severity(_FATAL)
+    # Clips are large: an arena that grows by doubling holds gigabytes that nothing uses.
+    settings.enable_cpu_mem_arena = False
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    providers: list[Any] = [_CPU]
+    if on_gpu:
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls(directory="")  # CUDA libraries that pip put beside it
+        # TF32 keeps 10 bits of a factor, which a golden clip in float32 would not forgive.
+        providers.insert(0, (_CUDA, {"use_tf32": "0", "cudnn_conv_use_max_workspace": "1"}))
+    try:
+        return ort.InferenceSession(str(artifact), settings, providers=providers)
+    except Exception as error:  # as above
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{str(artifact)!r} cannot be loaded by ONNX Runtime: {reason}"
+        ) from error
+
+
+def _described(tensor: Any) -> Described:
+    shape = tuple(size if isinstance(size, int) else None for size in tensor.shape)
+    return tensor.name, _NUMPY_TYPES.get(tensor.type, tensor.type), shape

@@ -1,5 +1,9 @@
-"""PyTorch in float32 on the CPU: runs checkpoints and fused weights as they are."""
+"""PyTorch: checkpoints and fused weights as they are, on the CPU or an NVIDIA GPU."""
 
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -7,33 +11,159 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard
-from stdeploy.errors import require
-from stdeploy.runtime.base import ClosesOnExit, check_frames
+from stdeploy.errors import ArtifactError, BackendError, require
+from stdeploy.runtime.base import ClosesOnExit, RuntimeOptions, check_frames, only
+from stdeploy.spec import Precision
 
 require("torch", extra="train", purpose="running a .pt or .safetensors file")
 
-from stdeploy.models.base import ActionModel  # noqa: E402 - after the check for torch
+import torch  # noqa: E402 - after the check for it
+from torch import Tensor  # noqa: E402
+
 from stdeploy.models.checkpoint import load_model  # noqa: E402
-from stdeploy.models.inference import logits_of  # noqa: E402
+from stdeploy.models.inference import FramesToLogits, halve_trunk  # noqa: E402
+
+_DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+# Runs before a graph is captured, on its own stream, so that cuDNN has chosen its algorithms.
+_WARM_UP_RUNS = 3
 
 
 class TorchRuntime(ClosesOnExit):
-    """A network of torch in evaluation mode."""
+    """A network of torch in evaluation mode.
+
+    On a GPU its memory layout is channels_last_3d, frames go through page-locked memory, and
+    with CUDA graphs each batch size is captured once and replayed.
+    """
 
     name = "torch"
 
-    def __init__(self, model: ActionModel, card: ModelCard) -> None:
-        self._model = model
+    def __init__(
+        self,
+        graph: FramesToLogits,
+        card: ModelCard,
+        precision: Precision,
+        options: RuntimeOptions,
+    ) -> None:
         self._card = card
-        self.device = "CPU"
+        self._on_gpu = options.device == "cuda"
+        self._graph: Callable[[Tensor], Tensor] | None = graph
+        if options.compile:
+            self._graph = torch.compile(graph, dynamic=False)
+        self._captured: dict[int, _Captured] | None = {} if options.cuda_graphs else None
+        self.precision = precision
+        words = [torch.cuda.get_device_name() if self._on_gpu else "CPU"]
+        words += ["compiled"] if options.compile else []
+        words += ["CUDA graphs"] if options.cuda_graphs else []
+        self.device = ", ".join(words)
 
     @classmethod
-    def open(cls, artifact: Path, card: ModelCard) -> Self:
+    def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
         """Load an artifact; see `Runtime.open`."""
+        only("torch", options, "compile", "cuda_graphs")
+        if options.device == "cuda" and not torch.cuda.is_available():
+            if not options.allow_cpu:
+                raise BackendError(
+                    "CUDA was asked for, but torch sees no NVIDIA GPU; see stdeploy doctor, or "
+                    "pass --allow-cpu"
+                )
+            options = dataclasses.replace(options, device="cpu", cuda_graphs=False)
+        if options.cuda_graphs and options.device != "cuda":
+            raise BackendError("--cuda-graphs needs --device cuda")
+        precision = options.precision or "fp32"
+        if precision not in _DTYPES:
+            raise BackendError(
+                f"torch has no {precision} here; run: stdeploy export --precision {precision}"
+            )
+        if precision == "fp16" and options.device == "cpu":
+            raise BackendError(
+                "torch computes fp16 convolutions on a CPU minutes a clip; use fp32, or bf16"
+            )
         model, _ = load_model(artifact)
-        return cls(model, card)
+        if precision != "fp32":
+            halve_trunk(model, _DTYPES[precision])
+        graph = FramesToLogits(model, card.clip).eval()
+        if options.device == "cuda":
+            graph.to("cuda")
+            # Memory formats name 4 and 5 dimensions; only the convolutions have the latter.
+            for parameter in graph.parameters():
+                if parameter.dim() == 5:
+                    parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+        return cls(graph, card, precision, options)
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify clips; see `Runtime.run`."""
         check_frames(frames, self._card)
-        return logits_of(self._model, self._card.clip, frames).astype(np.float32)
+        try:
+            with torch.inference_mode(), _exact(), _quiet():
+                logits = self._run(torch.from_numpy(np.ascontiguousarray(frames)))
+        except torch.cuda.OutOfMemoryError as error:
+            raise ArtifactError(
+                f"a batch of {len(frames)} clips does not fit into the memory of {self.device}"
+            ) from error
+        return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
+
+    def close(self) -> None:
+        """Release the network."""
+        self._graph = None
+        self._captured = None if self._captured is None else {}
+        if self._on_gpu:
+            torch.cuda.empty_cache()
+
+    def _run(self, frames: Tensor) -> Tensor:
+        assert self._graph is not None
+        if not self._on_gpu:
+            return self._graph(frames)
+        frames = frames.pin_memory()
+        if self._captured is None:
+            return self._graph(frames.to("cuda", non_blocking=True))
+        if len(frames) not in self._captured:
+            self._captured[len(frames)] = _Captured(self._graph, frames)
+        return self._captured[len(frames)].replay(frames)
+
+
+class _Captured:
+    """The network at one batch size as a CUDA graph."""
+
+    def __init__(self, graph: Callable[[Tensor], Tensor], frames: Tensor) -> None:
+        self._frames = frames.to("cuda")
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP_RUNS):
+                graph(self._frames)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._captured):
+            self._logits = graph(self._frames)
+
+    def replay(self, frames: Tensor) -> Tensor:
+        self._frames.copy_(frames, non_blocking=True)
+        self._captured.replay()
+        return self._logits
+
+
+@contextlib.contextmanager
+def _exact() -> Iterator[None]:
+    """Without TF32, whose 10 bits a golden clip in float32 would not forgive."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=False, benchmark=True):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.compile warns about its own internals the first time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,13 +14,16 @@ import pytest
 from stdeploy.card import read_card
 from stdeploy.classify import Classifier
 from stdeploy.cli.classify import expand
+from stdeploy.hardware import gpus
 from stdeploy.models.checkpoint import save_checkpoint
+from stdeploy.runtime.base import RuntimeOptions
 from tests.conftest import card_of, tiny_model
 from tests.video.videos import write_video
 
 
 def stdeploy(*arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "STDEPLOY_DEBUG"}
+    environment["STDEPLOY_CACHE"] = str(cwd / ".cache")
     return subprocess.run(
         [sys.executable, "-m", "stdeploy", *map(str, arguments)],
         cwd=cwd,
@@ -44,7 +48,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exported = stdeploy("export", cwd=folder)
     assert exported.returncode == 0, exported.stderr
     assert "exporting ckpt.fused.safetensors" in exported.stderr
-    assert "onnxruntime, batch 5: relative error" in exported.stdout
+    assert "onnxruntime, batch 5" in exported.stdout
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         noise = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(30)]
@@ -65,15 +69,16 @@ def test_the_chain_leaves_three_artifacts(chain: Path) -> None:
 def test_classify_prints_a_table_of_the_newest_artifact(chain: Path) -> None:
     result = stdeploy("classify", "a.mp4", "--top-k", 2, cwd=chain)
     assert result.returncode == 0, result.stderr
-    assert "ckpt.onnx, onnxruntime on CPU" in result.stderr
+    assert re.search(r"ckpt\.onnx, (onnxruntime|openvino) on CPU in fp32, 1 view", result.stderr)
     assert "a.mp4" in result.stdout
     assert result.stdout.count("class ") == 2
 
 
 def test_classify_gives_the_numbers_of_the_library(chain: Path) -> None:
-    result = stdeploy("classify", "a.mp4", "--views", 3, "--json", cwd=chain)
-    (record,) = records(result)
-    with Classifier.open(chain / "ckpt.onnx", views=3) as classifier:
+    options = ("--views", 3, "--backend", "onnxruntime", "--json")
+    (record,) = records(stdeploy("classify", "a.mp4", *options, cwd=chain))
+    runtime = RuntimeOptions(backend="onnxruntime")
+    with Classifier.open(chain / "ckpt.onnx", views=3, options=runtime) as classifier:
         prediction = classifier.classify(chain / "a.mp4")
     assert record["predictions"] == prediction.to_record(5)["predictions"]
     assert record["view_spans_seconds"] == prediction.to_record(5)["view_spans_seconds"]
@@ -116,20 +121,34 @@ def test_classify_runs_every_kind_of_artifact(chain: Path) -> None:
     np.testing.assert_allclose(scores[1:], [scores[0]] * 2, atol=1e-4)
 
 
-def test_trt_without_tensorrt_writes_the_onnx_and_exits_3(chain: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(bool(gpus()), reason="about hosts without a GPU")
+def test_trt_without_a_gpu_writes_the_onnx_and_exits_3(chain: Path, tmp_path: Path) -> None:
     shutil.copy(chain / "ckpt.fused.safetensors", tmp_path)
     result = stdeploy("export", "--trt", cwd=tmp_path)
     assert result.returncode == 3
-    assert (tmp_path / "ckpt.onnx").is_file()
-    assert "TensorRT" in result.stderr
-    assert "there is no engine" in result.stderr
-    assert len(result.stderr.splitlines()) == 2  # the note and one line of error
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt.fused.safetensors", "ckpt.onnx"]
+    assert "is written and verified, but no engine is built" in result.stderr
+    assert "on the GPU host run: stdeploy export ckpt.onnx --trt" in result.stderr
+    assert len(result.stderr.splitlines()) == 3  # two notes and one line of error
+
+
+@pytest.mark.skipif(bool(gpus()), reason="about hosts without a GPU")
+def test_cuda_asked_for_without_a_gpu_is_one_line_and_no_result(chain: Path) -> None:
+    for options in (["--device", "cuda"], ["--device", "cuda", "--backend", "onnxruntime"]):
+        result = stdeploy("classify", "a.mp4", *options, "--json", cwd=chain)
+        assert result.returncode == 3
+        assert result.stdout == ""
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("stdeploy: CUDAExecutionProvider was asked for")
+    allowed = stdeploy("classify", "a.mp4", "--device", "cuda", "--allow-cpu", cwd=chain)
+    assert allowed.returncode == 0
+    assert "on CPU in fp32" in allowed.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["classify", "a.mp4"], 2, "no *.onnx in"),
+        (["classify", "a.mp4"], 2, "no *.onnx or *.engine in"),
         (["classify", "a.mp4", "-m", "none.onnx"], 2, "'none.onnx' does not exist"),
         (["classify", "a.mp4", "-m", "bad/bad.onnx"], 2, "'bad/bad.onnx' is no ONNX file"),
         (["fuse", "none.pt"], 2, "'none.pt' does not exist"),
@@ -139,7 +158,13 @@ def test_trt_without_tensorrt_writes_the_onnx_and_exits_3(chain: Path, tmp_path:
         (["train", "--temporal-lengths", "1,2,3,3,3"], 2, "t2 is 2"),
         (["train", "--temporal-lengths", "x"], 2, "write t1..t5 as 1,1,3,3,5"),
         (["evaluate", "bad/bad.pt", "--data", "."], 2, "labels.json' does not exist"),
-        (["flops"], 2, "name one artifact, or pass --paper-tables"),
+        (["flops"], 2, "name one artifact, or pass --architecture, or --paper-tables"),
+        (["flops", "--architecture", "none"], 2, "architecture 'none' is not known"),
+        (["export", "--batches", "4,1,8"], 2, "need 1 <= smallest <= best <= largest"),
+        (["export", "--allow", "kl"], 2, "write name=number"),
+        (["bench"], 2, "nothing to measure in"),
+        (["bench", "bad/bad.onnx"], 2, "'bad/bad.onnx' is no ONNX file"),
+        (["bench", "--batches", "0"], 2, "write numbers from 1"),
         (["card", "a.mp4"], 2, "no artifact of stdeploy"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -167,7 +192,8 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 def test_a_missing_extra_prints_the_pip_command(chain: Path) -> None:
     script = (
-        "import sys\nsys.modules['onnxruntime'] = None\n"  # what an absent module looks like
+        "import sys\n"
+        "sys.modules.update(onnxruntime=None, openvino=None)\n"  # what is absent looks so
         "sys.argv = ['stdeploy', 'classify', 'a.mp4']\n"
         "from stdeploy.cli.main import main\nmain()"
     )
@@ -181,7 +207,8 @@ def test_a_missing_extra_prints_the_pip_command(chain: Path) -> None:
 def test_version_and_help(tmp_path: Path) -> None:
     assert stdeploy("--version", cwd=tmp_path).stdout.startswith("stdeploy 0.")
     listed = stdeploy("--help", cwd=tmp_path).stdout
-    for verb in ("pull", "train", "fuse", "export", "classify", "evaluate", "flops", "card"):
+    verbs = "pull train fuse export classify evaluate bench flops card doctor"
+    for verb in verbs.split():
         assert verb in listed
         assert stdeploy(verb, "--help", cwd=tmp_path).returncode == 0
 
@@ -194,10 +221,16 @@ def test_card_shows_and_dumps(chain: Path) -> None:
 
 
 def test_flops_of_an_artifact(chain: Path) -> None:
-    unfused = json.loads(stdeploy("flops", "ckpt.pt", "--json", cwd=chain).stdout)
-    fused = json.loads(stdeploy("flops", "ckpt.onnx", "--json", cwd=chain).stdout)
-    assert 0 < fused["macs"] < unfused["macs"]
-    assert "conv5" in stdeploy("flops", "ckpt.onnx", cwd=chain).stdout
+    counted = json.loads(stdeploy("flops", "ckpt.pt", "--json", cwd=chain).stdout)
+    multi, single, fused = (counted[k] for k in ("multi-branch", "single filters", "fused"))
+    assert 0 < fused["macs"] == single["macs"] < multi["macs"]
+    assert fused["total"] < single["total"]  # no norms are left
+    for cost in (multi, single, fused):
+        assert sum(cost["by_stage"].values()) == cost["total"]
+        assert list(cost["by_layer"]) == list(fused["by_layer"])
+    of_artifact = json.loads(stdeploy("flops", "ckpt.onnx", "--json", cwd=chain).stdout)
+    assert of_artifact["fused"] == fused
+    assert "conv5.1.conv2" in stdeploy("flops", "ckpt.onnx", "--layers", cwd=chain).stdout
 
 
 def test_folders_patterns_and_files_expand_in_order(

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -11,10 +10,10 @@ from stdeploy.export import onnx as export
 from stdeploy.files import sha256_of
 from stdeploy.fuse import fuse_model
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
-from stdeploy.models.inference import logits_of
-from stdeploy.models.registry import ARCHITECTURES
-from stdeploy.runtime.base import open_runtime
-from tests.conftest import TINY_CLIP, card_of, tiny_model
+from stdeploy.runtime.base import RuntimeOptions
+from tests.conftest import card_of, tiny_model
+
+ORT = RuntimeOptions(backend="onnxruntime")
 
 
 def fused_file(folder: Path, architecture: str = "i3d-resnet18", **fields: object) -> Path:
@@ -24,25 +23,15 @@ def fused_file(folder: Path, architecture: str = "i3d-resnet18", **fields: objec
     return path
 
 
-@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-def test_every_architecture_exports_and_answers_alike(tmp_path: Path, architecture: str) -> None:
-    model = fuse_model(tiny_model(architecture, temporal_lengths=(3, 1, 3, 3, 5))).float()
-    source = tmp_path / "ckpt.fused.safetensors"
-    save_fused(source, model, card_of(model))
-    result = export.export_onnx(source)
-    assert result.path == tmp_path / "ckpt.onnx"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt.fused.safetensors", "ckpt.onnx"]
-    checks = [row.check for row in result.card.parity]
-    assert checks == [f"onnxruntime, batch {n}" for n in (1, 2, 5)]
-    frames = np.random.default_rng(0).integers(0, 256, (3, *TINY_CLIP.frames_shape), np.uint8)
-    expected = logits_of(model, TINY_CLIP, frames)
-    with open_runtime(result.path) as runtime:
-        np.testing.assert_allclose(runtime.run(frames), expected, rtol=1e-4, atol=1e-5)
-
-
 def test_card_travels_with_the_file(tmp_path: Path) -> None:
     source = fused_file(tmp_path)
     result = export.export_onnx(source, tmp_path / "other.onnx")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["ckpt.fused.safetensors", "other.onnx"]
+    checks = [row.check for row in result.card.parity]
+    assert checks[:3] == [f"onnxruntime, batch {n}" for n in (1, 2, 5)]
+    assert len(checks) == 7
+    assert all(row.passed for row in result.card.parity)
     card, parent = read_card(tmp_path / "other.onnx"), read_card(source)
     assert card == result.card
     assert (card.model, card.clip, card.labels) == (parent.model, parent.clip, parent.labels)
@@ -86,14 +75,14 @@ def test_nothing_is_written_where_the_runtime_answers_differently(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = fused_file(tmp_path)
-    to_onnx = export._to_onnx
+    to_onnx = export.to_onnx
 
     def damaged(model: torch.nn.Module, card: object) -> onnx.ModelProto:
         with torch.no_grad():
             model.conv5[0].conv1.weight[0, 0] += 0.5
         return to_onnx(model, card)
 
-    monkeypatch.setattr(export, "_to_onnx", damaged)
+    monkeypatch.setattr(export, "to_onnx", damaged)
     with pytest.raises(ParityError, match="nothing was written"):
         export.export_onnx(source)
     assert [p.name for p in tmp_path.iterdir()] == ["ckpt.fused.safetensors"]

@@ -13,7 +13,7 @@ from stdeploy.errors import ArtifactError, ParityError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fuse import fuse_model
 from stdeploy.models.checkpoint import save_checkpoint, save_fused
-from stdeploy.runtime.base import open_runtime
+from stdeploy.runtime.opening import open_runtime
 from tests.conftest import TINY_CLIP, card_of, tiny_model
 
 
@@ -112,9 +112,9 @@ def test_half_a_file_is_refused(artifacts: Path, tmp_path: Path) -> None:
 
 
 def test_other_files_are_refused(artifacts: Path, tmp_path: Path) -> None:
-    shutil.copy(artifacts / "a.onnx", tmp_path / "a.engine")
-    with pytest.raises(ArtifactError, match=r"no backend runs \.engine files"):
-        open_runtime(tmp_path / "a.engine")
+    shutil.copy(artifacts / "a.onnx", tmp_path / "a.plan")
+    with pytest.raises(ArtifactError, match=r"no backend runs \.plan files"):
+        open_runtime(tmp_path / "a.plan")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from stdeploy.golden import golden_clip
+
 # Matrices of a track header: 16.16 fixed point, the last column 2.30 (ISO 14496-12, 8.3.2).
 ROTATIONS = {
     0: (1, 0, 0, 1),
@@ -51,3 +53,12 @@ def set_rotation(path: Path, degrees: int) -> None:
     a, b, c, d = (value << 16 for value in ROTATIONS[degrees])
     content[matrix : matrix + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
+
+
+def write_golden_videos(folder: Path, *, count: int) -> Path:
+    """Videos with the statistics of golden clips, for calibrating random networks on."""
+    folder.mkdir(exist_ok=True)
+    for seed in range(count):
+        frames = golden_clip(seed, (20, 48, 64, 3))
+        write_video(folder / f"{seed}.mp4", list(frames), fps=12.0)
+    return folder

@@ -1,0 +1,1 @@
+"""All backends, precisions and batch sizes side by side, measured fairly."""

@@ -1,0 +1,230 @@
+"""Measuring cases in turns: what slows the machine for a while slows all of them alike."""
+
+import dataclasses
+import datetime
+import statistics
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from stdeploy.bench.cases import Case
+from stdeploy.bench.worker import FailedError, Loaded, Turn, Worker, gpu_bytes_in_use
+from stdeploy.hardware import cpu_count, cpu_name, gpus
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One case at one batch size.
+
+    Attributes:
+        name: of the case.
+        artifact: file name.
+        backend: of the case.
+        device: where it ran, in words.
+        precision: arithmetic of the convolutions.
+        batch: clips at a time.
+        clips_per_second: batch over the median latency.
+        latency_ms: median (p50), p95 and p99 of a batch.
+        runs: how many latencies were measured.
+        load_seconds: from the file to the verified answer to the golden clip.
+        peak_bytes: largest memory of its process.
+        gpu_bytes: memory of the GPU that it took; None without one.
+        error: relative error of the golden clip against the float32 parent.
+        peak_share: arithmetic of the fused network over that of a large matrix product in the
+            same precision, in the same run; None where that is not known.
+        speedup: clips per second over those of the unfused network in eager float32.
+        command: what a user types to run videos so.
+        failed: why there are no figures; they are then 0 or None.
+    """
+
+    name: str
+    artifact: str
+    backend: str
+    device: str
+    precision: str
+    batch: int
+    clips_per_second: float = 0.0
+    latency_ms: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    runs: int = 0
+    load_seconds: float = 0.0
+    peak_bytes: int = 0
+    gpu_bytes: int | None = None
+    error: float | None = None
+    peak_share: float | None = None
+    speedup: float | None = None
+    command: str = ""
+    failed: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All rows of one run.
+
+    Attributes:
+        network: what was measured, in words.
+        machine: processor, GPU, counts.
+        date: when, UTC, ISO 8601.
+        rounds: turns of each case.
+        macs: multiply-accumulates of the fused network for one clip; None if not counted.
+        peaks: operations per second of a matrix product, by "device precision".
+        rows: one a case and batch size.
+    """
+
+    network: str
+    machine: dict[str, str]
+    date: str
+    rounds: int
+    macs: int | None
+    peaks: dict[str, float]
+    rows: tuple[Row, ...]
+
+    def winner(self, precision: str | None = None) -> Row | None:
+        """The fastest row of a precision, or of all."""
+        able = [r for r in self.rows if r.failed is None and precision in (None, r.precision)]
+        return max(able, key=lambda row: row.clips_per_second, default=None)
+
+
+@dataclasses.dataclass
+class _Entry:
+    """What is known of a case so far."""
+
+    case: Case
+    worker: Worker
+    loaded: Loaded | None = None
+    gpu_before: int | None = None
+    turns: dict[int, list[Turn]] = dataclasses.field(default_factory=dict)
+    failed: dict[int, str] = dataclasses.field(default_factory=dict)
+
+
+def measure(
+    cases: Sequence[Case],
+    *,
+    batches: Sequence[int],
+    rounds: int,
+    turn_seconds: float,
+    macs: int | None,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> Report:
+    """Open every case in a process of its own, and let them take turns.
+
+    Args:
+        cases: what to measure.
+        batches: batch sizes.
+        rounds: turns of each case at each batch size.
+        turn_seconds: how long a turn runs at least; one run if that takes longer.
+        macs: multiply-accumulates of the fused network for one clip, for the share of the peak.
+        progress: is told what is done, how much of it and of how much.
+    """
+    entries: list[_Entry] = []
+    peaks: dict[str, float] = {}
+    yardstick = Worker(None)
+    try:
+        for case in cases:
+            entries.append(_opened(case, batches))
+            progress(f"opening {case.name}", len(entries), len(cases))
+        total = len(batches) * rounds
+        for number in range(total):
+            batch = batches[number // rounds]
+            for entry in entries:
+                _take_turn(entry, batch, turn_seconds)
+            for kind in {f"{c.options.device} {c.precision}" for c in cases}:
+                found = yardstick.peak(*kind.split())
+                if found is not None:
+                    peaks[kind] = max(found, peaks.get(kind, 0.0))
+            progress(f"batch {batch}", number + 1, total)
+    finally:
+        for entry in entries:
+            entry.worker.close()
+        yardstick.close()
+    rows = [_row(entry, batch, macs, peaks) for batch in batches for entry in entries]
+    return Report(
+        network=_network(cases[0]),
+        machine=_machine(),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        rounds=rounds,
+        macs=macs,
+        peaks=peaks,
+        rows=tuple(_with_speedup(rows, cases)),
+    )
+
+
+def _opened(case: Case, batches: Sequence[int]) -> _Entry:
+    on_gpu = case.options.device == "cuda"
+    before = gpu_bytes_in_use() if on_gpu else None
+    entry = _Entry(case, Worker(case), gpu_before=before)
+    try:
+        entry.loaded = entry.worker.load()
+    except FailedError as error:
+        entry.failed = dict.fromkeys(batches, str(error))
+    return entry
+
+
+def _take_turn(entry: _Entry, batch: int, seconds: float) -> None:
+    if batch in entry.failed:
+        return
+    try:
+        entry.turns.setdefault(batch, []).append(entry.worker.turn(batch, seconds))
+    except FailedError as error:
+        entry.failed[batch] = str(error)
+
+
+def _row(entry: _Entry, batch: int, macs: int | None, peaks: dict[str, float]) -> Row:
+    case, turns = entry.case, entry.turns.get(batch, [])
+    row = Row(
+        name=case.name,
+        artifact=case.artifact.name,
+        backend=case.options.backend,
+        device=entry.loaded.device if entry.loaded else case.options.device,
+        precision=case.precision,
+        batch=batch,
+        command=case.command,
+        failed=entry.failed.get(batch),
+    )
+    if row.failed is not None or entry.loaded is None or not turns:
+        return row
+    latencies = [second * 1e3 for turn in turns for second in turn.seconds]
+    rate = batch * 1e3 / statistics.median(latencies)
+    peak = peaks.get(f"{case.options.device} {case.precision}")
+    p50, p95, p99 = (float(value) for value in np.percentile(latencies, (50, 95, 99)))
+    gpu = turns[-1].gpu_bytes
+    return dataclasses.replace(
+        row,
+        clips_per_second=rate,
+        latency_ms=(p50, p95, p99),
+        runs=len(latencies),
+        load_seconds=entry.loaded.seconds,
+        peak_bytes=turns[-1].peak_bytes,
+        gpu_bytes=None if gpu is None or entry.gpu_before is None else gpu - entry.gpu_before,
+        error=entry.loaded.error,
+        peak_share=2 * macs * rate / peak if macs and peak else None,
+    )
+
+
+def _with_speedup(rows: Sequence[Row], cases: Sequence[Case]) -> list[Row]:
+    """Rows with their speed over that of the unfused network on the CPU, batch by batch."""
+    baselines = {c.name for c in cases if c.is_baseline and c.options.device == "cpu"}
+    rates = {row.batch: row.clips_per_second for row in rows if row.name in baselines}
+    return [
+        dataclasses.replace(row, speedup=row.clips_per_second / rates[row.batch])
+        if rates.get(row.batch)
+        else row
+        for row in rows
+    ]
+
+
+def _network(case: Case) -> str:
+    model, clip = case.card.model, case.card.clip
+    lengths = "-".join(str(length) for length in model.temporal_lengths)
+    size = f"{clip.num_frames}x{clip.crop_px}x{clip.crop_px}"
+    return (
+        f"{case.artifact.name.partition('.')[0]}: {model.architecture} {lengths}, clips of {size}"
+    )
+
+
+def _machine() -> dict[str, str]:
+    machine = {"processor": cpu_name(), "processors": str(cpu_count())}
+    if gpus():
+        machine["gpu"] = ", ".join(gpu.name for gpu in gpus())
+    return machine

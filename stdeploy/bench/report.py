@@ -1,0 +1,133 @@
+"""A report as text, JSON and a picture."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from stdeploy.bench.measure import Report, Row
+from stdeploy.errors import require
+from stdeploy.files import whole_file
+
+COLUMNS = (
+    "case",
+    "batch",
+    "clips/s",
+    "x unfused",
+    "p50 ms",
+    "p95",
+    "p99",
+    "runs",
+    "load s",
+    "memory GB",
+    "GPU GB",
+    "error",
+    "% of peak",
+)
+# On white and on black alike.
+_GREY, _COLOURS = "#888888", {"fp32": "#4c8bf5", "fp16": "#2ca58d", "bf16": "#9c6ade"}
+_OTHER = "#e8833a"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row as text, one cell a column of COLUMNS."""
+    if row.failed is not None:
+        return (row.name, str(row.batch), "failed", *[""] * (len(COLUMNS) - 3))
+    p50, p95, p99 = row.latency_ms
+    return (
+        row.name,
+        str(row.batch),
+        f"{row.clips_per_second:.3g}",
+        "" if row.speedup is None else f"{row.speedup:.2f}",
+        f"{p50:.4g}",
+        f"{p95:.4g}",
+        f"{p99:.4g}",
+        str(row.runs),
+        f"{row.load_seconds:.1f}",
+        f"{row.peak_bytes / 1e9:.2f}",
+        "" if row.gpu_bytes is None else f"{row.gpu_bytes / 1e9:.2f}",
+        "" if row.error is None else f"{row.error:.1e}",
+        "" if row.peak_share is None else f"{row.peak_share:.0%}",
+    )
+
+
+def summary(report: Report) -> Iterator[str]:
+    """The winners and their commands, failures, and what the shares are shares of."""
+    for row in report.rows:
+        if row.failed is not None:
+            yield f"{row.name}, batch {row.batch}, failed: {row.failed}"
+    precisions = dict.fromkeys(row.precision for row in report.rows)
+    for precision in precisions:
+        best = report.winner(precision)
+        if best is not None:
+            yield (
+                f"fastest in {precision}: {best.name}, batch {best.batch}, "
+                f"{best.clips_per_second:.3g} clips/s: {best.command}"
+            )
+    for kind, peak in sorted(report.peaks.items()):
+        yield f"peak, a matrix product on {kind}: {peak / 1e12:.3g} Tops/s"
+
+
+def to_json(report: Report) -> str:
+    """All figures, for programs."""
+    return json.dumps(dataclasses.asdict(report), indent=1)
+
+
+def to_markdown(report: Report) -> str:
+    """The table, the winners and the machine, for a file in a repository."""
+    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
+    lines = [
+        f"## {report.network}",
+        "",
+        f"{report.date}, {machine}, {report.rounds} rounds.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"| --- |{' ---: |' * (len(COLUMNS) - 1)}",
+        *(f"| {' | '.join(cells(row))} |" for row in report.rows),
+        "",
+        *(f"- {line}" for line in summary(report)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a report whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def draw(report: Report, path: Path) -> None:
+    """Draw clips per second as bars, for light and dark pages.
+
+    Args:
+        report: what was measured.
+        path: ends in .png or .svg.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    require("matplotlib", extra="bench", purpose="drawing a picture")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [row for row in report.rows if row.failed is None]
+    several = len({row.batch for row in rows}) > 1
+    names = [f"{row.name}, batch {row.batch}" if several else row.name for row in rows]
+    rates = [row.clips_per_second for row in rows]
+    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.42 * len(rows)), layout="constrained")
+    colours = [_COLOURS.get(row.precision, _OTHER) for row in rows]
+    bars = axes.barh(names, rates, color=colours)
+    axes.bar_label(bars, labels=[f"{rate:.3g}" for rate in rates], padding=4, color=_GREY)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("clips per second (more is better)", color=_GREY)
+    axes.set_title(report.network, color=_GREY, loc="left", fontsize=11)
+    axes.tick_params(colors=_GREY)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_GREY)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, transparent=True, dpi=160)
+    pyplot.close(figure)

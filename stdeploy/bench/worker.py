@@ -1,0 +1,165 @@
+"""One process for each case, so that memory is its own and thread pools do not meet."""
+
+import dataclasses
+import multiprocessing
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from stdeploy.bench.cases import Case
+from stdeploy.bench.peak import matmul_flops
+from stdeploy.errors import StdeployError
+from stdeploy.golden import golden_clip
+from stdeploy.parity import relative_error
+from stdeploy.runtime.opening import open_runtime
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A case that was opened.
+
+    Attributes:
+        seconds: from the file to the answer to the golden clip, imports apart.
+        error: relative error of the golden clip against the float32 parent.
+        device: where it runs, in words.
+    """
+
+    seconds: float
+    error: float
+    device: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One turn of a case.
+
+    Attributes:
+        seconds: of every run.
+        peak_bytes: largest memory of the process so far.
+        gpu_bytes: memory of the GPU in use by all after the turn; None without one.
+    """
+
+    seconds: tuple[float, ...]
+    peak_bytes: int
+    gpu_bytes: int | None
+
+
+class FailedError(Exception):
+    """A case that cannot be measured; the others go on."""
+
+
+class Worker:
+    """A process that opens a case and runs it when asked; a context manager.
+
+    Args:
+        case: what it runs; None for one that only multiplies matrices.
+    """
+
+    def __init__(self, case: Case | None) -> None:
+        # A fresh interpreter: what one backend loaded must not be in the memory of another.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(case, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def load(self) -> Loaded:
+        """Open the case, and make it answer the golden clip."""
+        loaded: Loaded = self._ask("load")
+        return loaded
+
+    def turn(self, batch: int, seconds: float) -> Turn:
+        """Run a batch again and again for some time, at least once."""
+        turn: Turn = self._ask("turn", batch, seconds)
+        return turn
+
+    def peak(self, device: str, precision: str) -> float | None:
+        """Arithmetic of a large matrix product, in operations per second."""
+        peak: float | None = self._ask("peak", device, precision)
+        return peak
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def _ask(self, *question: object) -> Any:
+        try:
+            self._pipe.send(question)
+            answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise FailedError("its process died; is there enough memory?") from error
+        if isinstance(answer, str):
+            raise FailedError(answer)
+        return answer
+
+
+def gpu_bytes_in_use() -> int | None:
+    """Memory of the first GPU that is in use, by anyone; None where it cannot be asked."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return int(result.stdout.split()[0]) << 20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
+def _serve(case: Case | None, pipe: Connection) -> None:
+    """The loop of the process: one answer to each question, text where it failed."""
+    server = _Server(case)
+    while True:
+        try:
+            name, *arguments = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            pipe.send(getattr(server, name)(*arguments))
+        except (StdeployError, MemoryError, RuntimeError, OSError) as error:
+            pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
+
+
+class _Server:
+    def __init__(self, case: Case | None) -> None:
+        self._case = case
+        self._runtime: Any = None
+
+    def load(self) -> Loaded:
+        case = self._case
+        assert case is not None
+        clip = golden_clip(case.card.golden.seed, case.card.clip.frames_shape)[None]
+        start = time.perf_counter()
+        self._runtime = open_runtime(case.artifact, case.card, case.options)
+        seconds = time.perf_counter() - start
+        error = relative_error(
+            np.asarray(case.card.golden.logits)[None], self._runtime.run(clip).astype(np.float64)
+        )
+        return Loaded(seconds, error, self._runtime.device)
+
+    def turn(self, batch: int, seconds: float) -> Turn:
+        assert self._case is not None
+        shape = self._case.card.clip.frames_shape
+        frames = np.stack([golden_clip(seed, shape) for seed in range(batch)])
+        self._runtime.run(frames)  # not counted: memory of this batch size, kernels, caches
+        taken: list[float] = []
+        while not taken or sum(taken) < seconds:
+            start = time.perf_counter()
+            self._runtime.run(frames)
+            taken.append(time.perf_counter() - start)
+        gpu = gpu_bytes_in_use() if self._case.options.device == "cuda" else None
+        return Turn(tuple(taken), _peak_bytes(), gpu)
+
+    def peak(self, device: str, precision: str) -> float | None:
+        return matmul_flops(device, precision)
+
+
+def _peak_bytes() -> int:
+    import resource
+
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest << 10

@@ -1,0 +1,97 @@
+"""stdeploy bench: which backend, precision and batch size is the fastest here?"""
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from stdeploy.card import ModelCard
+from stdeploy.cli.console import note, out, phase_bars
+from stdeploy.errors import ArtifactError, SpecError
+
+
+def command(
+    artifacts: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Default: all artifacts of the newest network of this folder."),
+    ] = None,
+    batches: Annotated[str, typer.Option("--batches", help="Batch sizes.")] = "1",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=1000, help="Turns of each.")] = 5,
+    turn_seconds: Annotated[
+        float, typer.Option("--turn-seconds", min=0.0, help="How long a turn runs at least.")
+    ] = 1.0,
+    devices: Annotated[str, typer.Option("--devices", help="Of cpu and cuda.")] = "cpu,cuda",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also torch.compile; takes minutes to start.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw clips per second: .png or .svg.")
+    ] = None,
+) -> None:
+    """Measure all backends and precisions side by side, and name the winner and its command.
+
+    Each runs in a process of its own, and they take turns, so that a busy machine is unfair to
+    none. The unfused network in eager PyTorch (ckpt.pt) is the baseline where it is there.
+    """
+    from stdeploy.bench.cases import artifacts_of, cases_for, newest_stem
+    from stdeploy.bench.measure import measure
+    from stdeploy.bench.report import COLUMNS, cells, draw, summary, to_json, to_markdown
+    from stdeploy.bench.report import write_text as write
+    from stdeploy.files import checked_output
+
+    for path, suffixes in ((json_file, (".json",)), (markdown, (".md",)), (plot, (".png", ".svg"))):
+        if path is not None:
+            checked_output(path, next((s for s in suffixes if path.name.endswith(s)), suffixes[0]))
+    sizes = _sizes(batches)
+    paths = artifacts or artifacts_of(Path(), newest_stem(Path()))
+    cases = list(cases_for(paths, devices=tuple(devices.split(",")), compiled=compiled))
+    if not cases:
+        raise ArtifactError("no backend here runs any of these files; see stdeploy doctor")
+    note(f"measuring {len(cases)} ways: {', '.join(case.name for case in cases)}")
+    with phase_bars() as progress:
+        report = measure(
+            cases,
+            batches=sizes,
+            rounds=rounds,
+            turn_seconds=turn_seconds,
+            macs=_macs(cases[0].card),
+            progress=progress,
+        )
+    table = Table(title=report.network, title_justify="left")
+    for number, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if number else "left")
+    for row in report.rows:
+        table.add_row(*cells(row))
+    out.print(table)
+    for line in summary(report):
+        out.print(line, soft_wrap=True, markup=False)
+    if json_file is not None:
+        write(to_json(report) + "\n", json_file)
+    if markdown is not None:
+        write(to_markdown(report), markdown)
+    if plot is not None:
+        draw(report, plot)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise SpecError(f"--batches {text!r}: write numbers from 1, such as 1,4,8")
+    return sizes
+
+
+def _macs(card: ModelCard) -> int | None:
+    """Multiply-accumulates of the fused network; None without torch and fvcore."""
+    if not importlib.util.find_spec("torch") or not importlib.util.find_spec("fvcore"):
+        return None
+    from stdeploy.export.flops import count
+
+    fused = card.model.model_copy(update={"fused": True})
+    return count(fused, num_frames=card.clip.num_frames, side_px=card.clip.crop_px).macs

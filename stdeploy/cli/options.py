@@ -1,0 +1,82 @@
+"""Options that several verbs share: which backend runs, where, and in which precision."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from stdeploy.runtime.base import RuntimeOptions
+
+
+class BackendName(StrEnum):
+    """Backends by name."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+    TENSORRT = "tensorrt"
+
+
+class DeviceName(StrEnum):
+    """Where to run."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class PrecisionName(StrEnum):
+    """Arithmetic of the convolutions."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+BackendOption = Annotated[BackendName, typer.Option("--backend", help="auto: see stdeploy doctor.")]
+DeviceOption = Annotated[
+    DeviceName, typer.Option("--device", help="cuda is refused where it cannot be had.")
+]
+PrecisionOption = Annotated[
+    PrecisionName | None,
+    typer.Option("--precision", help="Default: the artifact's. torch and openvino offer more."),
+]
+AllowCpuOption = Annotated[
+    bool, typer.Option("--allow-cpu", help="Run on the CPU where the GPU cannot be used.")
+]
+CompileOption = Annotated[bool, typer.Option("--compile", help="torch only: torch.compile.")]
+CudaGraphsOption = Annotated[
+    bool, typer.Option("--cuda-graphs", help="torch and tensorrt: one graph per batch size.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads. Default: the backend's.")
+]
+RebuildOption = Annotated[
+    bool, typer.Option("--rebuild", help="Build an engine that does not fit this host again.")
+]
+
+
+def runtime_options(
+    backend: BackendName,
+    device: DeviceName,
+    precision: PrecisionName | None,
+    *,
+    allow_cpu: bool,
+    compiled: bool,
+    cuda_graphs: bool,
+    threads: int | None,
+    rebuild: bool,
+) -> RuntimeOptions:
+    """What the user typed, as the library takes it."""
+    return RuntimeOptions(
+        backend=backend.value,
+        device=device.value,
+        precision=precision.value if precision else None,
+        allow_cpu=allow_cpu,
+        compile=compiled,
+        cuda_graphs=cuda_graphs,
+        threads=threads,
+        rebuild=rebuild,
+    )

@@ -1,0 +1,1 @@
+"""TensorRT engines: which TensorRT is here, building a plan, and the sidecar that describes it."""

@@ -1,0 +1,110 @@
+"""Engines as files: built and written with their sidecar, or built again for another host."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from stdeploy.card import ModelCard, read_card
+from stdeploy.engine.flavour import Flavour, import_flavour
+from stdeploy.engine.plan import BuildOptions, build_plan
+from stdeploy.errors import ArtifactError, BackendError
+from stdeploy.files import existing, sha256_of, sidecar_path, whole_file
+from stdeploy.hardware import gpus
+from stdeploy.sidecar import EngineSidecar
+
+Progress = Callable[[str, int, int], None]
+
+
+def write_engine(
+    onnx_file: Path,
+    card: ModelCard,
+    path: Path,
+    flavour: Flavour,
+    options: BuildOptions,
+    *,
+    timing_cache: Path | None = None,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> EngineSidecar:
+    """Build an engine and write it with its sidecar, which has no parity rows yet.
+
+    Args:
+        onnx_file: a verified file.
+        card: its card.
+        path: where the engine goes; its sidecar goes beside it.
+        flavour: which TensorRT.
+        options: batches, targets, compatibility.
+        timing_cache: read if it is there, and written; makes the next build faster.
+        progress: is told what is done, how much of it and of how much.
+
+    Raises:
+        ArtifactError: TensorRT cannot parse the file.
+        BackendError: TensorRT cannot build it here.
+    """
+    plan = build_plan(
+        onnx_file, card, flavour, options, timing_cache=timing_cache, progress=progress
+    )
+    gpu = None if options.targets else gpus()[0]
+    onnx_sha256 = sha256_of(onnx_file)
+    lineage = card.lineage.model_copy(
+        update={
+            "parent": onnx_file.name,
+            "parent_sha256": onnx_sha256,
+            "versions": {**card.lineage.versions, flavour.name: flavour.version},
+        }
+    )
+    with whole_file(path) as temporary:
+        temporary.write_bytes(plan)
+        sidecar = EngineSidecar(
+            card=card.model_copy(update={"lineage": lineage, "parity": ()}),
+            engine_sha256=sha256_of(temporary),
+            flavour=flavour.name,
+            version=flavour.version,
+            gpu=gpu.name if gpu else None,
+            targets=(gpu.target,) if gpu else options.targets,
+            hardware_compatible=options.hardware_compatible,
+            version_compatible=options.version_compatible,
+            batches=options.batches,
+            onnx=onnx_file.name,
+            onnx_sha256=onnx_sha256,
+        )
+        # Before the engine takes its name: between the two, the digests differ and nothing loads.
+        write_sidecar(path, sidecar)
+    return sidecar
+
+
+def timing_path(engine: Path) -> Path:
+    """Where the timing cache of an engine is kept, beside it."""
+    return engine.with_name(f"{engine.name}.timing")
+
+
+def write_sidecar(engine: Path, sidecar: EngineSidecar) -> None:
+    """Write the file beside an engine."""
+    with whole_file(sidecar_path(engine)) as temporary:
+        temporary.write_text(sidecar.model_dump_json(indent=1) + "\n")
+
+
+def rebuild(engine: Path, sidecar: EngineSidecar) -> EngineSidecar:
+    """Build an engine again if it does not fit this host, from the .onnx file beside it.
+
+    Raises:
+        ArtifactError: that file is not there, or is another one.
+        BackendError: this host cannot build it.
+    """
+    flavour = import_flavour(sidecar.flavour)
+    if not gpus():
+        raise BackendError("--rebuild needs an NVIDIA GPU, and there is none here")
+    if sidecar.mismatch(flavour.version, gpus()[0]) is None:
+        return sidecar
+    onnx_file = existing(engine.with_name(sidecar.onnx))
+    if sha256_of(onnx_file) != sidecar.onnx_sha256:
+        raise ArtifactError(
+            f"{str(onnx_file)!r} is not the file that {engine.name!r} was built from; run: "
+            f"{sidecar.rebuild_command}"
+        )
+    options = BuildOptions(
+        batches=sidecar.batches,
+        hardware_compatible=sidecar.hardware_compatible,
+        version_compatible=sidecar.version_compatible,
+    )
+    return write_engine(
+        onnx_file, read_card(onnx_file), engine, flavour, options, timing_cache=timing_path(engine)
+    )

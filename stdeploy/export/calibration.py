@@ -1,0 +1,76 @@
+"""Real clips from a folder of videos, for the ranges of int8 and for the gate of a precision."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.card import Calibration
+from stdeploy.errors import DatasetError, VideoError
+from stdeploy.files import VIDEO_SUFFIXES
+from stdeploy.spec import ClipSpec
+from stdeploy.video.views import read_views
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationClips:
+    """Clips of real videos.
+
+    Attributes:
+        record: what the card says about them.
+        frames: uint8 (N, T, H, W, 3), RGB.
+    """
+
+    record: Calibration
+    frames: NDArray[np.uint8] = dataclasses.field(repr=False)
+
+
+def read_calibration(
+    folder: Path,
+    clip: ClipSpec,
+    *,
+    max_clips: int,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> CalibrationClips:
+    """Take the middle clip of videos that are evenly spaced over a folder and those below it.
+
+    Args:
+        folder: holds video files, at any depth.
+        clip: which frames, and how large.
+        max_clips: most clips to take; more than a few dozen change little.
+        progress: is told clips read and wanted.
+
+    Raises:
+        DatasetError: no folder, or no video in it that can be read.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{str(folder)!r} is no folder; --calibrate wants one with videos")
+    videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+    count = min(max_clips, len(videos))
+    # Spares lie between the chosen ones: a broken video costs no clip while there are others.
+    order = [videos[round(i * len(videos) / count)] for i in range(count)] if count else []
+    order += [video for video in videos if video not in set(order)]
+    clips: list[NDArray[np.uint8]] = []
+    for video in order:
+        if len(clips) == count:
+            break
+        try:
+            clips.append(read_views(video, clip, views=1).frames[0])
+        except VideoError:
+            continue
+        progress(len(clips), count)
+    if not clips:
+        raise DatasetError(
+            f"{str(folder)!r} holds no video that can be read; --calibrate wants real videos of "
+            f"the kind that will be classified ({', '.join(VIDEO_SUFFIXES)})"
+        )
+    frames = np.stack(clips)
+    record = Calibration(
+        source=str(folder),
+        clips=len(clips),
+        frames_sha256=hashlib.sha256(frames.data).hexdigest(),
+    )
+    return CalibrationClips(record, frames)

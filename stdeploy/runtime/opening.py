@@ -1,0 +1,137 @@
+"""From an artifact to a runtime that has answered the golden clip."""
+
+import importlib
+import logging
+import time
+from pathlib import Path
+
+from stdeploy.card import ModelCard, read_card
+from stdeploy.errors import ParityError
+from stdeploy.golden import check_golden, golden_clip
+from stdeploy.parity import RUNTIME_TOLERANCE
+from stdeploy.runtime.base import DEFAULT_OPTIONS, Backend, Runtime, RuntimeOptions
+from stdeploy.runtime.choice import candidates, remember, remembered
+
+_log = logging.getLogger(__name__)
+
+# Imported when needed: a host that serves .onnx files has no torch.
+_CLASSES: dict[Backend, tuple[str, str]] = {
+    "torch": ("stdeploy.runtime.torch", "TorchRuntime"),
+    "onnxruntime": ("stdeploy.runtime.onnxruntime", "OnnxRuntime"),
+    "openvino": ("stdeploy.runtime.openvino", "OpenVinoRuntime"),
+    "tensorrt": ("stdeploy.runtime.tensorrt", "TensorRtRuntime"),
+}
+_TRIALS = 2
+
+
+def open_runtime(
+    artifact: Path, card: ModelCard | None = None, options: RuntimeOptions = DEFAULT_OPTIONS
+) -> Runtime:
+    """Open an artifact with the backend asked for, and make it answer the golden clip.
+
+    Where "auto" leaves two backends for this CPU, both are opened and timed once, and the faster
+    is remembered; see choice.py.
+
+    Args:
+        artifact: a .onnx, .engine, .fused.safetensors or .pt file.
+        card: its card, if it has been read already.
+        options: what is asked for.
+
+    Raises:
+        ArtifactError: it cannot be used; ParityError where its answer is wrong.
+        BackendError: the backend, its device or its precision is not there.
+    """
+    # Its kind comes first: a file of no known kind has no card to read.
+    precision = card.precision if card else "fp32"
+    candidates(artifact, precision, options)
+    card = read_card(artifact) if card is None else card
+    possible = candidates(artifact, card.precision, options)
+    if len(possible) > 1:
+        known = remembered(artifact, options)
+        possible = tuple(o for o in possible if o.backend == known) or possible
+    if len(possible) == 1:
+        return _open_proven(artifact, card, possible[0])
+    return _fastest(artifact, card, options, possible)
+
+
+def open_backend(artifact: Path, card: ModelCard, options: RuntimeOptions) -> Runtime:
+    """Open an artifact with one backend; the golden clip is left to the caller.
+
+    Args:
+        artifact: the file.
+        card: its card.
+        options: with a backend and a device, not "auto".
+    """
+    module, name = _CLASSES[options.backend]
+    backend: type[Runtime] = getattr(importlib.import_module(module), name)
+    return backend.open(artifact, card, options)
+
+
+def replay_golden(runtime: Runtime, card: ModelCard, *, source: str) -> float:
+    """Let a runtime classify the golden clip of a card.
+
+    An artifact in its own precision is held to what it answered where it was verified; one that
+    runs in another, to what its parent answered.
+
+    Args:
+        runtime: an opened one.
+        card: holds the seed and the right answer.
+        source: the artifact, for the error.
+
+    Returns:
+        Relative error.
+
+    Raises:
+        ParityError: the answer is wrong.
+    """
+    frames = golden_clip(card.golden.seed, card.clip.frames_shape)[None]
+    own = card.golden.verified if runtime.precision == card.precision else None
+    return check_golden(
+        card.golden.logits if own is None else own,
+        runtime.run(frames)[0],
+        tolerance=RUNTIME_TOLERANCE[runtime.precision],
+        source=f"{source!r} on {runtime.name} ({runtime.device})",
+    )
+
+
+def _open_proven(artifact: Path, card: ModelCard, options: RuntimeOptions) -> Runtime:
+    runtime = open_backend(artifact, card, options)
+    try:
+        replay_golden(runtime, card, source=artifact.name)
+    except BaseException:
+        runtime.close()
+        raise
+    return runtime
+
+
+def _fastest(
+    artifact: Path,
+    card: ModelCard,
+    options: RuntimeOptions,
+    possible: tuple[RuntimeOptions, ...],
+) -> Runtime:
+    """Open all, keep those that answer rightly, time them in turn, close all but the fastest."""
+    opened: dict[Backend, Runtime] = {}
+    wrong: list[ParityError] = []
+    for candidate in possible:
+        try:
+            opened[candidate.backend] = _open_proven(artifact, card, candidate)
+        except ParityError as error:
+            wrong.append(error)
+            _log.warning("not used: %s", error)
+    if not opened:
+        raise wrong[0]
+    frames = golden_clip(card.golden.seed, card.clip.frames_shape)[None]
+    seconds: dict[Backend, float] = dict.fromkeys(opened, float("inf"))
+    for _ in range(_TRIALS if len(opened) > 1 else 0):
+        for backend, runtime in opened.items():
+            start = time.perf_counter()
+            runtime.run(frames)
+            seconds[backend] = min(seconds[backend], time.perf_counter() - start)
+    if len(opened) > 1:
+        remember(artifact, options, seconds)
+    fastest = min(seconds, key=lambda backend: seconds[backend])
+    for backend, runtime in opened.items():
+        if backend != fastest:
+            runtime.close()
+    return opened[fastest]

@@ -1,0 +1,44 @@
+"""The clips that stand for one video: from a file to uint8 frames."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.spec import ClipSpec
+from stdeploy.video.reader import VideoReader
+from stdeploy.video.sampling import duration_seconds, frames_at, view_times
+from stdeploy.video.transform import clip_frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The clips of one video.
+
+    Attributes:
+        frames: uint8 (V, T, H, W, 3), RGB.
+        times_seconds: (V, T), when each frame is shown, from the first frame of the video.
+    """
+
+    frames: NDArray[np.uint8] = dataclasses.field(repr=False)
+    times_seconds: NDArray[np.float64] = dataclasses.field(repr=False)
+
+
+def read_views(video: Path, clip: ClipSpec, views: int) -> Views:
+    """Decode the clips of a video, evenly spaced over it.
+
+    Args:
+        video: a file.
+        clip: which frames, and how large.
+        views: clips wanted, V.
+
+    Raises:
+        VideoError: it gives no clip; the message says why, without the path.
+    """
+    reader = VideoReader(video)
+    duration = duration_seconds(reader.timestamps, fps=reader.fps)
+    numbers = frames_at(reader.timestamps, view_times(duration, clip, views))
+    frames = reader.gather(numbers, functools.partial(clip_frame, clip=clip))
+    return Views(frames, reader.timestamps[numbers])

@@ -1,0 +1,222 @@
+"""Lower precisions: what is written has passed its gate, and damage to it is caught."""
+
+import collections
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from stdeploy.card import read_card
+from stdeploy.errors import ArtifactError, DatasetError, ParityError, SpecError
+from stdeploy.export.onnx import ExportOptions, export_onnx
+from stdeploy.fuse import fuse_model
+from stdeploy.models.checkpoint import load_model, save_fused
+from stdeploy.parity import GATES, difference
+from stdeploy.runtime.base import RuntimeOptions
+from stdeploy.runtime.opening import open_runtime
+from tests.conftest import card_of, tiny_model
+from tests.video.videos import write_golden_videos
+
+PRECISIONS = ("fp16", "bf16", "int8")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos to calibrate on, in a folder with subfolders, one of them broken."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name in ("0", "1"):
+        write_golden_videos(folder / name, count=2)
+    (folder / "0" / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+def fused_file(folder: Path, **fields: object) -> Path:
+    model = fuse_model(tiny_model(temporal_lengths=(1, 1, 3, 3, 5), **fields)).float()
+    path = folder / "a.fused.safetensors"
+    save_fused(path, model, card_of(model))
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Path:
+    """a.fp16.onnx, a.bf16.onnx, a.int8.onnx beside their parent."""
+    fused = fused_file(tmp_path_factory.mktemp("precision"))
+    for precision in PRECISIONS:
+        export_onnx(fused, options=ExportOptions(precision=precision, calibrate=clips))
+    return fused.parent
+
+
+def options_for(precision: str) -> RuntimeOptions:
+    backend = "openvino" if precision == "bf16" else "onnxruntime"
+    return RuntimeOptions(backend=backend, emulate=True)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_card_records_gate_clips_and_answer(exported: Path, precision: str, clips: Path) -> None:
+    card = read_card(exported / f"a.{precision}.onnx")
+    assert card.precision == precision
+    assert card.calibration is not None
+    assert (card.calibration.source, card.calibration.clips) == (str(clips), 4)
+    rows = {row.check.partition(", ")[2]: row for row in card.parity}
+    assert list(rows) == [
+        *("batch 1", "batch 2", "batch 5"),
+        *("largest logit error", "mean logit error", "top-1 changed"),
+        "KL of the probabilities, nats",
+    ]
+    assert all(row.passed and row.precision == precision for row in card.parity)
+    assert rows["largest logit error"].tolerance == GATES[precision].max_error
+    assert rows["mean logit error"].detail == "4 real clips and the golden clip"
+    # It is its own answer that is remembered beside its parent's, and they differ a little.
+    assert card.golden.verified is not None
+    changed = difference(np.array([card.golden.logits]), np.array([card.golden.verified]))
+    assert 0 < changed.max_error <= GATES[precision].max_error
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_file_is_smaller_and_its_head_stays_fp32(exported: Path, precision: str) -> None:
+    path = exported / f"a.{precision}.onnx"
+    weights = (exported / "a.fused.safetensors").stat().st_size
+    assert path.stat().st_size < weights * (0.4 if precision == "int8" else 0.65)
+    graph = onnx.load(path).graph
+    kinds = collections.Counter(t.data_type for t in graph.initializer if len(t.dims) == 5)
+    expected = {
+        "fp16": onnx.TensorProto.FLOAT16,
+        "bf16": onnx.TensorProto.BFLOAT16,
+        "int8": onnx.TensorProto.INT8,
+    }
+    assert set(kinds) == {expected[precision]}
+    (head,) = [t for t in graph.initializer if t.name.endswith("head.classifier.weight")]
+    assert head.data_type == onnx.TensorProto.FLOAT
+
+
+def test_int8_is_symmetric_and_has_one_scale_per_output_channel(exported: Path) -> None:
+    graph = onnx.load(exported / "a.int8.onnx").graph
+    tensors = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    for node in convolutions:
+        for number, name in enumerate(node.input[:2]):
+            dequantise = makers[name]
+            assert dequantise.op_type == "DequantizeLinear"
+            scale, zero = tensors[dequantise.input[1]], tensors[dequantise.input[2]]
+            assert not zero.any()
+            if number == 1:
+                assert scale.shape == (tensors[dequantise.input[0]].shape[0],)
+    # None behind a convolution: that would round twice.
+    consumers = [
+        node.op_type
+        for node in graph.node
+        for n in node.input
+        if n in makers and makers[n].op_type == "Conv"
+    ]
+    assert "QuantizeLinear" not in consumers
+
+
+def test_openvino_answers_int8_as_onnxruntime_does(exported: Path) -> None:
+    path = exported / "a.int8.onnx"
+    for backend in ("onnxruntime", "openvino"):
+        with open_runtime(path, options=RuntimeOptions(backend=backend)) as runtime:
+            assert runtime.precision == "int8"
+
+
+def damage_weight(graph: onnx.GraphProto) -> None:
+    kernel = max((t for t in graph.initializer if len(t.dims) == 5), key=lambda t: t.dims[2])
+    raw = bytearray(kernel.raw_data)
+    raw[: len(raw) // 4] = bytes(len(raw) // 4)
+    kernel.raw_data = bytes(raw)
+
+
+def damage_mean(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        if tensor.name.endswith("normalise.offset"):
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros(3, np.float32), tensor.name))
+            return
+    add = next(node for node in graph.node if node.op_type == "Add")
+    offset = next(t for t in graph.initializer if t.name in add.input)
+    zeros = np.zeros(offset.dims, np.float32)
+    offset.CopyFrom(numpy_helper.from_array(zeros, offset.name))
+
+
+def swap_channels(graph: onnx.GraphProto) -> None:
+    stem = next(t for t in graph.initializer if len(t.dims) == 5 and t.dims[1] == 3)
+    size = len(stem.raw_data) // int(np.prod(stem.dims))
+    array = np.frombuffer(stem.raw_data, np.uint8).reshape(*stem.dims, size)
+    stem.raw_data = np.ascontiguousarray(array[:, ::-1]).tobytes()
+
+
+def freeze_batch(graph: onnx.GraphProto) -> None:
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("damage", [damage_weight, damage_mean, swap_channels, freeze_batch])
+def test_damage_is_caught_when_the_file_is_opened(
+    exported: Path, tmp_path: Path, precision: str, damage: Callable[[onnx.GraphProto], None]
+) -> None:
+    proto = onnx.load(exported / f"a.{precision}.onnx")
+    damage(proto.graph)
+    onnx.save(proto, tmp_path / "a.onnx")
+    with pytest.raises(ArtifactError, match=r"golden clip wrongly|frozen at batch 1"):
+        open_runtime(tmp_path / "a.onnx", options=options_for(precision))
+
+
+def test_layers_that_spoil_int8_are_kept_and_named(tmp_path: Path, clips: Path) -> None:
+    fused = fused_file(tmp_path)
+    model, card = load_model(fused)
+    block = model.conv3[0]
+    with torch.no_grad():
+        # The same function, but one channel is so loud that 8 bits leave nothing to the others.
+        block.conv1.weight[0] *= 3e3
+        block.conv1.bias[0] *= 3e3
+        block.conv2.weight[:, 0] /= 3e3
+    save_fused(fused, model, card)
+    result = export_onnx(fused, options=ExportOptions(precision="int8", calibrate=clips))
+    assert "conv3.0.conv2" in result.card.kept
+    assert len(result.card.kept) <= 4
+    assert all(row.passed for row in result.card.parity)
+    graph = onnx.load(result.path).graph
+    kernels = {t.name: t.data_type for t in graph.initializer if len(t.dims) == 5}
+    assert kernels["model.conv3.0.conv2.weight"] == onnx.TensorProto.FLOAT
+    assert kernels["model.conv3.0.conv1.weight_quantized"] == onnx.TensorProto.INT8
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_nothing_is_written_where_the_gate_fails(
+    tmp_path: Path, clips: Path, precision: str
+) -> None:
+    fused = fused_file(tmp_path)
+    options = ExportOptions(precision=precision, calibrate=clips, allow={"max_error": 1e-9})
+    message = "even with" if precision == "int8" else "allowed 1.0e-09"
+    with pytest.raises(ParityError, match=message):
+        export_onnx(fused, options=options)
+    assert [p.name for p in tmp_path.iterdir()] == [fused.name]
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"precision": "int8"}, SpecError, "--calibrate DIR"),
+        ({"allow": {"speed": 1.0}}, SpecError, "no threshold 'speed'"),
+        ({"allow": {"kl_nats": -1.0}}, SpecError, "give 0 or more"),
+        ({"calibrate": Path("none")}, DatasetError, "is no folder"),
+    ],
+    ids=str,
+)
+def test_impossible_wishes_are_refused(
+    tmp_path: Path, fields: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        export_onnx(fused_file(tmp_path), options=ExportOptions(**fields))
+
+
+def test_a_folder_without_readable_videos_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").write_bytes(b"no video")
+    options = ExportOptions(precision="int8", calibrate=tmp_path / "clips")
+    with pytest.raises(DatasetError, match="no video that can be read"):
+        export_onnx(fused_file(tmp_path), options=options)
