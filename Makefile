@@ -11,7 +11,7 @@ help:
 	@echo "make study      train the starter model with and without temporal filters"
 	@echo "make check      ruff (lint, format) and mypy strict"
 	@echo "make test       the tests (make coverage: which lines they run)"
-	@echo "make gpu-check  the tests that need an NVIDIA GPU; fails if one is skipped"
+	@echo "make gpu-check  GPU tests and benchmarks into docs/benchmarks; fails if one is skipped"
 
 install: $(VENV)/installed
 
@@ -44,7 +44,8 @@ demo: install
 
 # Without `install`: a GPU host may have no network and its own Python with torch for CUDA.
 gpu-check:
-	STDEPLOY_REQUIRE_GPU=1 $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest tests/gpu
+	PYTHONPATH="$(CURDIR):$$PYTHONPATH" \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) docs/benchmarks/gpu_check.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage

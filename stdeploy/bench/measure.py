@@ -130,7 +130,7 @@ def measure(
             for entry in entries:
                 _take_turn(entry, batch, turn_seconds)
             for kind in {f"{c.options.device} {c.precision}" for c in cases}:
-                found = yardstick.peak(*kind.split())
+                found = _peak(yardstick, kind)
                 if found is not None:
                     peaks[kind] = max(found, peaks.get(kind, 0.0))
             progress(f"batch {batch}", number + 1, total)
@@ -148,6 +148,13 @@ def measure(
         peaks=peaks,
         rows=tuple(_with_speedup(rows, cases)),
     )
+
+
+def _peak(yardstick: Worker, kind: str) -> float | None:
+    try:
+        return yardstick.peak(*kind.split())
+    except FailedError:
+        return None  # shares are left out; the cases do not depend on it
 
 
 def _opened(case: Case, batches: Sequence[int]) -> _Entry:

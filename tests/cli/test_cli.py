@@ -23,7 +23,7 @@ from tests.video.videos import write_video
 
 def stdeploy(*arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "STDEPLOY_DEBUG"}
-    environment["STDEPLOY_CACHE"] = str(cwd / ".cache")
+    environment["STDEPLOY_CACHE"] = str(cwd.parent / "stdeploy-cache")
     return subprocess.run(
         [sys.executable, "-m", "stdeploy", *map(str, arguments)],
         cwd=cwd,

@@ -1,0 +1,150 @@
+"""A whole benchmark of tiny networks, and the arithmetic of its rows."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from stdeploy.bench.cases import Case, artifacts_of, cases_for, newest_stem
+from stdeploy.bench.measure import Report, Row, measure
+from stdeploy.bench.peak import matmul_flops
+from stdeploy.bench.report import COLUMNS, cells, draw, summary, to_json, to_markdown
+from stdeploy.errors import ArtifactError
+from stdeploy.export.onnx import export_onnx
+from stdeploy.fuse import fuse_model
+from stdeploy.models.checkpoint import save_checkpoint, save_fused
+from stdeploy.runtime.base import RuntimeOptions
+from tests.conftest import card_of, tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    model = tiny_model()
+    save_checkpoint(folder / "a.pt", model, card_of(model))
+    fused = fuse_model(model).float()
+    save_fused(folder / "a.fused.safetensors", fused, card_of(fused))
+    export_onnx(folder / "a.fused.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> Report:
+    cases = list(cases_for(artifacts_of(folder, "a"), devices=("cpu",), compiled=False))
+    missing = cases[-1].card.model_copy(update={"labels": ("x",) * 5})
+    options = RuntimeOptions(backend="openvino", device="cpu")
+    cases.append(Case(folder / "gone.onnx", missing, options))
+    return measure(cases, batches=(1, 3), rounds=2, turn_seconds=0.02, macs=10**9)
+
+
+def test_every_way_is_measured_at_every_batch_size(report: Report) -> None:
+    names = ["torch cpu fp32 unfused", "torch cpu fp32", "onnxruntime cpu fp32"]
+    names += ["openvino cpu fp32", "openvino cpu fp32"]
+    assert [(row.name, row.batch) for row in report.rows] == [
+        (name, batch) for batch in (1, 3) for name in names
+    ]
+
+
+def test_a_row_holds_what_was_measured(report: Report) -> None:
+    peak = report.peaks["cpu fp32"]
+    baseline = {row.batch: row for row in report.rows if row.name.endswith("unfused")}
+    for row in report.rows:
+        if row.failed is not None:
+            continue
+        p50, p95, p99 = row.latency_ms
+        assert 0 < p50 <= p95 <= p99
+        assert row.runs >= 2
+        assert row.clips_per_second == pytest.approx(row.batch * 1e3 / p50)
+        assert row.peak_share == pytest.approx(2e9 * row.clips_per_second / peak)
+        assert row.speedup == pytest.approx(
+            row.clips_per_second / baseline[row.batch].clips_per_second
+        )
+        assert row.load_seconds > 0
+        assert row.peak_bytes > 20e6
+        assert row.error is not None
+        assert row.error < 1e-4
+        assert row.gpu_bytes is None
+
+
+def test_a_case_that_fails_has_its_row_and_the_others_go_on(report: Report) -> None:
+    failed = [row for row in report.rows if row.failed is not None]
+    assert [row.artifact for row in failed] == ["gone.onnx"] * 2
+    assert all("ArtifactError" in (row.failed or "") for row in failed)
+    lines = list(summary(report))
+    assert sum("failed: ArtifactError" in line for line in lines) == 2
+
+
+def test_winner_is_named_with_its_command(report: Report) -> None:
+    best = report.winner("fp32")
+    assert best is not None
+    assert best.clips_per_second == max(row.clips_per_second for row in report.rows)
+    (line,) = [line for line in summary(report) if line.startswith("fastest in fp32")]
+    assert best.command in line
+    assert best.command.startswith("stdeploy classify VIDEO -m ")
+    assert report.winner("int8") is None
+
+
+def test_report_goes_to_json_markdown_and_a_picture(report: Report, tmp_path: Path) -> None:
+    content = json.loads(to_json(report))
+    assert len(content["rows"]) == len(report.rows)
+    assert content["machine"]["processors"]
+    table = [line for line in to_markdown(report).splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(report.rows)
+    assert {line.count("|") for line in table} == {len(COLUMNS) + 1}
+    for name in ("a.png", "a.svg"):
+        draw(report, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 2000
+
+
+def test_cells_of_a_row() -> None:
+    row = Row(
+        name="openvino cpu int8",
+        artifact="a.int8.onnx",
+        backend="openvino",
+        device="CPU",
+        precision="int8",
+        batch=2,
+        clips_per_second=12.345,
+        latency_ms=(162.0, 170.5, 199.94),
+        runs=40,
+        load_seconds=1.25,
+        peak_bytes=1_500_000_000,
+        error=0.0123,
+        peak_share=0.456,
+        speedup=3.2,
+    )
+    assert cells(row) == (
+        *("openvino cpu int8", "2", "12.3", "3.20", "162", "170.5", "199.9", "40", "1.2"),
+        *("1.50", "", "1.2e-02", "46%"),
+    )
+    assert cells(dataclasses.replace(row, failed="why"))[2] == "failed"
+
+
+def test_commands_say_all_that_was_chosen(folder: Path) -> None:
+    (case,) = cases_for([folder / "a.pt"], devices=("cpu",), compiled=False)
+    assert case.is_baseline
+    assert case.command.endswith("a.pt --backend torch --device cpu")
+    options = RuntimeOptions(backend="torch", device="cuda", precision="bf16", cuda_graphs=True)
+    other = dataclasses.replace(case, options=options)
+    assert other.command.endswith("--backend torch --device cuda --precision bf16 --cuda-graphs")
+
+
+def test_newest_network_of_a_folder_is_found(folder: Path, tmp_path: Path) -> None:
+    assert newest_stem(folder) == "a"
+    assert [path.name for path in artifacts_of(folder, "a")] == [
+        "a.pt",
+        "a.fused.safetensors",
+        "a.onnx",
+    ]
+    (tmp_path / "b.int8.onnx").touch()
+    assert newest_stem(tmp_path) == "b"
+    with pytest.raises(ArtifactError, match="nothing to measure"):
+        newest_stem(tmp_path / "..")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_peak_is_that_of_a_processor(precision: str) -> None:
+    peak = matmul_flops("cpu", precision)
+    assert peak is not None
+    assert 1e8 < peak < 1e14

@@ -1,0 +1,116 @@
+"""Every backend on a GPU gives the logits of the CPU, and what must be refused there is."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stdeploy.engine.flavour import usable_flavours
+from stdeploy.engine.plan import BuildOptions
+from stdeploy.errors import ArtifactError
+from stdeploy.export.onnx import ExportOptions, export_onnx
+from stdeploy.export.tensorrt import build_engine
+from stdeploy.files import sidecar_path
+from stdeploy.fuse import fuse_model
+from stdeploy.hardware import gpus
+from stdeploy.models.checkpoint import save_fused
+from stdeploy.runtime.base import RuntimeOptions
+from stdeploy.runtime.opening import open_runtime
+from stdeploy.sidecar import EngineSidecar
+from tests.conftest import TINY_CLIP, card_of, tiny_model
+
+pytestmark = pytest.mark.needs_cuda
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gpu")
+    model = fuse_model(tiny_model(temporal_lengths=(1, 1, 3, 3, 5))).float()
+    save_fused(folder / "a.fused.safetensors", model, card_of(model))
+    for precision in ("fp32", "fp16"):
+        options = ExportOptions(precision=precision)
+        export_onnx(folder / "a.fused.safetensors", options=options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, *TINY_CLIP.frames_shape), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path, frames: np.ndarray) -> np.ndarray:
+    with open_runtime(
+        folder / "a.fused.safetensors", options=RuntimeOptions(device="cpu")
+    ) as runtime:
+        return runtime.run(frames)
+
+
+def assert_near(actual: np.ndarray, expected: np.ndarray, precision: str) -> None:
+    error = np.abs(actual - expected).max() / np.abs(expected).max()
+    assert error <= TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("extra", [{}, {"cuda_graphs": True}, {"compile": True}], ids=str)
+def test_torch(
+    folder: Path, frames: np.ndarray, expected: np.ndarray, precision: str, extra: dict
+) -> None:
+    options = RuntimeOptions(device="cuda", precision=precision, **extra)
+    with open_runtime(folder / "a.fused.safetensors", options=options) as runtime:
+        assert torch.cuda.get_device_name() in runtime.device
+        for batch in (5, 2, 5):
+            assert_near(runtime.run(frames[:batch]), expected[:batch], precision)
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.fp16.onnx"])
+def test_onnxruntime_uses_cuda(
+    folder: Path, frames: np.ndarray, expected: np.ndarray, name: str
+) -> None:
+    with open_runtime(folder / name, options=RuntimeOptions(backend="onnxruntime")) as runtime:
+        assert "CUDAExecutionProvider" in runtime.device
+        for batch in (5, 2, 5):
+            assert_near(runtime.run(frames[:batch]), expected[:batch], runtime.precision)
+
+
+@pytest.fixture(scope="module", params=["a.onnx", "a.fp16.onnx"])
+def engine(request: pytest.FixtureRequest, folder: Path) -> Path:
+    if not list(usable_flavours()):
+        pytest.skip("neither TensorRT nor TensorRT-RTX is installed")
+    return build_engine(folder / request.param, BuildOptions(batches=(1, 2, 4))).path
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_tensorrt_and_batches_over_its_largest(
+    engine: Path, frames: np.ndarray, expected: np.ndarray, graphs: bool
+) -> None:
+    sidecar = EngineSidecar.read(engine)
+    assert sidecar.gpu == gpus()[0].name
+    assert all(row.passed for row in sidecar.card.parity)
+    assert sidecar.card.parity
+    with open_runtime(engine, options=RuntimeOptions(cuda_graphs=graphs)) as runtime:
+        for batch in (1, 5, 2, 5, 1, 1):
+            logits = runtime.run(frames[:batch])
+            assert_near(logits, expected[:batch], runtime.precision)
+
+
+def test_engine_of_another_host_is_refused_or_built_again(engine: Path, tmp_path: Path) -> None:
+    sidecar = EngineSidecar.read(engine)
+    copy = tmp_path / engine.name
+    for source, target in (
+        (engine, copy),
+        (sidecar_path(engine), sidecar_path(copy)),
+        (engine.with_name(sidecar.onnx), tmp_path / sidecar.onnx),
+    ):
+        target.write_bytes(source.read_bytes())
+    content = json.loads(sidecar_path(copy).read_text())
+    sidecar_path(copy).write_text(json.dumps({**content, "targets": ["sm75"], "gpu": "Tesla T4"}))
+    with pytest.raises(ArtifactError, match=r"built for sm75 on Tesla T4, here is .*--rebuild"):
+        open_runtime(copy)
+    with open_runtime(copy, options=RuntimeOptions(rebuild=True)) as runtime:
+        assert runtime.name == "tensorrt"
+    assert EngineSidecar.read(copy).targets == (gpus()[0].target,)
