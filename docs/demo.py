@@ -61,7 +61,7 @@ def starter() -> None:
     results = {
         "before fusing": evaluate("starter.pt"),
         "after fusing": evaluate("starter.fused.safetensors"),
-        "ONNX Runtime": evaluate("starter.onnx"),
+        "exported": evaluate("starter.onnx"),
     }
     print()
     for stage, result in results.items():
@@ -69,7 +69,7 @@ def starter() -> None:
     if len({result["top1"] for result in results.values()}) > 1:
         sys.exit("the accuracies differ: that is a fault of stdeploy, please report it")
     print("  the same in all three")
-    if results["ONNX Runtime"]["top1"] < 0.8:
+    if results["exported"]["top1"] < 0.8:
         sys.exit("but under 80 %: that is a fault of the recipe, please report it")
 
 

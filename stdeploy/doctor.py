@@ -19,6 +19,7 @@ from stdeploy.hardware import (
     memory_bytes,
 )
 from stdeploy.runtime.choice import RULE
+from stdeploy.runtime.onnxruntime import preload_cuda
 
 Status = Literal["works", "absent", "problem", "fact"]
 
@@ -170,8 +171,7 @@ def _providers_in_use(onnxruntime: Any) -> list[str]:
     relu = helper.make_node("Relu", ["x"], ["y"])
     graph = helper.make_graph([relu], "relu", tensors[:1], tensors[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls(directory="")
+    preload_cuda(onnxruntime)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     onnxruntime.set_default_logger_severity(4)

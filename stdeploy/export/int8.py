@@ -12,7 +12,7 @@ from stdeploy.export.quantise import Quantiser
 from stdeploy.parity import difference
 
 # Enough to tell a layer that spoils from one that does not; each costs a run for every layer.
-_PROBE_CLIPS = 3
+_PROBE_CLIPS = 2
 # Where half of the layers do not help, int8 is not worth having.
 _MOST_KEPT = 0.5
 

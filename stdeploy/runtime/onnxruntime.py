@@ -1,5 +1,7 @@
 """ONNX Runtime: on the CPU, or on an NVIDIA GPU through its CUDA provider."""
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any, Self
 
@@ -124,6 +126,17 @@ class OnnxRuntime(ClosesOnExit):
         return binding, device_frames, device_logits
 
 
+def preload_cuda(ort: Any) -> None:
+    """Let ONNX Runtime find the CUDA libraries that pip put beside it.
+
+    NOTE: it prints what it misses to standard output, where results go; what is missing shows
+    in the providers that a session uses.
+    """
+    if gpus() and hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls(directory="")
+
+
 def _session(ort: Any, artifact: Path, options: RuntimeOptions, *, on_gpu: bool) -> Any:
     settings = ort.SessionOptions()
     # What goes wrong is raised, or found in get_providers(); lines beside that only confuse.
@@ -135,8 +148,7 @@ def _session(ort: Any, artifact: Path, options: RuntimeOptions, *, on_gpu: bool)
         settings.intra_op_num_threads = options.threads
     providers: list[Any] = [_CPU]
     if on_gpu:
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls(directory="")  # CUDA libraries that pip put beside it
+        preload_cuda(ort)
         # TF32 keeps 10 bits of a factor, which a golden clip in float32 would not forgive.
         providers.insert(0, (_CUDA, {"use_tf32": "0", "cudnn_conv_use_max_workspace": "1"}))
     try:

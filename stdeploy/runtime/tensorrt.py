@@ -39,6 +39,7 @@ class TensorRtRuntime(ClosesOnExit):
 
     def __init__(
         self,
+        runtime: "trt.Runtime",
         engine: "trt.ICudaEngine",
         sidecar: EngineSidecar,
         gpu: Gpu,
@@ -51,6 +52,8 @@ class TensorRtRuntime(ClosesOnExit):
         self._card = sidecar.card
         self._smallest, _, self._largest = sidecar.batches
         self._lock = threading.Lock()
+        # Each of the three needs the one before it for as long as it lives.
+        self._runtime: trt.Runtime | None = runtime
         self._engine: trt.ICudaEngine | None = engine
         context = engine.create_execution_context()
         if context is None:
@@ -92,9 +95,9 @@ class TensorRtRuntime(ClosesOnExit):
                 f"{str(artifact)!r} does not fit this host: {reason}; run: "
                 f"{sidecar.rebuild_command}, or pass --rebuild"
             )
-        engine = _deserialise(artifact, sidecar, flavour)
+        runtime, engine = _deserialise(artifact, sidecar, flavour)
         _check_engine(artifact, card, engine, flavour)
-        return cls(engine, sidecar, gpu, cuda_graphs=options.cuda_graphs)
+        return cls(runtime, engine, sidecar, gpu, cuda_graphs=options.cuda_graphs)
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify clips; see `Runtime.run`."""
@@ -116,6 +119,7 @@ class TensorRtRuntime(ClosesOnExit):
         self._graphs = None
         self._context = None
         self._engine = None
+        self._runtime = None
         self._stream.close()
 
     def _parts(self, count: int) -> list[slice]:
@@ -165,7 +169,9 @@ class TensorRtRuntime(ClosesOnExit):
         target.download(self._stream.handle)
 
 
-def _deserialise(artifact: Path, sidecar: EngineSidecar, flavour: Flavour) -> "trt.ICudaEngine":
+def _deserialise(
+    artifact: Path, sidecar: EngineSidecar, flavour: Flavour
+) -> tuple["trt.Runtime", "trt.ICudaEngine"]:
     api = flavour.api
     messages = messages_of(flavour)
     messages.clear()
@@ -178,7 +184,7 @@ def _deserialise(artifact: Path, sidecar: EngineSidecar, flavour: Flavour) -> "t
             f"{flavour.name} {flavour.version} refuses {str(artifact)!r}: {messages.last()}; "
             f"run: {sidecar.rebuild_command}"
         )
-    return engine
+    return runtime, engine
 
 
 def _check_engine(
