@@ -94,12 +94,20 @@ def _host() -> Iterator[Finding]:
 
 
 def _backends() -> Iterator[Finding]:
-    yield from _torch()
-    yield from _onnxruntime()
-    yield from _openvino()
-    names: tuple[FlavourName, ...] = ("tensorrt", "tensorrt_rtx")
-    for name in names:
-        yield _tensorrt(name)
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "torch": _torch,
+        "onnxruntime": _onnxruntime,
+        "openvino": _openvino,
+        "tensorrt": lambda: _tensorrt("tensorrt"),
+        "tensorrt_rtx": lambda: _tensorrt("tensorrt_rtx"),
+    }
+    for topic, check in checks.items():
+        try:
+            yield from check()
+        except Exception as error:  # a broken installation raises anything
+            reason = " ".join(str(error).split())[:200]
+            text = f"is installed but broken: {type(error).__name__}: {reason}"
+            yield Finding(topic, "problem", text, f"reinstall {topic}")
 
 
 def _missing(module: str, topic: str, extra: str) -> Finding | None:
@@ -194,7 +202,11 @@ def _openvino() -> Iterator[Finding]:
     yield Finding("openvino, cpu", "works", text)
 
 
-def _tensorrt(name: FlavourName) -> Finding:
+def _tensorrt(name: FlavourName) -> Iterator[Finding]:
+    yield _tensorrt_finding(name)
+
+
+def _tensorrt_finding(name: FlavourName) -> Finding:
     try:
         flavour = import_flavour(name)
     except BackendError as error:
@@ -202,14 +214,18 @@ def _tensorrt(name: FlavourName) -> Finding:
             extra = "trt" if name == "tensorrt" else "rtx"
             return Finding(name, "absent", "not installed", f"pip install 'stdeploy[{extra}]'")
         return Finding(name, "problem", str(error), "reinstall it with all its parts")
-    if importlib.util.find_spec("cuda") is None and gpus():
+    if not gpus():
+        ahead = ": builds for --target sm86,sm89,sm120" if name == "tensorrt_rtx" else ""
+        return Finding(name, "absent", f"{flavour.version} is here, but no GPU{ahead}")
+    if "cuda-bindings" not in versions():
         return Finding(
             name, "problem", "cuda-bindings is not installed", "pip install cuda-bindings"
         )
-    if gpus():
-        return Finding(name, "works", flavour.version)
-    ahead = "builds for --target sm86,sm89,sm120" if name == "tensorrt_rtx" else "parses only"
-    return Finding(name, "absent", f"{flavour.version} is here, but no GPU: {ahead}")
+    target = gpus()[0].target
+    if name == "tensorrt_rtx" and target.upper() not in flavour.api.ComputeCapability.__members__:
+        text = f"{flavour.version}; {target} is not among the GPUs that it names"
+        return Finding(name, "fact", text, "if it refuses this GPU, use TensorRT")
+    return Finding(name, "works", flavour.version)
 
 
 def _known_bad() -> Iterator[Finding]:

@@ -4,13 +4,14 @@ Engines are foreign bytes that any TensorRT tool can load, so their card lies be
 file is code: nothing is loaded before its digest and its host are checked.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Literal, Self
 
 from stdeploy.card import ModelCard
 from stdeploy.errors import ArtifactError, SpecError
-from stdeploy.files import existing, sha256_of, sidecar_path
+from stdeploy.files import existing, sidecar_path
 from stdeploy.hardware import Gpu
 from stdeploy.spec import Spec
 
@@ -30,7 +31,7 @@ class EngineSidecar(Spec):
         targets: compute capabilities that it runs on, such as ("sm86", "sm89").
         hardware_compatible: whether it also runs on any GPU from Ampere on.
         version_compatible: whether it also runs with newer versions.
-        batches: smallest, best and largest batch.
+        batches: the batch that it is fastest at, and its largest; the smallest is 1.
         onnx: name of the file that it was built from.
         onnx_sha256: digest of that file.
     """
@@ -43,7 +44,7 @@ class EngineSidecar(Spec):
     targets: tuple[str, ...]
     hardware_compatible: bool
     version_compatible: bool
-    batches: tuple[int, int, int]
+    batches: tuple[int, int]
     onnx: str
     onnx_sha256: str
 
@@ -69,21 +70,26 @@ class EngineSidecar(Spec):
     def rebuild_command(self) -> str:
         """What builds this engine again on another host."""
         batches = ",".join(str(batch) for batch in self.batches)
-        return f"stdeploy export {self.onnx} --trt --batches {batches}"
+        flags = " --hardware-compatible" if self.hardware_compatible else ""
+        flags += " --version-compatible" if self.version_compatible else ""
+        return f"stdeploy export {self.onnx} --trt --batches {batches}{flags}"
 
-    def check_digest(self, engine: Path) -> None:
-        """Refuse an engine whose bytes are not those that were built.
+    def read_engine(self, engine: Path) -> bytes:
+        """The bytes of the engine, if they are those that were built.
 
         Raises:
             ArtifactError: they are not.
         """
-        digest = sha256_of(engine)
+        # Read once: what was checked is what is loaded.
+        content = engine.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
         if digest != self.engine_sha256:
             raise ArtifactError(
                 f"{str(engine)!r} is not the file that its sidecar describes (sha256 "
                 f"{digest[:12]}..., expected {self.engine_sha256[:12]}...); it is not loaded, "
                 f"because an engine is code; run: {self.rebuild_command}"
             )
+        return content
 
     def mismatch(self, version: str, gpu: Gpu) -> str | None:
         """Why the engine does not fit a host; None if it does.

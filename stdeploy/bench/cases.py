@@ -38,7 +38,9 @@ class Case:
     @property
     def name(self) -> str:
         """In a table: "openvino cpu fp32"; the network with its branches says so."""
+        own = self.precision == self.card.precision or self.options.backend == "torch"
         extras = [
+            *([] if own else [f"of {self.card.precision}"]),
             *(["compiled"] if self.options.compile else []),
             *(["graphs"] if self.options.cuda_graphs else []),
             *(["unfused"] if not self.card.model.fused else []),

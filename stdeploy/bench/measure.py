@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from stdeploy.bench.cases import Case
-from stdeploy.bench.worker import FailedError, Loaded, Turn, Worker, gpu_bytes_in_use
+from stdeploy.bench.worker import FailedError, Loaded, Turn, Worker
 from stdeploy.hardware import cpu_count, cpu_name, gpus
 
 Progress = Callable[[str, int, int], None]
@@ -30,11 +30,12 @@ class Row:
         runs: how many latencies were measured.
         load_seconds: from the file to the verified answer to the golden clip.
         peak_bytes: largest memory of its process.
-        gpu_bytes: memory of the GPU that it took; None without one.
+        gpu_bytes: memory of the GPU that it held; None where that is not known.
         error: relative error of the golden clip against the float32 parent.
         peak_share: arithmetic of the fused network over that of a large matrix product in the
             same precision, in the same run; None where that is not known.
-        speedup: clips per second over those of the unfused network in eager float32.
+        speedup: clips per second over those of the unfused network in eager float32, on the CPU
+            where that was measured, else on the GPU.
         command: what a user types to run videos so.
         failed: why there are no figures; they are then 0 or None.
     """
@@ -93,7 +94,6 @@ class _Entry:
     case: Case
     worker: Worker
     loaded: Loaded | None = None
-    gpu_before: int | None = None
     turns: dict[int, list[Turn]] = dataclasses.field(default_factory=dict)
     failed: dict[int, str] = dataclasses.field(default_factory=dict)
 
@@ -107,7 +107,7 @@ def measure(
     macs: int | None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Report:
-    """Open every case in a process of its own, and let them take turns.
+    """Measure the ways of one network, each in a process of its own, in turns.
 
     Args:
         cases: what to measure.
@@ -158,9 +158,7 @@ def _peak(yardstick: Worker, kind: str) -> float | None:
 
 
 def _opened(case: Case, batches: Sequence[int]) -> _Entry:
-    on_gpu = case.options.device == "cuda"
-    before = gpu_bytes_in_use() if on_gpu else None
-    entry = _Entry(case, Worker(case), gpu_before=before)
+    entry = _Entry(case, Worker(case))
     try:
         entry.loaded = entry.worker.load()
     except FailedError as error:
@@ -195,7 +193,6 @@ def _row(entry: _Entry, batch: int, macs: int | None, peaks: dict[str, float]) -
     rate = batch * 1e3 / statistics.median(latencies)
     peak = peaks.get(f"{case.options.device} {case.precision}")
     p50, p95, p99 = (float(value) for value in np.percentile(latencies, (50, 95, 99)))
-    gpu = turns[-1].gpu_bytes
     return dataclasses.replace(
         row,
         clips_per_second=rate,
@@ -203,16 +200,17 @@ def _row(entry: _Entry, batch: int, macs: int | None, peaks: dict[str, float]) -
         runs=len(latencies),
         load_seconds=entry.loaded.seconds,
         peak_bytes=turns[-1].peak_bytes,
-        gpu_bytes=None if gpu is None or entry.gpu_before is None else gpu - entry.gpu_before,
+        gpu_bytes=turns[-1].gpu_bytes,
         error=entry.loaded.error,
         peak_share=2 * macs * rate / peak if macs and peak else None,
     )
 
 
 def _with_speedup(rows: Sequence[Row], cases: Sequence[Case]) -> list[Row]:
-    """Rows with their speed over that of the unfused network on the CPU, batch by batch."""
-    baselines = {c.name for c in cases if c.is_baseline and c.options.device == "cpu"}
-    rates = {row.batch: row.clips_per_second for row in rows if row.name in baselines}
+    """Rows with their speed over that of the unfused network, batch by batch."""
+    baselines = sorted(c.name for c in cases if c.is_baseline and c.precision == "fp32")
+    # "torch cpu ..." comes before "torch cuda ...".
+    rates = {row.batch: row.clips_per_second for row in rows if row.name in baselines[:1]}
     return [
         dataclasses.replace(row, speedup=row.clips_per_second / rates[row.batch])
         if rates.get(row.batch)

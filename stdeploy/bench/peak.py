@@ -8,6 +8,7 @@ import numpy as np
 # Large enough that a product takes milliseconds, small enough for every cache hierarchy to show.
 _CPU_SIDE, _GPU_SIDE = 2048, 8192
 _REPEATS = 4
+_WARM_UP_SECONDS = 0.3
 
 
 def matmul_flops(device: str, precision: str) -> float | None:
@@ -58,7 +59,9 @@ def _torch_flops(device: str, precision: str) -> float | None:
 
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        product()
+        start = time.perf_counter()
+        while time.perf_counter() - start < _WARM_UP_SECONDS:  # clocks rise with the work
+            product()
     except RuntimeError:
         return None
     best = float("inf")

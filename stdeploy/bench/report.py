@@ -64,6 +64,9 @@ def summary(report: Report) -> Iterator[str]:
                 f"fastest in {precision}: {best.name}, batch {best.batch}, "
                 f"{best.clips_per_second:.3g} clips/s: {best.command}"
             )
+    best = report.winner()
+    if best is not None:
+        yield f"fastest of all: {best.name}, batch {best.batch}: {best.command}"
     for kind, peak in sorted(report.peaks.items()):
         yield f"peak, a matrix product on {kind}: {peak / 1e12:.3g} Tops/s"
 
@@ -118,7 +121,9 @@ def draw(report: Report, path: Path) -> None:
     rates = [row.clips_per_second for row in rows]
     figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.42 * len(rows)), layout="constrained")
     colours = [_COLOURS.get(row.precision, _OTHER) for row in rows]
-    bars = axes.barh(names, rates, color=colours)
+    places = range(len(names))  # by place: two bars of one name would hide each other
+    bars = axes.barh(places, rates, color=colours)
+    axes.set_yticks(places, names)
     axes.bar_label(bars, labels=[f"{rate:.3g}" for rate in rates], padding=4, color=_GREY)
     axes.invert_yaxis()
     axes.margins(x=0.12)

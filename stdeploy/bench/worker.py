@@ -2,17 +2,18 @@
 
 import dataclasses
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stdeploy.bench.cases import Case
 from stdeploy.bench.peak import matmul_flops
-from stdeploy.errors import StdeployError
 from stdeploy.golden import golden_clip
 from stdeploy.parity import relative_error
 from stdeploy.runtime.opening import open_runtime
@@ -40,7 +41,7 @@ class Turn:
     Attributes:
         seconds: of every run.
         peak_bytes: largest memory of the process so far.
-        gpu_bytes: memory of the GPU in use by all after the turn; None without one.
+        gpu_bytes: memory of the GPU that the process holds; None where that is not known.
     """
 
     seconds: tuple[float, ...]
@@ -100,13 +101,16 @@ class Worker:
         return answer
 
 
-def gpu_bytes_in_use() -> int | None:
-    """Memory of the first GPU that is in use, by anyone; None where it cannot be asked."""
-    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
+def _gpu_bytes() -> int | None:
+    """Memory of the GPU that this process holds; None where the driver does not say."""
+    query, layout = "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return int(result.stdout.split()[0]) << 20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        result = subprocess.run(
+            ["nvidia-smi", query, layout], capture_output=True, text=True, timeout=20, check=True
+        )
+        held = dict(line.split(", ") for line in result.stdout.splitlines())
+        return int(held[str(os.getpid())]) << 20
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError):
         return None
 
 
@@ -120,7 +124,7 @@ def _serve(case: Case | None, pipe: Connection) -> None:
             return
         try:
             pipe.send(getattr(server, name)(*arguments))
-        except (StdeployError, MemoryError, RuntimeError, OSError) as error:
+        except Exception as error:  # the row of this case says what it was
             pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
 
 
@@ -151,7 +155,7 @@ class _Server:
             start = time.perf_counter()
             self._runtime.run(frames)
             taken.append(time.perf_counter() - start)
-        gpu = gpu_bytes_in_use() if self._case.options.device == "cuda" else None
+        gpu = _gpu_bytes() if self._case.options.device == "cuda" else None
         return Turn(tuple(taken), _peak_bytes(), gpu)
 
     def peak(self, device: str, precision: str) -> float | None:
@@ -159,7 +163,14 @@ class _Server:
 
 
 def _peak_bytes() -> int:
-    import resource
+    """Largest memory of this process."""
+    try:
+        # Not getrusage: what the parent held before it started this process counts there.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        (peak,) = [line for line in lines if line.startswith("VmHWM:")]
+        return int(peak.split()[1]) << 10
+    except (OSError, ValueError):
+        import resource
 
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else largest << 10
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest if sys.platform == "darwin" else largest << 10

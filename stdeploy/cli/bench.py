@@ -9,7 +9,8 @@ from rich.table import Table
 
 from stdeploy.card import ModelCard
 from stdeploy.cli.console import note, out, phase_bars
-from stdeploy.errors import ArtifactError, SpecError
+from stdeploy.errors import ArtifactError, BackendError, SpecError
+from stdeploy.hardware import gpus
 
 
 def command(
@@ -46,9 +47,9 @@ def command(
     for path, suffixes in ((json_file, (".json",)), (markdown, (".md",)), (plot, (".png", ".svg"))):
         if path is not None:
             checked_output(path, next((s for s in suffixes if path.name.endswith(s)), suffixes[0]))
-    sizes = _sizes(batches)
+    sizes, kinds = _sizes(batches), _devices(devices)
     paths = artifacts or artifacts_of(Path(), newest_stem(Path()))
-    cases = list(cases_for(paths, devices=tuple(devices.split(",")), compiled=compiled))
+    cases = list(cases_for(paths, devices=kinds, compiled=compiled))
     if not cases:
         raise ArtifactError("no backend here runs any of these files; see stdeploy doctor")
     note(f"measuring {len(cases)} ways: {', '.join(case.name for case in cases)}")
@@ -75,6 +76,8 @@ def command(
         write(to_markdown(report), markdown)
     if plot is not None:
         draw(report, plot)
+    if any(row.failed is not None for row in report.rows):
+        raise typer.Exit(1)
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -85,6 +88,16 @@ def _sizes(text: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         raise SpecError(f"--batches {text!r}: write numbers from 1, such as 1,4,8")
     return sizes
+
+
+def _devices(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    unknown = [kind for kind in kinds if kind not in ("cpu", "cuda")]
+    if unknown:
+        raise SpecError(f"--devices {text!r}: {unknown[0]!r} is none; write cpu, cuda or cpu,cuda")
+    if kinds == ("cuda",) and not gpus():
+        raise BackendError("--devices cuda: there is no NVIDIA GPU here")
+    return kinds
 
 
 def _macs(card: ModelCard) -> int | None:

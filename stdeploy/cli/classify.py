@@ -32,7 +32,9 @@ def command(
     videos: Annotated[list[str], typer.Argument(help="Files, folders or patterns.")],
     model: Annotated[
         Path | None,
-        typer.Option("--model", "-m", help="Default: the newest *.onnx or *.engine here."),
+        typer.Option(
+            "--model", "-m", help="Default: the newest *.onnx; on GPU hosts also *.engine."
+        ),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels per video.")] = 5,
     views: Annotated[
@@ -60,6 +62,7 @@ def command(
     """
     from stdeploy.classify import Classifier
     from stdeploy.files import ENGINE_SUFFIX, ONNX_SUFFIX, newest
+    from stdeploy.hardware import gpus
 
     options = runtime_options(
         backend,
@@ -72,7 +75,9 @@ def command(
         rebuild=rebuild,
     )
     paths = expand(videos)
-    artifact = model or newest(Path(), ONNX_SUFFIX, ENGINE_SUFFIX, made_by="stdeploy export")
+    # An engine that was built here for another host is no default of this one.
+    suffixes = (ONNX_SUFFIX, ENGINE_SUFFIX) if gpus() else (ONNX_SUFFIX,)
+    artifact = model or newest(Path(), *suffixes, made_by="stdeploy export")
     table = Table(show_lines=len(paths) > 1)
     table.add_column("video", overflow="fold")
     table.add_column("score  label")

@@ -45,8 +45,8 @@ def command(
         ),
     ] = None,
     batches: Annotated[
-        str, typer.Option("--batches", help="Smallest, best and largest batch of an engine.")
-    ] = "1,1,8",
+        str, typer.Option("--batches", help="Batch to be fastest at, and largest, of an engine.")
+    ] = "1,8",
     workspace_gib: Annotated[
         float, typer.Option("--workspace-gib", min=0.0, help="Memory for TensorRT's tactics.")
     ] = 4.0,
@@ -65,14 +65,33 @@ def command(
     batches 1, 2 and 5, on the golden clip and on the clips of --calibrate, or nothing is written.
     """
     require("torch", extra="export", purpose="exporting")
+    from stdeploy.card import read_card
+    from stdeploy.export.calibration import read_calibration
     from stdeploy.export.onnx import ExportOptions, export_onnx
+    from stdeploy.export.tensorrt import BuildOptions, build_engine, checked_options
     from stdeploy.files import FUSED_SUFFIX, ONNX_SUFFIX, newest
 
-    profile, overrides = _batches(batches), _thresholds(allow or [])
+    overrides = _thresholds(allow or [])
+    if not trt and (target or any_gpu or any_version):
+        raise SpecError("--target and the --...-compatible options are for engines: add --trt")
+    build = BuildOptions(
+        batches=_batches(batches),
+        targets=tuple(target.split(",")) if target else (),
+        workspace_bytes=int(workspace_gib * 2**30),
+        hardware_compatible=any_gpu,
+        version_compatible=any_version,
+    )
+    if trt:
+        build = checked_options(build)
     source = fused or newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt")
     if source.suffix == ONNX_SUFFIX:
         if not trt:
             raise SpecError(f"{str(source)!r} is exported already; --trt builds an engine from it")
+        if output or precision is not PrecisionName.FP32:
+            raise SpecError(
+                f"{str(source)!r} has its precision and its name already; give the "
+                f"*{FUSED_SUFFIX} file to export in another"
+            )
         onnx_file = source
     else:
         note(f"exporting {source} in {precision.value}")
@@ -89,21 +108,13 @@ def command(
         out.print(f"{result.path}  {size:.1f} MB", soft_wrap=True, markup=False)
         onnx_file = result.path
     if trt:
-        from stdeploy.export.tensorrt import BuildOptions, build_engine
-
         note(f"building an engine from {onnx_file}")
         with phase_bars() as progress:
-            built = build_engine(
-                onnx_file,
-                BuildOptions(
-                    batches=profile,
-                    targets=tuple(target.split(",")) if target else (),
-                    workspace_bytes=int(workspace_gib * 2**30),
-                    hardware_compatible=any_gpu,
-                    version_compatible=any_version,
-                ),
-                progress,
-            )
+            clips = None
+            if calibrate is not None:
+                clip = read_card(onnx_file).clip
+                clips = read_calibration(calibrate, clip, max_clips=calibration_clips).frames
+            built = build_engine(onnx_file, build, progress, clips=clips, allow=overrides)
         for line in built.notes:
             note(line)
         size = built.path.stat().st_size / 1e6
@@ -135,11 +146,11 @@ def _thresholds(texts: list[str]) -> dict[str, float]:
     return values
 
 
-def _batches(text: str) -> tuple[int, int, int]:
+def _batches(text: str) -> tuple[int, int]:
     try:
-        smallest, best, largest = (int(part) for part in text.split(","))
+        best, largest = (int(part) for part in text.split(","))
     except ValueError:
-        raise SpecError(f"--batches {text!r}: write smallest,best,largest, such as 1,4,8") from None
-    if not 1 <= smallest <= best <= largest:
-        raise SpecError(f"--batches {text!r}: need 1 <= smallest <= best <= largest")
-    return smallest, best, largest
+        raise SpecError(f"--batches {text!r}: write best,largest, such as 4,8") from None
+    if not 1 <= best <= largest:
+        raise SpecError(f"--batches {text!r}: need 1 <= best <= largest")
+    return best, largest

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from stdeploy.card import ModelCard
 from stdeploy.engine.flavour import Flavour, messages_of
 from stdeploy.errors import ArtifactError, BackendError, SpecError
+from stdeploy.files import whole_file
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -25,7 +26,7 @@ class BuildOptions:
     """How to build an engine.
 
     Attributes:
-        batches: smallest, best and largest batch.
+        batches: the batch to be fastest at, and the largest one; the smallest is always 1.
         targets: compute capabilities to build for without a GPU, such as ("sm86", "sm89");
             TensorRT-RTX only. None of them: the GPU of this host.
         workspace_bytes: memory that a tactic may take.
@@ -33,7 +34,7 @@ class BuildOptions:
         version_compatible: run with newer TensorRT; TensorRT only.
     """
 
-    batches: tuple[int, int, int] = (1, 1, 8)
+    batches: tuple[int, int] = (1, 8)
     targets: tuple[str, ...] = ()
     workspace_bytes: int = 4 << 30
     hardware_compatible: bool = False
@@ -67,9 +68,10 @@ def build_plan(
     api = flavour.api
     messages = messages_of(flavour)
     messages.clear()
-    builder = api.Builder(messages.logger)
-    if builder is None:
-        raise BackendError(f"{flavour.name} cannot start: {messages.last()}")
+    try:
+        builder = api.Builder(messages.logger)
+    except (TypeError, RuntimeError) as error:  # what the bindings make of a null pointer
+        raise BackendError(f"{flavour.name} cannot start here: {messages.last()}") from error
     network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = api.OnnxParser(network, messages.logger)
     _parse(parser, onnx_file, flavour)
@@ -85,7 +87,7 @@ def build_plan(
         timing_cache = None  # it compiles kernels when an engine is loaded, and times none
     _read_timing_cache(config, timing_cache)
     profile = builder.create_optimization_profile()
-    shapes = [(batch, *card.clip.frames_shape) for batch in options.batches]
+    shapes = [(batch, *card.clip.frames_shape) for batch in (1, *options.batches)]
     profile.set_shape("frames", *shapes)
     config.add_optimization_profile(profile)
     config.progress_monitor = _monitor(flavour, progress)
@@ -120,14 +122,24 @@ def _set_targets(config: "trt.IBuilderConfig", flavour: Flavour, options: BuildO
             "TensorRT-RTX has no compatibility options; name the GPUs with --target sm86,sm89"
         )
     known = dict(flavour.api.ComputeCapability.__members__)
+    check_targets(options.targets, flavour)
     wanted = [target.upper() for target in options.targets] or ["CURRENT"]
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        allowed = ", ".join(name.lower() for name in known if name.startswith("SM"))
-        raise SpecError(f"--target {unknown[0].lower()}: TensorRT-RTX builds for {allowed}")
     config.num_compute_capabilities = len(wanted)  # type: ignore[attr-defined,unused-ignore]
     for number, name in enumerate(wanted):
         config.set_compute_capability(known[name], number)  # type: ignore[attr-defined,unused-ignore]
+
+
+def check_targets(targets: tuple[str, ...], flavour: Flavour) -> None:
+    """Refuse targets that TensorRT-RTX does not build for.
+
+    Raises:
+        SpecError: one of them is none of its compute capabilities.
+    """
+    known = [name.lower() for name in flavour.api.ComputeCapability.__members__]
+    allowed = [name for name in known if name.startswith("sm")]
+    for target in targets:
+        if target not in allowed:
+            raise SpecError(f"--target {target}: TensorRT-RTX builds for {', '.join(allowed)}")
 
 
 def _set_compatibility(
@@ -148,16 +160,19 @@ def _set_compatibility(
 def _read_timing_cache(config: "trt.IBuilderConfig", path: Path | None) -> None:
     if path is None:
         return
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    if cache is not None:
-        # A cache of another GPU or version is of no use, and no error.
-        config.set_timing_cache(cache, ignore_mismatch=False)
+    kept = path.read_bytes() if path.is_file() else b""
+    for content in (kept, b""):
+        cache = config.create_timing_cache(content)
+        # A cache of another GPU or version is no error: a fresh one takes its place.
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return
 
 
 def _write_timing_cache(config: "trt.IBuilderConfig", path: Path | None) -> None:
     cache = config.get_timing_cache() if path is not None else None
     if path is not None and cache is not None:
-        path.write_bytes(bytes(cache.serialize()))
+        with whole_file(path) as temporary:
+            temporary.write_bytes(bytes(cache.serialize()))
 
 
 def _monitor(flavour: Flavour, progress: Progress) -> "trt.IProgressMonitor":

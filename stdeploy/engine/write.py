@@ -1,12 +1,14 @@
 """Engines as files: built and written with their sidecar, or built again for another host."""
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stdeploy.card import ModelCard, read_card
+from stdeploy.card import ModelCard, ParityRow, read_card
 from stdeploy.engine.flavour import Flavour, import_flavour
 from stdeploy.engine.plan import BuildOptions, build_plan
-from stdeploy.errors import ArtifactError, BackendError
+from stdeploy.errors import ArtifactError
 from stdeploy.files import existing, sha256_of, sidecar_path, whole_file
 from stdeploy.hardware import gpus
 from stdeploy.sidecar import EngineSidecar
@@ -82,18 +84,31 @@ def write_sidecar(engine: Path, sidecar: EngineSidecar) -> None:
         temporary.write_text(sidecar.model_dump_json(indent=1) + "\n")
 
 
-def rebuild(engine: Path, sidecar: EngineSidecar) -> EngineSidecar:
-    """Build an engine again if it does not fit this host, from the .onnx file beside it.
+def move_engine(source: Path, target: Path) -> None:
+    """Give an engine and its sidecar their names; between the two, digests differ."""
+    sidecar_path(source).replace(sidecar_path(target))
+    source.replace(target)
+
+
+def add_parity(engine: Path, row: ParityRow) -> None:
+    """Add a comparison to the sidecar of an engine."""
+    sidecar = EngineSidecar.read(engine)
+    card = sidecar.card.model_copy(update={"parity": (*sidecar.card.parity, row)})
+    write_sidecar(engine, sidecar.model_copy(update={"card": card}))
+
+
+@contextlib.contextmanager
+def rebuilt(engine: Path, sidecar: EngineSidecar) -> Iterator[Path]:
+    """Build an engine again for this host, from the .onnx file beside it.
+
+    Yields:
+        The new engine in a folder beside the old one, which it replaces when the block ends
+        without an error.
 
     Raises:
         ArtifactError: that file is not there, or is another one.
         BackendError: this host cannot build it.
     """
-    flavour = import_flavour(sidecar.flavour)
-    if not gpus():
-        raise BackendError("--rebuild needs an NVIDIA GPU, and there is none here")
-    if sidecar.mismatch(flavour.version, gpus()[0]) is None:
-        return sidecar
     onnx_file = existing(engine.with_name(sidecar.onnx))
     if sha256_of(onnx_file) != sidecar.onnx_sha256:
         raise ArtifactError(
@@ -105,6 +120,15 @@ def rebuild(engine: Path, sidecar: EngineSidecar) -> EngineSidecar:
         hardware_compatible=sidecar.hardware_compatible,
         version_compatible=sidecar.version_compatible,
     )
-    return write_engine(
-        onnx_file, read_card(onnx_file), engine, flavour, options, timing_cache=timing_path(engine)
-    )
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=engine.parent) as folder:
+        unproven = Path(folder) / engine.name
+        write_engine(
+            onnx_file,
+            read_card(onnx_file),
+            unproven,
+            import_flavour(sidecar.flavour),
+            options,
+            timing_cache=timing_path(engine),
+        )
+        yield unproven
+        move_engine(unproven, engine)

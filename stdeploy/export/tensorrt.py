@@ -2,15 +2,19 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard, read_card
 from stdeploy.engine.flavour import Flavour, import_flavour, usable_flavours
-from stdeploy.engine.plan import BuildOptions
-from stdeploy.engine.write import timing_path, write_engine, write_sidecar
-from stdeploy.errors import ArtifactError, BackendError
-from stdeploy.export.gate import Progress, Reference, check, prove, thresholds
-from stdeploy.files import ONNX_SUFFIX, checked_output, engine_path, existing, sidecar_path
+from stdeploy.engine.plan import BuildOptions, check_targets
+from stdeploy.engine.write import move_engine, timing_path, write_engine, write_sidecar
+from stdeploy.errors import ArtifactError, BackendError, SpecError
+from stdeploy.export.gate import BATCHES, Progress, Reference, check, prove, thresholds
+from stdeploy.files import ONNX_SUFFIX, checked_output, engine_path, existing
 from stdeploy.hardware import gpus
 from stdeploy.runtime.base import Backend, RuntimeOptions
 from stdeploy.runtime.opening import open_backend
@@ -39,6 +43,9 @@ def build_engine(
     onnx_file: Path,
     options: BuildOptions,
     progress: Progress = lambda _what, _done, _total: None,
+    *,
+    clips: NDArray[np.uint8] | None = None,
+    allow: Mapping[str, float] | None = None,
 ) -> BuiltEngine:
     """Build an engine beside an .onnx file, and prove it where a GPU can run it.
 
@@ -46,6 +53,8 @@ def build_engine(
         onnx_file: a verified file.
         options: batches, targets, compatibility.
         progress: is told what is done, how much of it and of how much.
+        clips: uint8 (N, T, H, W, 3), real clips to prove the engine on, beside synthetic ones.
+        allow: thresholds of the gate to use instead of those in parity.py, by name.
 
     Raises:
         ArtifactError: TensorRT cannot parse the file.
@@ -56,6 +65,7 @@ def build_engine(
     if existing(onnx_file).suffix != ONNX_SUFFIX:
         raise ArtifactError(f"{str(onnx_file)!r}: engines are built from .onnx files")
     card = read_card(onnx_file)
+    options = checked_options(options)
     flavour = _flavour(onnx_file, options)
     host = "-".join(options.targets) if options.targets else gpus()[0].slug
     path = engine_path(onnx_file, host, card.precision)
@@ -74,16 +84,33 @@ def build_engine(
             progress=progress,
         )
         if gpus() and gpus()[0].target in sidecar.targets:
-            sidecar = _proven(onnx_file, card, unproven, sidecar, options, progress)
+            sidecar = _proven(
+                onnx_file, card, unproven, sidecar, options, clips, allow or {}, progress
+            )
         else:
             there = ", ".join(sidecar.targets)
             notes = (
                 f"built for {there} and not run, because no such GPU is here; it answers its "
                 "golden clip when it is first opened",
             )
-        sidecar_path(unproven).replace(sidecar_path(path))
-        unproven.replace(path)
+        move_engine(unproven, path)
     return BuiltEngine(path, sidecar, notes)
+
+
+def checked_options(options: BuildOptions) -> BuildOptions:
+    """Options with their targets in one spelling; what cannot be is refused before any work.
+
+    Raises:
+        SpecError: a target that TensorRT-RTX does not build for, or impossible batches.
+        BackendError: targets, and TensorRT-RTX is not installed.
+    """
+    best, largest = options.batches
+    if not 1 <= best <= largest:
+        raise SpecError(f"batches {best},{largest}: need 1 <= best <= largest")
+    targets = tuple(dict.fromkeys(target.strip().lower() for target in options.targets))
+    if targets:
+        check_targets(targets, import_flavour("tensorrt_rtx"))
+    return dataclasses.replace(options, targets=targets)
 
 
 def _flavour(onnx_file: Path, options: BuildOptions) -> Flavour:
@@ -116,6 +143,8 @@ def _proven(
     path: Path,
     sidecar: EngineSidecar,
     options: BuildOptions,
+    clips: NDArray[np.uint8] | None,
+    allow: Mapping[str, float],
     progress: Progress,
 ) -> EngineSidecar:
     """Compare the engine with its .onnx file on the CPU, and write what was measured."""
@@ -123,13 +152,12 @@ def _proven(
     cpu = RuntimeOptions(backend=backend, device="cpu", emulate=True)
     with open_backend(onnx_file, card, cpu) as parent:
         reference = Reference.of(
-            lambda frames: parent.run(frames).astype("float64"), card, None, progress
+            lambda frames: parent.run(frames).astype("float64"), card, clips, progress
         )
-    smallest, _, largest = options.batches
-    batches = tuple(batch for batch in (1, 2, 5) if smallest <= batch <= largest)
+    batches = tuple(batch for batch in BATCHES if batch <= options.batches[1])
     gpu = RuntimeOptions(backend="tensorrt", device="cuda")
     with TensorRtRuntime.open(path, card, gpu) as runtime:
-        allowed = thresholds(card.precision, {})
+        allowed = thresholds(card.precision, allow)
         proof = prove(runtime, reference, allowed, batches=batches, progress=progress)
     check(proof, source=f"the engine of {onnx_file.name!r}")
     sidecar = sidecar.model_copy(

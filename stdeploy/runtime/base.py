@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard
-from stdeploy.errors import ArtifactError, BackendError
+from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.spec import Precision
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"]
@@ -175,9 +175,9 @@ def only(backend: str, options: RuntimeOptions, *allowed: str) -> None:
         allowed: names of those options among compile, cuda_graphs and rebuild that it has.
 
     Raises:
-        BackendError: one is set that it does not have.
+        SpecError: one is set that it does not have.
     """
     for name in ("compile", "cuda_graphs", "rebuild"):
         if getattr(options, name) and name not in allowed:
             flag = name.replace("_", "-")
-            raise BackendError(f"{backend} has no --{flag}; leave it out or choose another backend")
+            raise SpecError(f"{backend} has no --{flag}; leave it out or choose another backend")

@@ -70,10 +70,10 @@ def candidates(
         return (_settled(options, options.backend),)
     if len(possible) == 1:
         return (_settled(options, possible[0]),)
-    on_gpu = options.device == "cuda" or (options.device == "auto" and onnxruntime_has_gpu())
-    if on_gpu:
-        return (dataclasses.replace(options, backend="onnxruntime", device="cuda"),)
     asked = options.precision or precision
+    gpu_can = asked in _CPU_PRECISIONS["onnxruntime"]  # its CUDA provider has no bf16 either
+    if options.device == "cuda" or (options.device == "auto" and gpu_can and onnxruntime_has_gpu()):
+        return (dataclasses.replace(options, backend="onnxruntime", device="cuda"),)
     able = [
         backend
         for backend in possible

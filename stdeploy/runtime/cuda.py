@@ -47,7 +47,11 @@ class StagedArray:
         self._cuda = runtime_api()
         self._bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         self._host_address = int(checked(self._cuda.cudaHostAlloc(self._bytes, 0)))
-        self.device = int(checked(self._cuda.cudaMalloc(self._bytes)))
+        try:
+            self.device = int(checked(self._cuda.cudaMalloc(self._bytes)))
+        except BackendError:
+            self._cuda.cudaFreeHost(self._host_address)
+            raise
         buffer = (ctypes.c_uint8 * self._bytes).from_address(self._host_address)
         self.host: NDArray[Any] = np.ctypeslib.as_array(buffer).view(dtype).reshape(shape)
 
@@ -100,6 +104,10 @@ class Stream:
     def launch(self, graph: Any) -> None:
         """Run a recorded graph."""
         checked(self._cuda.cudaGraphLaunch(graph, self.handle))
+
+    def destroy(self, graph: Any) -> None:
+        """Give a recorded graph back."""
+        self._cuda.cudaGraphExecDestroy(graph)
 
     def close(self) -> None:
         """Destroy the stream; harmless when called twice."""

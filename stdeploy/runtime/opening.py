@@ -5,8 +5,8 @@ import logging
 import time
 from pathlib import Path
 
-from stdeploy.card import ModelCard, read_card
-from stdeploy.errors import ParityError
+from stdeploy.card import ModelCard, ParityRow, read_card
+from stdeploy.errors import StdeployError
 from stdeploy.golden import check_golden, golden_clip
 from stdeploy.parity import RUNTIME_TOLERANCE
 from stdeploy.runtime.base import DEFAULT_OPTIONS, Backend, Runtime, RuntimeOptions
@@ -94,6 +94,21 @@ def replay_golden(runtime: Runtime, card: ModelCard, *, source: str) -> float:
     )
 
 
+def golden_row(runtime: Runtime, card: ModelCard, *, source: str) -> ParityRow:
+    """Replay the golden clip, and put it as a row of a card.
+
+    Raises:
+        ParityError: the answer is wrong.
+    """
+    return ParityRow(
+        check=f"{runtime.name}, golden clip",
+        precision=runtime.precision,
+        error=replay_golden(runtime, card, source=source),
+        tolerance=RUNTIME_TOLERANCE[runtime.precision],
+        detail=runtime.device,
+    )
+
+
 def _open_proven(artifact: Path, card: ModelCard, options: RuntimeOptions) -> Runtime:
     runtime = open_backend(artifact, card, options)
     try:
@@ -112,15 +127,16 @@ def _fastest(
 ) -> Runtime:
     """Open all, keep those that answer rightly, time them in turn, close all but the fastest."""
     opened: dict[Backend, Runtime] = {}
-    wrong: list[ParityError] = []
+    errors: list[Exception] = []
     for candidate in possible:
         try:
             opened[candidate.backend] = _open_proven(artifact, card, candidate)
-        except ParityError as error:
-            wrong.append(error)
-            _log.warning("not used: %s", error)
+        except (StdeployError, ImportError) as error:
+            errors.append(error)
     if not opened:
-        raise wrong[0]
+        raise errors[0]
+    for reason in errors:
+        _log.warning("not used: %s", reason)
     frames = golden_clip(card.golden.seed, card.clip.frames_shape)[None]
     seconds: dict[Backend, float] = dict.fromkeys(opened, float("inf"))
     for _ in range(_TRIALS if len(opened) > 1 else 0):

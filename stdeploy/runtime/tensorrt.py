@@ -1,5 +1,6 @@
 """TensorRT and TensorRT-RTX engines on an NVIDIA GPU, without torch."""
 
+import dataclasses
 import itertools
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard
 from stdeploy.engine.flavour import Flavour, import_flavour, messages_of
-from stdeploy.engine.write import rebuild
+from stdeploy.engine.write import add_parity, rebuilt
 from stdeploy.errors import ArtifactError, BackendError
 from stdeploy.hardware import Gpu, gpus
 from stdeploy.runtime.base import (
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
 
 class TensorRtRuntime(ClosesOnExit):
-    """An engine with one execution context on a stream of its own.
+    """An engine on a stream of its own.
 
-    A context serves one thread at a time; a lock sees to that. Frames and logits go through
+    Contexts serve one thread at a time; a lock sees to that. Frames and logits go through
     page-locked memory, kept for each batch size. Batches over the engine's largest are split.
     """
 
@@ -43,6 +44,7 @@ class TensorRtRuntime(ClosesOnExit):
         engine: "trt.ICudaEngine",
         sidecar: EngineSidecar,
         gpu: Gpu,
+        flavour: Flavour,
         *,
         cuda_graphs: bool,
     ) -> None:
@@ -50,20 +52,16 @@ class TensorRtRuntime(ClosesOnExit):
         graphs = ", CUDA graphs" if cuda_graphs else ""
         self.device = f"{gpu.name}, {sidecar.flavour} {sidecar.version}{graphs}"
         self._card = sidecar.card
-        self._smallest, _, self._largest = sidecar.batches
+        self._largest = sidecar.batches[1]
+        self._flavour = flavour
+        self._cuda_graphs = cuda_graphs
         self._lock = threading.Lock()
-        # Each of the three needs the one before it for as long as it lives.
+        # An engine needs its runtime, and contexts their engine, for as long as they live.
         self._runtime: trt.Runtime | None = runtime
         self._engine: trt.ICudaEngine | None = engine
-        context = engine.create_execution_context()
-        if context is None:
-            raise BackendError(
-                f"the GPU has no memory for this engine: {engine.device_memory_size_v2} bytes"
-            )
-        self._context: trt.IExecutionContext | None = context
+        self._shared: trt.IExecutionContext | None = None
         self._stream = Stream()
-        self._buffers: dict[int, tuple[StagedArray, StagedArray]] = {}
-        self._graphs: dict[int, Any] | None = {} if cuda_graphs else None
+        self._executions: dict[int, _Execution] = {}
 
     @classmethod
     def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
@@ -79,9 +77,7 @@ class TensorRtRuntime(ClosesOnExit):
                 f"{artifact.name!r} is in {sidecar.card.precision}, as it was built; build one in "
                 f"{options.precision}: stdeploy export --precision {options.precision} --trt"
             )
-        if options.rebuild:
-            sidecar = rebuild(artifact, sidecar)
-        sidecar.check_digest(artifact)
+        content = sidecar.read_engine(artifact)
         flavour = import_flavour(sidecar.flavour)
         if not gpus():
             raise BackendError(
@@ -90,95 +86,175 @@ class TensorRtRuntime(ClosesOnExit):
             )
         gpu = gpus()[0]
         reason = sidecar.mismatch(flavour.version, gpu)
+        if reason is not None and options.rebuild:
+            return cls._rebuilt(artifact, sidecar, options)
         if reason is not None:
             raise ArtifactError(
                 f"{str(artifact)!r} does not fit this host: {reason}; run: "
                 f"{sidecar.rebuild_command}, or pass --rebuild"
             )
-        runtime, engine = _deserialise(artifact, sidecar, flavour)
+        runtime, engine = _deserialise(artifact, content, sidecar, flavour)
         _check_engine(artifact, card, engine, flavour)
-        return cls(runtime, engine, sidecar, gpu, cuda_graphs=options.cuda_graphs)
+        return cls(runtime, engine, sidecar, gpu, flavour, cuda_graphs=options.cuda_graphs)
+
+    @classmethod
+    def _rebuilt(cls, artifact: Path, sidecar: EngineSidecar, options: RuntimeOptions) -> Self:
+        """Build for this host; the old engine goes when the new one has answered rightly."""
+        from stdeploy.runtime.opening import golden_row
+
+        with rebuilt(artifact, sidecar) as unproven:
+            as_built = dataclasses.replace(options, rebuild=False)
+            runtime = cls.open(unproven, sidecar.card, as_built)
+            try:
+                row = golden_row(runtime, sidecar.card, source=artifact.name)
+                add_parity(unproven, row)
+            except BaseException:
+                runtime.close()
+                raise
+        return runtime
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify clips; see `Runtime.run`."""
         check_frames(frames, self._card)
-        if len(frames) < self._smallest:
-            raise ArtifactError(
-                f"this engine takes {self._smallest} to {self._largest} clips at a time, not "
-                f"{len(frames)}; build it with --batches 1,..."
-            )
         with self._lock:
+            if self._engine is None:
+                raise BackendError("this engine was closed")
             return np.concatenate([self._run(frames[part]) for part in self._parts(len(frames))])
 
     def close(self) -> None:
-        """Release context, engine, buffers and stream."""
-        for arrays in self._buffers.values():
-            for array in arrays:
-                array.free()
-        self._buffers.clear()
-        self._graphs = None
-        self._context = None
-        self._engine = None
-        self._runtime = None
-        self._stream.close()
+        """Release contexts, engine, buffers and stream."""
+        with self._lock:
+            for execution in self._executions.values():
+                execution.free(self._stream)
+            self._executions.clear()
+            self._shared = None
+            self._engine = None
+            self._runtime = None
+            self._stream.close()
 
     def _parts(self, count: int) -> list[slice]:
-        """Slices of at most the largest batch, none smaller than the smallest."""
+        """Slices of at most the largest batch, of nearly the same length."""
         parts = -(-count // self._largest)
         edges = [round(i * count / parts) for i in range(parts + 1)]
         return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
     def _run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         batch = len(frames)
-        if batch not in self._buffers:
-            self._buffers[batch] = self._allocate(batch)
-        source, target = self._buffers[batch]
-        source.host[:] = frames
-        graph = self._graphs.get(batch) if self._graphs is not None else None
-        if graph is None:
-            self._enqueue(batch, source, target)
+        if batch not in self._executions:
+            self._executions[batch] = _Execution(self._context(), self._card, batch)
+        execution = self._executions[batch]
+        # TensorRT-RTX captures graphs by itself; see _new_context.
+        capture = self._cuda_graphs and self._flavour.name == "tensorrt"
+        return execution.run(frames, self._stream, capture=capture)
+
+    def _context(self) -> "trt.IExecutionContext":
+        """One for all batch sizes; with CUDA graphs one for each, because a graph keeps its own."""
+        if self._cuda_graphs:
+            return self._new_context()
+        if self._shared is None:
+            self._shared = self._new_context()
+        return self._shared
+
+    def _new_context(self) -> "trt.IExecutionContext":
+        engine = self._engine
+        assert engine is not None
+        if self._flavour.name == "tensorrt_rtx":
+            context = _rtx_context(engine, self._flavour, cuda_graphs=self._cuda_graphs)
         else:
-            self._stream.launch(graph)
-        self._stream.synchronise()
-        logits = np.array(target.host, dtype=np.float32)
-        if self._graphs is not None and graph is None:
+            context = engine.create_execution_context()
+        if context is None:
+            raise BackendError(
+                f"TensorRT cannot run this engine: {messages_of(self._flavour).last()}; it needs "
+                f"{engine.device_memory_size_v2} bytes on the GPU"
+            )
+        return context
+
+
+class _Execution:
+    """What belongs to one batch size: buffers, and a CUDA graph where one is wanted."""
+
+    def __init__(self, context: "trt.IExecutionContext", card: ModelCard, batch: int) -> None:
+        self._context = context
+        self._shape = (batch, *card.clip.frames_shape)
+        self._source = StagedArray(self._shape, np.uint8)
+        try:
+            self._target = StagedArray((batch, card.model.num_classes), np.float32)
+        except BackendError:
+            self._source.free()
+            raise
+        self._graph: Any = None
+
+    def run(
+        self, frames: NDArray[np.uint8], stream: Stream, *, capture: bool
+    ) -> NDArray[np.float32]:
+        self._source.host[:] = frames
+        if self._graph is None:
+            self._enqueue(stream)
+        else:
+            stream.launch(self._graph)
+        stream.synchronise()
+        logits = np.array(self._target.host, dtype=np.float32)
+        if capture and self._graph is None:
             # The run before has made TensorRT settle what depends on the shape.
-            self._stream.begin_capture()
-            self._enqueue(batch, source, target)
-            self._graphs[batch] = self._stream.end_capture()
+            stream.begin_capture()
+            try:
+                self._enqueue(stream)
+            finally:
+                graph = stream.end_capture()
+            self._graph = graph
         return logits
 
-    def _allocate(self, batch: int) -> tuple[StagedArray, StagedArray]:
-        frames = (batch, *self._card.clip.frames_shape)
-        return (
-            StagedArray(frames, np.uint8),
-            StagedArray((batch, self._card.model.num_classes), np.float32),
-        )
+    def free(self, stream: Stream) -> None:
+        if self._graph is not None:
+            stream.destroy(self._graph)
+            self._graph = None
+        self._source.free()
+        self._target.free()
 
-    def _enqueue(self, batch: int, source: StagedArray, target: StagedArray) -> None:
-        context = self._context
-        assert context is not None
-        shape = (batch, *self._card.clip.frames_shape)
-        if not context.set_input_shape("frames", shape) or context.infer_shapes():
+    def _enqueue(self, stream: Stream) -> None:
+        context, batch = self._context, self._shape[0]
+        try:
+            ready = context.set_input_shape("frames", self._shape) and not context.infer_shapes()
+        except RuntimeError:  # how infer_shapes refuses
+            ready = False
+        if not ready:
             raise ArtifactError(f"TensorRT refuses a batch of {batch} clips")
-        context.set_tensor_address("frames", source.device)
-        context.set_tensor_address("logits", target.device)
-        source.upload(self._stream.handle)
-        if not context.execute_async_v3(self._stream.handle):
+        context.set_tensor_address("frames", self._source.device)
+        context.set_tensor_address("logits", self._target.device)
+        self._source.upload(stream.handle)
+        if not context.execute_async_v3(stream.handle):
             raise BackendError(f"TensorRT cannot run a batch of {batch} clips")
-        target.download(self._stream.handle)
+        self._target.download(stream.handle)
+
+
+def _rtx_context(engine: Any, flavour: Flavour, *, cuda_graphs: bool) -> Any:
+    """A context of TensorRT-RTX, which compiles its kernels when it first meets a shape.
+
+    Eagerly: otherwise it would answer with slower kernels first and change them later, so that
+    the same clip gave other digits, and a benchmark measured both.
+    """
+    api = flavour.api
+    config = engine.create_runtime_config()
+    eager = api.DynamicShapesKernelSpecializationStrategy.EAGER
+    config.dynamic_shapes_kernel_specialization_strategy = eager
+    if cuda_graphs:
+        config.cuda_graph_strategy = api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    return engine.create_execution_context(config)
 
 
 def _deserialise(
-    artifact: Path, sidecar: EngineSidecar, flavour: Flavour
+    artifact: Path, content: bytes, sidecar: EngineSidecar, flavour: Flavour
 ) -> tuple["trt.Runtime", "trt.ICudaEngine"]:
     api = flavour.api
     messages = messages_of(flavour)
     messages.clear()
-    runtime = api.Runtime(messages.logger)
+    try:
+        runtime = api.Runtime(messages.logger)
+    except (TypeError, RuntimeError) as error:  # what the bindings make of a null pointer
+        raise BackendError(f"{flavour.name} cannot start here: {messages.last()}") from error
     if sidecar.version_compatible:
         runtime.engine_host_code_allowed = True  # such plans hold a small runtime of their own
-    engine = runtime.deserialize_cuda_engine(artifact.read_bytes())
+    engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         raise ArtifactError(
             f"{flavour.name} {flavour.version} refuses {str(artifact)!r}: {messages.last()}; "

@@ -82,12 +82,18 @@ class TorchRuntime(ClosesOnExit):
             raise BackendError(
                 "torch computes fp16 convolutions on a CPU minutes a clip; use fp32, or bf16"
             )
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
         model, _ = load_model(artifact)
         if precision != "fp32":
             halve_trunk(model, _DTYPES[precision])
         graph = FramesToLogits(model, card.clip).eval()
         if options.device == "cuda":
-            graph.to("cuda")
+            try:
+                graph.to("cuda")
+            except RuntimeError as error:  # no memory left, or a torch without code for this GPU
+                reason = str(error).splitlines()[0]
+                raise BackendError(f"torch cannot use this GPU: {reason}") from error
             # Memory formats name 4 and 5 dimensions; only the convolutions have the latter.
             for parameter in graph.parameters():
                 if parameter.dim() == 5:
@@ -103,6 +109,11 @@ class TorchRuntime(ClosesOnExit):
         except torch.cuda.OutOfMemoryError as error:
             raise ArtifactError(
                 f"a batch of {len(frames)} clips does not fit into the memory of {self.device}"
+            ) from error
+        except RuntimeError as error:  # no compiler for --compile, no kernel for this GPU
+            reason = str(error).splitlines()[0]
+            raise BackendError(
+                f"torch cannot run a batch of {len(frames)} clips on {self.device}: {reason}"
             ) from error
         return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
 
@@ -155,7 +166,8 @@ def _exact() -> Iterator[None]:
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        with torch.backends.cudnn.flags(allow_tf32=False, benchmark=True):
+        # `enabled` has to be said: this context would switch cuDNN off by default.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before

@@ -148,7 +148,7 @@ def test_cuda_asked_for_without_a_gpu_is_one_line_and_no_result(chain: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["classify", "a.mp4"], 2, "no *.onnx or *.engine in"),
+        (["classify", "a.mp4"], 2, "no *.onnx"),
         (["classify", "a.mp4", "-m", "none.onnx"], 2, "'none.onnx' does not exist"),
         (["classify", "a.mp4", "-m", "bad/bad.onnx"], 2, "'bad/bad.onnx' is no ONNX file"),
         (["fuse", "none.pt"], 2, "'none.pt' does not exist"),
@@ -160,7 +160,10 @@ def test_cuda_asked_for_without_a_gpu_is_one_line_and_no_result(chain: Path) -> 
         (["evaluate", "bad/bad.pt", "--data", "."], 2, "labels.json' does not exist"),
         (["flops"], 2, "name one artifact, or pass --architecture, or --paper-tables"),
         (["flops", "--architecture", "none"], 2, "architecture 'none' is not known"),
-        (["export", "--batches", "4,1,8"], 2, "need 1 <= smallest <= best <= largest"),
+        (["export", "--batches", "8,4"], 2, "need 1 <= best <= largest"),
+        (["export", "--target", "sm86"], 2, "add --trt"),
+        (["export", "--trt", "--target", "sm61"], 2, "--target sm61: TensorRT-RTX builds for"),
+        (["export", "bad/bad.onnx", "--trt", "--precision", "int8"], 2, "has its precision"),
         (["export", "--allow", "kl"], 2, "write name=number"),
         (["bench"], 2, "nothing to measure in"),
         (["bench", "bad/bad.onnx"], 2, "'bad/bad.onnx' is no ONNX file"),

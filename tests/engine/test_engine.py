@@ -27,7 +27,7 @@ from tests.video.videos import write_golden_videos
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed here")
 
 ORT = RuntimeOptions(backend="onnxruntime")
-TARGETS = BuildOptions(targets=("sm86", "sm89"), batches=(1, 2, 4))
+TARGETS = BuildOptions(targets=("sm86", " SM89", "sm86"), batches=(2, 4))
 H200 = Gpu("NVIDIA H200", (9, 0), 141 << 30)
 L4 = Gpu("NVIDIA L4", (8, 9), 24 << 30)
 
@@ -77,7 +77,7 @@ def test_sidecar_says_what_the_engine_is(built: BuiltEngine) -> None:
     assert (sidecar.onnx, sidecar.onnx_sha256) == ("a.onnx", sha256_of(onnx_file))
     assert (sidecar.flavour, sidecar.gpu) == ("tensorrt_rtx", None)
     assert sidecar.version.startswith("1.")
-    assert (sidecar.targets, sidecar.batches) == (("sm86", "sm89"), (1, 2, 4))
+    assert (sidecar.targets, sidecar.batches) == (("sm86", "sm89"), (2, 4))
     assert sidecar.card.lineage.parent == "a.onnx"
     assert sidecar.card.golden == read_card(onnx_file).golden
     assert sidecar.card.parity == ()  # nothing was run
@@ -141,13 +141,14 @@ def test_engine_that_does_not_fit_the_host_says_why(built: BuiltEngine) -> None:
     assert reason == "it was built for sm86, sm89, here is NVIDIA H200 (sm90)"
     reason = sidecar.mismatch("1.8.0.1", L4)
     assert reason == f"it was built by tensorrt_rtx {sidecar.version}, here is 1.8.0.1"
+    assert sidecar.mismatch(sidecar.version, L4) is None
     wide = sidecar.model_copy(update={"hardware_compatible": True, "targets": ("sm80",)})
     assert wide.mismatch(wide.version, H200) is None
     assert wide.mismatch(wide.version, Gpu("Tesla T4", (7, 5), 16 << 30)) is not None
     lasting = sidecar.model_copy(update={"version_compatible": True, "version": "10.16.1"})
     assert lasting.mismatch("11.4.0", L4) is None
     assert lasting.mismatch("10.9.0", L4) is not None
-    assert sidecar.rebuild_command == "stdeploy export a.onnx --trt --batches 1,2,4"
+    assert sidecar.rebuild_command == "stdeploy export a.onnx --trt --batches 2,4"
 
 
 @pytest.mark.skipif(bool(gpus()), reason="about hosts without a GPU")
@@ -159,6 +160,8 @@ def test_no_target_and_no_gpu_says_what_to_run_where(built: BuiltEngine) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"batches": (8, 4)}, "need 1 <= best <= largest"),
+        ({"targets": ("sm86/sm89",)}, "--target sm86/sm89"),
         ({"targets": ("sm61",)}, r"--target sm61: TensorRT-RTX builds for .*sm86, sm89"),
         ({"targets": ("sm86",), "hardware_compatible": True}, "no compatibility options"),
     ],

@@ -81,7 +81,7 @@ def test_onnxruntime_uses_cuda(
 def engine(request: pytest.FixtureRequest, folder: Path) -> Path:
     if not list(usable_flavours()):
         pytest.skip("neither TensorRT nor TensorRT-RTX is installed")
-    return build_engine(folder / request.param, BuildOptions(batches=(1, 2, 4))).path
+    return build_engine(folder / request.param, BuildOptions(batches=(2, 4))).path
 
 
 @pytest.mark.parametrize("graphs", [False, True])

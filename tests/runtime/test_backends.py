@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stdeploy.card import read_card
-from stdeploy.errors import ArtifactError, BackendError, ParityError
+from stdeploy.errors import ArtifactError, BackendError, ParityError, SpecError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fuse import fuse_model
 from stdeploy.hardware import cpu_features, gpus
@@ -59,8 +59,8 @@ def test_logits_of_an_earlier_run_stay_as_they_were(onnx_file: Path) -> None:
         ({"backend": "onnxruntime", "precision": "fp16"}, BackendError, "--precision fp16"),
         ({"backend": "openvino", "precision": "int8"}, BackendError, "--precision int8"),
         ({"backend": "openvino", "device": "cuda"}, BackendError, "runs on the CPU only"),
-        ({"backend": "onnxruntime", "compile": True}, BackendError, "has no --compile"),
-        ({"backend": "openvino", "cuda_graphs": True}, BackendError, "has no --cuda-graphs"),
+        ({"backend": "onnxruntime", "compile": True}, SpecError, "has no --compile"),
+        ({"backend": "openvino", "cuda_graphs": True}, SpecError, "has no --cuda-graphs"),
     ],
     ids=str,
 )
