@@ -25,9 +25,12 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two at a time, whole files, so that a file's artifacts are made once.
+# Two at a time, whole files, so that a file's artifacts are made once. Apart: the backends, whose
+# libraries (TensorRT-RTX, OpenVINO) stay loaded, from what starts many processes of its own.
+BACKENDS := tests/bench tests/cli tests/engine tests/export tests/gpu tests/runtime
 test: install
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(BACKENDS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(BACKENDS:%=--ignore=%)
 
 # Apart from `test`: tracing lines costs half as much again.
 coverage: install
