@@ -119,7 +119,10 @@ def complaints(stubs: Path, folder: Path, change=lambda text: text) -> list[str]
 
 
 # TensorRT-RTX alone has these; tests/engine/test_plan.py runs them for real.
-RTX_ONLY = ("num_compute_capabilities", "set_compute_capability", '"ComputeCapability"')
+RTX_ONLY = (
+    *("num_compute_capabilities", "set_compute_capability", '"ComputeCapability"'),
+    *('"DynamicShapesKernelSpecializationStrategy"', '"CudaGraphStrategy"'),
+)
 
 
 def test_every_name_that_we_use_exists(stubs: Path, tmp_path: Path) -> None:
