@@ -13,6 +13,12 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
 
+# Instruction sets, as Linux names them, that multiply in a precision faster than in fp32.
+_PRODUCTS = {
+    "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "int8": {"avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp"},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
@@ -74,6 +80,17 @@ def cpu_name() -> str:
 def cpu_features() -> frozenset[str]:
     """Names of instruction sets as Linux gives them, such as "avx512_vnni"; empty elsewhere."""
     return frozenset((_cpu_info("flags") or _cpu_info("Features") or "").split())
+
+
+def cpu_multiplies(precision: str) -> bool:
+    """Whether the processor has instructions of their own for products in "bf16" or "int8"."""
+    return bool(_PRODUCTS[precision] & cpu_features())
+
+
+def cpu_emulates_bf16() -> bool:
+    """Whether OpenVINO can compute in bf16 here, if only slowly; it needs AVX-512 for that."""
+    features = cpu_features()
+    return not features or cpu_multiplies("bf16") or "avx512f" in features
 
 
 def cpu_count() -> int:

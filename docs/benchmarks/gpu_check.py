@@ -2,10 +2,11 @@
 
     make gpu-check
 
-It needs no network and no build, at most nine minutes, and Python with torch for CUDA and what
+It needs no network and no build, and Python with torch for CUDA and what
 `pip install '.[export,bench,gpu,rtx,dev]'` brings beside it (with onnxruntime-gpu, not
-onnxruntime). It writes <gpu>.json and <gpu>.md beside this file, and fails if a test failed or
-was skipped.
+onnxruntime). It is meant for nine minutes: the tests are stopped after their share, and the
+second network is left out where the first took too long, but one that has begun is not stopped.
+It writes <gpu>.json and <gpu>.md beside this file, and fails if a test failed or was skipped.
 """
 
 import dataclasses

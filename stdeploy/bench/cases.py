@@ -9,7 +9,7 @@ from stdeploy.card import ModelCard, read_card
 from stdeploy.engine.flavour import usable_flavours
 from stdeploy.errors import ArtifactError
 from stdeploy.files import CHECKPOINT_SUFFIX, ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX
-from stdeploy.hardware import cpu_features, gpus
+from stdeploy.hardware import cpu_multiplies, gpus
 from stdeploy.runtime.base import RuntimeOptions
 from stdeploy.runtime.choice import onnxruntime_has_gpu
 
@@ -132,10 +132,9 @@ def _onnx_ways(card: ModelCard) -> Iterator[RuntimeOptions]:
         if onnxruntime_has_gpu():
             yield RuntimeOptions(backend="onnxruntime", device="cuda")
     if importlib.util.find_spec("openvino"):
-        has_bf16 = bool({"avx512_bf16", "amx_bf16"} & cpu_features())
         if card.precision in ("fp32", "int8"):
             yield RuntimeOptions(backend="openvino", device="cpu")
-        if card.precision in ("fp32", "bf16") and has_bf16:
+        if card.precision in ("fp32", "bf16") and cpu_multiplies("bf16"):
             yield RuntimeOptions(backend="openvino", device="cpu", precision="bf16")
 
 

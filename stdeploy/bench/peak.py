@@ -5,6 +5,8 @@ import time
 
 import numpy as np
 
+from stdeploy.hardware import cpu_multiplies
+
 # Large enough that a product takes milliseconds, small enough for every cache hierarchy to show.
 _CPU_SIDE, _GPU_SIDE = 2048, 8192
 _REPEATS = 4
@@ -41,6 +43,8 @@ def _torch_flops(device: str, precision: str) -> float | None:
 
     if device == "cpu" and precision == "fp16":
         precision = "fp32"  # what backends compute fp16 in on a CPU
+    if device == "cpu" and precision != "fp32" and not cpu_multiplies(precision):
+        return None  # torch would loop over the numbers, slower than in fp32: no yardstick
     side = _GPU_SIDE if device == "cuda" else _CPU_SIDE
     if precision == "int8":
         a = torch.randint(-128, 128, (side, side), dtype=torch.int8, device=device)

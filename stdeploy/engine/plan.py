@@ -18,6 +18,7 @@ from stdeploy.files import whole_file
 if TYPE_CHECKING:
     import tensorrt as trt
 
+# Is told what is being done, how much of it is done and how much there is.
 Progress = Callable[[str, int, int], None]
 
 

@@ -2,18 +2,16 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from stdeploy.card import ModelCard, ParityRow, read_card
 from stdeploy.engine.flavour import Flavour, import_flavour
-from stdeploy.engine.plan import BuildOptions, build_plan
+from stdeploy.engine.plan import BuildOptions, Progress, build_plan
 from stdeploy.errors import ArtifactError
 from stdeploy.files import existing, sha256_of, sidecar_path, whole_file
 from stdeploy.hardware import gpus
 from stdeploy.sidecar import EngineSidecar
-
-Progress = Callable[[str, int, int], None]
 
 
 def write_engine(

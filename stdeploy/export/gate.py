@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard, ParityRow
+from stdeploy.engine.plan import Progress
 from stdeploy.errors import ParityError, SpecError
 from stdeploy.golden import golden_clip
 from stdeploy.parity import GATES, RUNTIME_TOLERANCE, Difference, difference, relative_error
@@ -21,8 +22,6 @@ _TITLES = {
     "top1_changed": "top-1 changed",
     "kl_nats": "KL of the probabilities, nats",
 }
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)

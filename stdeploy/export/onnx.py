@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from stdeploy.card import CARD_KEY, Lineage, ModelCard, ParityRow
-from stdeploy.errors import ArtifactError, SpecError, require
+from stdeploy.engine.plan import Progress
+from stdeploy.errors import ArtifactError, BackendError, SpecError, require
 from stdeploy.export.calibration import CalibrationClips, read_calibration
-from stdeploy.export.gate import Progress, Proof, Reference, check, prove, thresholds
+from stdeploy.export.gate import Proof, Reference, check, prove, thresholds
 from stdeploy.export.int8 import Int8Search
 from stdeploy.files import checked_output, existing, onnx_path, sha256_of, whole_file
 from stdeploy.golden import check_golden
+from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.inference import FramesToLogits, halve_trunk, logits_of
@@ -92,6 +94,7 @@ def export_onnx(
         SpecError: int8 without calibration clips, or an unknown threshold.
         DatasetError: no calibration clip can be read.
         ParityError: the exported network answers differently; nothing is written.
+        BackendError: this processor cannot verify the precision.
         MissingExtraError: onnxscript, ONNX Runtime or, for bf16, OpenVINO is not installed.
     """
     options = options or ExportOptions()
@@ -100,6 +103,11 @@ def export_onnx(
     require("onnxruntime", extra="cpu", purpose="verifying an ONNX file")
     if _PROVERS[precision] == "openvino":
         require("openvino", extra="openvino", purpose=f"verifying a {precision} file")
+        if not cpu_emulates_bf16():
+            raise BackendError(
+                "a bf16 file is verified by OpenVINO, for which this processor lacks AVX-512; "
+                "export on a host that has it, or with --precision fp16"
+            )
     existing(fused)
     path = checked_output(
         onnx_path(fused, precision) if output is None else output, ".onnx", source=fused

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard, read_card
 from stdeploy.engine.flavour import Flavour, import_flavour, usable_flavours
-from stdeploy.engine.plan import BuildOptions, check_targets
+from stdeploy.engine.plan import BuildOptions, Progress, check_targets
 from stdeploy.engine.write import move_engine, timing_path, write_engine, write_sidecar
 from stdeploy.errors import ArtifactError, BackendError, SpecError
-from stdeploy.export.gate import BATCHES, Progress, Reference, check, prove, thresholds
+from stdeploy.export.gate import BATCHES, Reference, check, prove, thresholds
 from stdeploy.files import ONNX_SUFFIX, checked_output, engine_path, existing
 from stdeploy.hardware import gpus
 from stdeploy.runtime.base import Backend, RuntimeOptions

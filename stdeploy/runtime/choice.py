@@ -32,11 +32,26 @@ BACKENDS: Mapping[str, tuple[Backend, ...]] = MappingProxyType(
         ".pt": ("torch",),
     }
 )
-_CPU_PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
+# What a backend runs an .onnx file in.
+_PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
     "onnxruntime": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "bf16", "int8"),
 }
 _MEMORY = "choices.json"
+
+
+def backends_for(artifact: Path) -> tuple[Backend, ...]:
+    """The backends that run files of a kind.
+
+    Raises:
+        ArtifactError: none does.
+    """
+    if artifact.suffix not in BACKENDS:
+        raise ArtifactError(
+            f"{str(artifact)!r}: no backend runs {artifact.suffix or 'such'} files; "
+            f"give one of {', '.join(BACKENDS)}"
+        )
+    return BACKENDS[artifact.suffix]
 
 
 def candidates(
@@ -55,12 +70,7 @@ def candidates(
     Raises:
         ArtifactError: no backend runs such files, or not the one that was asked for.
     """
-    if artifact.suffix not in BACKENDS:
-        raise ArtifactError(
-            f"{str(artifact)!r}: no backend runs {artifact.suffix or 'such'} files; "
-            f"give one of {', '.join(BACKENDS)}"
-        )
-    possible = BACKENDS[artifact.suffix]
+    possible = backends_for(artifact)
     if options.backend != "auto":
         if options.backend not in possible:
             raise ArtifactError(
@@ -71,16 +81,16 @@ def candidates(
     if len(possible) == 1:
         return (_settled(options, possible[0]),)
     asked = options.precision or precision
-    gpu_can = asked in _CPU_PRECISIONS["onnxruntime"]  # its CUDA provider has no bf16 either
+    gpu_can = asked in _PRECISIONS["onnxruntime"]  # its CUDA provider has no bf16 either
     if options.device == "cuda" or (options.device == "auto" and gpu_can and onnxruntime_has_gpu()):
         return (dataclasses.replace(options, backend="onnxruntime", device="cuda"),)
     able = [
         backend
         for backend in possible
-        if importlib.util.find_spec(backend) and asked in _CPU_PRECISIONS[backend]
+        if importlib.util.find_spec(backend) and asked in _PRECISIONS[backend]
     ]
     # With none installed, or none able, the first says what is missing.
-    chosen = able or [backend for backend in possible if asked in _CPU_PRECISIONS[backend]][:1]
+    chosen = able or [backend for backend in possible if asked in _PRECISIONS[backend]][:1]
     return tuple(
         dataclasses.replace(options, backend=backend, device="cpu")
         for backend in chosen or possible[:1]

@@ -1,8 +1,7 @@
 """CUDA memory, streams and graphs through cuda-bindings, so that a serving host needs no torch."""
 
 import ctypes
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +75,7 @@ class StagedArray:
 
 
 class Stream:
-    """A stream of its own, on which graphs can be captured; a context manager."""
+    """A stream of its own, on which graphs can be captured."""
 
     def __init__(self) -> None:
         self._cuda = runtime_api()
@@ -114,14 +113,3 @@ class Stream:
         if self.handle:
             self._cuda.cudaStreamDestroy(self.handle)
             self.handle = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -10,7 +10,7 @@ from stdeploy.errors import StdeployError
 from stdeploy.golden import check_golden, golden_clip
 from stdeploy.parity import RUNTIME_TOLERANCE
 from stdeploy.runtime.base import DEFAULT_OPTIONS, Backend, Runtime, RuntimeOptions
-from stdeploy.runtime.choice import candidates, remember, remembered
+from stdeploy.runtime.choice import backends_for, candidates, remember, remembered
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +41,7 @@ def open_runtime(
         ArtifactError: it cannot be used; ParityError where its answer is wrong.
         BackendError: the backend, its device or its precision is not there.
     """
-    # Its kind comes first: a file of no known kind has no card to read.
-    precision = card.precision if card else "fp32"
-    candidates(artifact, precision, options)
+    backends_for(artifact)  # first: a file of no known kind has no card to read
     card = read_card(artifact) if card is None else card
     possible = candidates(artifact, card.precision, options)
     if len(possible) > 1:

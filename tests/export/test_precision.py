@@ -11,9 +11,11 @@ import torch
 from onnx import numpy_helper
 
 from stdeploy.card import read_card
-from stdeploy.errors import ArtifactError, DatasetError, ParityError, SpecError
+from stdeploy.errors import ArtifactError, BackendError, DatasetError, ParityError, SpecError
+from stdeploy.export import onnx as exporter
 from stdeploy.export.onnx import ExportOptions, export_onnx
 from stdeploy.fuse import fuse_model
+from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.checkpoint import load_model, save_fused
 from stdeploy.parity import GATES, difference
 from stdeploy.runtime.base import RuntimeOptions
@@ -21,7 +23,10 @@ from stdeploy.runtime.opening import open_runtime
 from tests.conftest import card_of, tiny_model
 from tests.video.videos import write_golden_videos
 
-PRECISIONS = ("fp16", "bf16", "int8")
+BF16 = pytest.param(
+    "bf16", marks=pytest.mark.skipif(not cpu_emulates_bf16(), reason="needs AVX-512 to verify")
+)
+PRECISIONS = ("fp16", BF16, "int8")
 # The best classes of a random network lie so near each other that any rounding swaps them.
 HESITANT = {"top1_changed": 1.0}
 
@@ -47,7 +52,7 @@ def fused_file(folder: Path, **fields: object) -> Path:
 def exported(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Path:
     """a.fp16.onnx, a.bf16.onnx, a.int8.onnx beside their parent."""
     fused = fused_file(tmp_path_factory.mktemp("precision"))
-    for precision in PRECISIONS:
+    for precision in ("fp16", "bf16", "int8") if cpu_emulates_bf16() else ("fp16", "int8"):
         options = ExportOptions(precision=precision, calibrate=clips, allow=HESITANT)
         export_onnx(fused, options=options)
     return fused.parent
@@ -216,6 +221,16 @@ def test_impossible_wishes_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         export_onnx(fused_file(tmp_path), options=ExportOptions(**fields))
+
+
+def test_bf16_is_not_written_where_it_cannot_be_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "cpu_emulates_bf16", lambda: False)
+    fused = fused_file(tmp_path)
+    with pytest.raises(BackendError, match="lacks AVX-512"):
+        export_onnx(fused, options=ExportOptions(precision="bf16"))
+    assert [p.name for p in tmp_path.iterdir()] == [fused.name]
 
 
 def test_a_folder_without_readable_videos_is_refused(tmp_path: Path) -> None:

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from stdeploy.card import read_card
 from stdeploy.errors import ArtifactError, BackendError, ParityError, SpecError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fuse import fuse_model
-from stdeploy.hardware import cpu_features, gpus
+from stdeploy.hardware import cpu_emulates_bf16, cpu_multiplies, gpus
 from stdeploy.models.checkpoint import save_fused
 from stdeploy.runtime import choice, opening
 from stdeploy.runtime.base import RuntimeOptions
 from stdeploy.runtime.opening import open_runtime
 from stdeploy.runtime.openvino import OpenVinoRuntime
+from stdeploy.runtime.torch import _exact
 from tests.conftest import TINY_CLIP, card_of, tiny_model
 
 needs_no_gpu = pytest.mark.skipif(bool(gpus()), reason="about hosts without a GPU")
@@ -82,15 +84,17 @@ def test_a_gpu_that_is_not_there_is_refused_or_allowed_for(onnx_file: Path) -> N
             assert runtime.device == "CPU"
 
 
-@pytest.mark.skipif(
-    bool({"avx512_bf16", "amx_bf16"} & cpu_features()), reason="this processor has bf16"
-)
+@pytest.mark.skipif(cpu_multiplies("bf16"), reason="this processor has bf16")
 def test_bf16_is_not_emulated_unless_asked_for(onnx_file: Path) -> None:
     with pytest.raises(BackendError, match="no bf16 instructions"):
         open_runtime(onnx_file, options=RuntimeOptions(backend="openvino", precision="bf16"))
     options = RuntimeOptions(backend="openvino", precision="bf16", emulate=True)
-    with open_runtime(onnx_file, options=options) as runtime:
-        assert runtime.precision == "bf16"
+    if cpu_emulates_bf16():
+        with open_runtime(onnx_file, options=options) as runtime:
+            assert runtime.precision == "bf16"
+    else:  # what OpenVINO emulates with is not there either, and it goes on in float32
+        with pytest.raises(BackendError, match="in f32"):
+            open_runtime(onnx_file, options=options)
 
 
 def test_torch_in_bf16_runs_near_fp32(onnx_file: Path) -> None:
@@ -99,6 +103,18 @@ def test_torch_in_bf16_runs_near_fp32(onnx_file: Path) -> None:
         assert runtime.precision == "bf16"
     with pytest.raises(BackendError, match="minutes a clip"):
         open_runtime(weights, options=RuntimeOptions(precision="fp16", device="cpu"))
+
+
+def test_cudnn_stays_on_and_tf32_off_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own context switches cuDNN off unless it is told not to."""
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = cudnn.enabled
+    with _exact():
+        assert cudnn.enabled
+        assert not cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert cudnn.enabled == before
 
 
 def test_auto_times_both_once_and_remembers(
