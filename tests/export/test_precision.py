@@ -96,7 +96,9 @@ def test_file_is_smaller_and_its_head_stays_fp32(exported: Path, precision: str)
         "bf16": onnx.TensorProto.BFLOAT16,
         "int8": onnx.TensorProto.INT8,
     }
-    assert set(kinds) == {expected[precision]}
+    # Weights of 7 bits, where the processor wants them, can spoil a layer of a random network.
+    kept = {onnx.TensorProto.FLOAT} if read_card(path).kept else set()
+    assert set(kinds) == {expected[precision], *kept}
     (head,) = [t for t in graph.initializer if t.name.endswith("head.classifier.weight")]
     assert head.data_type == onnx.TensorProto.FLOAT
 
@@ -105,7 +107,11 @@ def test_int8_is_symmetric_and_has_one_scale_per_output_channel(exported: Path) 
     graph = onnx.load(exported / "a.int8.onnx").graph
     tensors = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    kept = {f"model.{name}.weight" for name in read_card(exported / "a.int8.onnx").kept}
+    convolutions = [
+        node for node in graph.node if node.op_type == "Conv" and node.input[1] not in kept
+    ]
+    assert len(convolutions) > 10
     for node in convolutions:
         for number, name in enumerate(node.input[:2]):
             dequantise = makers[name]
