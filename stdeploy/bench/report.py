@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stdeploy.bench.measure import Report, Row
@@ -24,6 +24,9 @@ COLUMNS = (
     "error",
     "% of peak",
 )
+# What a narrow terminal goes without, first to last; the files have them all.
+_LEAST_IMPORTANT = ("runs", "p99", "memory GB", "load s", "p95", "error", "batch")
+_GAP = 2  # characters between columns
 # On white and on black alike.
 _GREY, _COLOURS = "#888888", {"fp32": "#4c8bf5", "fp16": "#2ca58d", "bf16": "#9c6ade"}
 _OTHER = "#e8833a"
@@ -49,6 +52,22 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if row.error is None else f"{row.error:.1e}",
         "" if row.peak_share is None else f"{row.peak_share:.0%}",
     )
+
+
+def shown(table: Sequence[Sequence[str]], width: int) -> tuple[int, ...]:
+    """Which columns to print: none that is empty, and the more important ones if not all fit.
+
+    Args:
+        table: rows of cells, one a column of COLUMNS.
+        width: of the terminal, in characters.
+    """
+    columns = list(zip(COLUMNS, *table, strict=True))
+    kept = [number for number, (_, *texts) in enumerate(columns) if any(texts)]
+    for name in _LEAST_IMPORTANT:
+        if sum(max(map(len, columns[number])) + _GAP for number in kept) <= width:
+            break
+        kept = [number for number in kept if COLUMNS[number] != name]
+    return tuple(kept)
 
 
 def summary(report: Report) -> Iterator[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
 from stdeploy.card import ModelCard
@@ -40,7 +41,7 @@ def command(
     """
     from stdeploy.bench.cases import artifacts_of, cases_for, newest_stem
     from stdeploy.bench.measure import measure
-    from stdeploy.bench.report import COLUMNS, cells, draw, summary, to_json, to_markdown
+    from stdeploy.bench.report import COLUMNS, cells, draw, shown, summary, to_json, to_markdown
     from stdeploy.bench.report import write_text as write
     from stdeploy.files import checked_output
 
@@ -62,11 +63,15 @@ def command(
             macs=_macs(cases[0].card),
             progress=progress,
         )
-    table = Table(title=report.network, title_justify="left")
-    for number, column in enumerate(COLUMNS):
-        table.add_column(column, justify="right" if number else "left")
-    for row in report.rows:
-        table.add_row(*cells(row))
+    texts = [cells(row) for row in report.rows]
+    columns = shown(texts, out.width)
+    table = Table(
+        title=report.network, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for number in columns:
+        table.add_column(COLUMNS[number], justify="right" if number else "left", no_wrap=True)
+    for row in texts:
+        table.add_row(*(row[number] for number in columns))
     out.print(table)
     for line in summary(report):
         out.print(line, soft_wrap=True, markup=False)

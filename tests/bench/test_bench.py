@@ -9,7 +9,7 @@ import pytest
 from stdeploy.bench.cases import Case, artifacts_of, cases_for, newest_stem
 from stdeploy.bench.measure import Report, Row, measure
 from stdeploy.bench.peak import matmul_flops
-from stdeploy.bench.report import COLUMNS, cells, draw, summary, to_json, to_markdown
+from stdeploy.bench.report import COLUMNS, cells, draw, shown, summary, to_json, to_markdown
 from stdeploy.errors import ArtifactError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fuse import fuse_model
@@ -96,6 +96,18 @@ def test_report_goes_to_json_markdown_and_a_picture(report: Report, tmp_path: Pa
     for name in ("a.png", "a.svg"):
         draw(report, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 2000
+
+
+def test_a_narrow_terminal_gets_whole_columns_and_the_important_ones() -> None:
+    empty = COLUMNS.index("GPU GB")
+    row = [("" if number == empty else "12.34") for number in range(len(COLUMNS))]
+    row[0] = "openvino cpu bf16 of fp32"
+    wide, narrow = shown([row], 200), shown([row], 80)
+    assert wide == tuple(number for number in range(len(COLUMNS)) if number != empty)
+    names = [COLUMNS[number] for number in narrow]
+    assert names[:4] == ["case", "batch", "clips/s", "x unfused"] and "% of peak" in names
+    assert "runs" not in names and "p99" not in names
+    assert sum(max(len(COLUMNS[n]), len(row[n])) + 2 for n in narrow) <= 80
 
 
 def test_cells_of_a_row() -> None:
