@@ -41,14 +41,15 @@ def report(folder: Path) -> Report:
 
 def test_every_way_is_measured_at_every_batch_size(report: Report) -> None:
     names = ["torch cpu fp32 unfused", "torch cpu fp32", "onnxruntime cpu fp32"]
-    names += ["openvino cpu fp32", "openvino cpu fp32"]
+    names += ["openvino cpu fp32"]
+    names += ["openvino cpu bf16 of fp32"] if cpu_multiplies("bf16") else []
+    names += ["openvino cpu fp32"]  # the file that is gone
     assert [(row.name, row.batch) for row in report.rows] == [
         (name, batch) for batch in (1, 3) for name in names
     ]
 
 
 def test_a_row_holds_what_was_measured(report: Report) -> None:
-    peak = report.peaks["cpu fp32"]
     baseline = {row.batch: row for row in report.rows if row.name.endswith("unfused")}
     for row in report.rows:
         if row.failed is not None:
@@ -57,14 +58,16 @@ def test_a_row_holds_what_was_measured(report: Report) -> None:
         assert 0 < p50 <= p95 <= p99
         assert row.runs >= 2
         assert row.clips_per_second == pytest.approx(row.batch * 1e3 / p50)
-        assert row.peak_share == pytest.approx(2e9 * row.clips_per_second / peak)
+        assert row.peak_share == pytest.approx(
+            2e9 * row.clips_per_second / report.peaks[f"cpu {row.precision}"]
+        )
         assert row.speedup == pytest.approx(
             row.clips_per_second / baseline[row.batch].clips_per_second
         )
         assert row.load_seconds > 0
         assert row.peak_bytes > 20e6
         assert row.error is not None
-        assert row.error < 1e-4
+        assert row.error < (1e-4 if row.precision == "fp32" else 0.1)
         assert row.gpu_bytes is None
 
 
@@ -79,7 +82,8 @@ def test_a_case_that_fails_has_its_row_and_the_others_go_on(report: Report) -> N
 def test_winner_is_named_with_its_command(report: Report) -> None:
     best = report.winner("fp32")
     assert best is not None
-    assert best.clips_per_second == max(row.clips_per_second for row in report.rows)
+    rates = [row.clips_per_second for row in report.rows if row.precision == "fp32"]
+    assert best.clips_per_second == max(rates)
     (line,) = [line for line in summary(report) if line.startswith("fastest in fp32")]
     assert best.command in line
     assert best.command.startswith("stdeploy classify VIDEO -m ")
