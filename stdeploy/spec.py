@@ -1,7 +1,8 @@
 """ModelSpec and ClipSpec: what a network is, and what it wants to see. No torch here."""
 
+import difflib
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -30,11 +31,27 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            first = error.errors()[0]
+            # A misspelt field is reported before the one that is therefore missing.
+            first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
             field = ".".join(str(part) for part in first["loc"]) or cls.__name__
             message = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                message = f"there is no such field{_nearest(cls, first['loc'])}"
             value = first["input"] if first["type"] != "missing" else "nothing"
             raise SpecError(f"{cls.__name__}: {field} = {value!r}: {message}") from error
+
+
+def _nearest(spec: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """Which known field an unknown one may have meant, as the rest of a sentence."""
+    *outer, name = place
+    for field in outer:
+        inner = spec.model_fields[str(field)].annotation if field in spec.model_fields else None
+        # An optional table is a union with None.
+        kinds = [k for k in (inner, *get_args(inner)) if isinstance(k, type)]
+        spec = next((k for k in kinds if issubclass(k, BaseModel)), spec)
+    close = difflib.get_close_matches(str(name), spec.model_fields, n=1, cutoff=0.65)
+    known = ", ".join(spec.model_fields)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {known}"
 
 
 class ModelSpec(Spec):

@@ -24,7 +24,7 @@ def test_model_spec_goes_through_json(eta: float) -> None:
         ({"branches": "many"}, r"branches = 'many': .*'single' or 'multi'"),
         ({"num_classes": 0}, r"num_classes = 0"),
         ({"width": 0}, r"width = 0"),
-        ({"depth": 3}, r"depth = 3: Extra inputs"),
+        ({"depth": 3}, r"depth = 3: there is no such field; there are architecture, "),
     ],
 )
 def test_model_spec_refuses_in_one_line(fields: dict[str, object], message: str) -> None:

@@ -38,7 +38,7 @@ class Split(StrEnum):
 def command(
     artifact: Annotated[Path, typer.Argument(help="Any artifact of stdeploy.")],
     data: Annotated[
-        Path, typer.Option("--data", help="Folder in the layout of Something-Something-v2.")
+        Path, typer.Option("--data", help="Data set: a folder in any usual layout, or a .csv list.")
     ],
     split: Annotated[Split, typer.Option("--split")] = Split.VALIDATION,
     views: Annotated[
@@ -56,8 +56,8 @@ def command(
 ) -> None:
     """Measure accuracy on labelled videos, by the same chain that classifies any video."""
     from stdeploy.classify import Classifier
+    from stdeploy.train.data.opening import read_split
     from stdeploy.train.evaluate import evaluate
-    from stdeploy.train.something import read_something
 
     options = runtime_options(
         backend,
@@ -69,7 +69,7 @@ def command(
         threads=threads,
         rebuild=rebuild,
     )
-    labelled = read_something(data, split.value)
+    labelled = read_split(data, split.value)
     with Classifier.open(artifact, views=views, options=options) as classifier:
         runtime = classifier.runtime
         note(

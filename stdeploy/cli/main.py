@@ -13,6 +13,7 @@ from stdeploy.cli import (
     bench,
     card,
     classify,
+    data,
     doctor,
     evaluate,
     export,
@@ -37,6 +38,9 @@ app = typer.Typer(
 )
 for verb in (pull, train, fuse, export, classify, evaluate, bench, flops, card, doctor):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+
+
+app.add_typer(data.app, name="data")
 
 
 def _print_version(wanted: bool) -> None:

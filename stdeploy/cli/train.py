@@ -1,13 +1,30 @@
 """stdeploy train: from labelled videos to a checkpoint."""
 
+import contextlib
+from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stdeploy.cli.console import note, out
+from stdeploy.cli.console import err, note, out
 from stdeploy.cli.evaluate import summary
-from stdeploy.errors import DatasetError, SpecError, VideoError, require
+from stdeploy.errors import DatasetError, VideoError, require
+
+if TYPE_CHECKING:
+    from stdeploy.train.data.labelled import LabelledVideos
+    from stdeploy.train.loop import Report
+    from stdeploy.train.recipe import Recipe
+
+
+class Accelerator(StrEnum):
+    """Where to train."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
 
 
 def command(
@@ -16,67 +33,177 @@ def command(
     ] = "starter",
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder in the layout of Something-Something-v2."),
+        typer.Option("--data", help="Data set: a folder in any usual layout, or a .csv list."),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option("--validation", help="Validation videos, where --data is a list."),
+    ] = None,
+    fold: Annotated[
+        int, typer.Option("--fold", min=1, max=3, help="Split of UCF101 and HMDB51.")
+    ] = 1,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="Start from: a checkpoint, 2D weights, or imagenet."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: RECIPE.pt in this folder.")
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="Folder for logs, curves and state. Default: runs/RECIPE."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in that folder.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A field of the recipe: optimisation.epochs=3; repeatable."),
     ] = None,
     temporal_lengths: Annotated[
         str | None,
         typer.Option("--temporal-lengths", help="t1..t5 in place of the recipe's: 1,1,3,3,5."),
     ] = None,
+    accelerator: Annotated[
+        Accelerator, typer.Option("--accelerator", help="auto: a GPU where there is one.")
+    ] = Accelerator.AUTO,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes on a node.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
+    save_minutes: Annotated[
+        float, typer.Option("--save-minutes", min=0.0, help="How often the state is saved.")
+    ] = 10.0,
 ) -> None:
     """Train a network and measure it on the validation videos.
 
     The recipe "starter" makes its own small data set, in ./starter-data, whose classes differ
-    only in the order of time.
+    only in the order of time. On several machines, or instead of --devices, start the command
+    with torchrun -m stdeploy train.
     """
     require("torch", extra="train", purpose="training")
+    require("lightning_fabric", extra="train", purpose="training")
     from stdeploy.classify import Classifier
     from stdeploy.files import CHECKPOINT_SUFFIX, checked_output
     from stdeploy.train.evaluate import evaluate
-    from stdeploy.train.loop import EpochReport, train
+    from stdeploy.train.loop import Machine, train
     from stdeploy.train.recipe import Recipe
-    from stdeploy.train.something import read_something
-    from stdeploy.train.synthetic import make_dataset
 
-    loaded = Recipe.load(recipe)
-    if temporal_lengths is not None:
-        loaded = loaded.with_temporal_lengths(_lengths(temporal_lengths))
+    settings = list(overrides or ())
     name = Path(recipe).stem
-    variant = "" if temporal_lengths is None else f"-{temporal_lengths.replace(',', '-')}"
-    output = checked_output(
-        output or Path(f"{name}{variant}{CHECKPOINT_SUFFIX}"), CHECKPOINT_SUFFIX
-    )
-    if data is None:
-        if loaded.synthetic is None:
-            raise DatasetError(f"recipe {recipe!r} makes no data set; name one with --data")
-        data, size = Path(f"{name}-data"), loaded.synthetic
-        note(f"{size.train_videos} + {size.validation_videos} synthetic videos in {data}")
-        make_dataset(
-            data, train=size.train_videos, validation=size.validation_videos, seed=size.seed
+    if temporal_lengths is not None:
+        settings.append(f"model.temporal_lengths=[{temporal_lengths}]")
+        name += f"-{temporal_lengths.replace(',', '-')}"
+    if weights is not None:
+        settings.append(f"start.weights={weights}")
+    loaded = Recipe.load(recipe, settings)
+    output = checked_output(output or Path(f"{name}{CHECKPOINT_SUFFIX}"), CHECKPOINT_SUFFIX)
+    training, held_out = _data(loaded, Path(recipe).stem, data, validation, fold)
+    with _bar() as report:
+        card = train(
+            loaded,
+            training,
+            output,
+            run=run or _run_folder(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume),
+            validation=held_out,
+            machine=Machine(
+                accelerator=accelerator.value,
+                devices=devices,
+                nodes=nodes,
+                save_minutes=save_minutes,
+            ),
+            resume=resume,
+            report=report,
         )
-    training, validation = read_something(data, "train"), read_something(data, "validation")
-
-    def report(epoch: EpochReport) -> None:
-        note(
-            f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.loss:.3f}  "
-            f"training accuracy {epoch.accuracy:.1%}  {epoch.seconds:.1f} s  "
-            f"{epoch.clips / epoch.seconds:.0f} clips/s"
-        )
-
-    train(loaded, training, output, report)
+    if card is None:
+        return  # the first process says the rest
+    if held_out is None:
+        out.print(f"{output}: trained on {len(training.samples)} videos", soft_wrap=True)
+        return
     with Classifier.open(output) as classifier:
-        result = evaluate(classifier, validation)
+        result = evaluate(classifier, held_out)
     out.print(f"{output}: {summary(result)}", soft_wrap=True, markup=False)
     if result.failed:
         raise typer.Exit(VideoError.exit_status)
 
 
-def _lengths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise SpecError(
-            f"--temporal-lengths {text!r} is no list of numbers; write t1..t5 as 1,1,3,3,5"
-        ) from error
+def _data(
+    recipe: "Recipe", name: str, data: Path | None, validation: Path | None, fold: int
+) -> "tuple[LabelledVideos, LabelledVideos | None]":
+    """The training videos, and those to validate on if there are any."""
+    from stdeploy.train.data.opening import read_split
+    from stdeploy.train.synthetic import make_dataset
+
+    if data is None:
+        if recipe.synthetic is None:
+            raise DatasetError(f"recipe {name!r} makes no data set; name one with --data")
+        data, size = Path(f"{name}-data"), recipe.synthetic
+        note(f"{size.train_videos} + {size.validation_videos} synthetic videos in {data}")
+        make_dataset(
+            data, train=size.train_videos, validation=size.validation_videos, seed=size.seed
+        )
+    training = read_split(data, "train", fold=fold)
+    empty = [label for label, n in zip(training.labels, training.counts(), strict=True) if not n]
+    if empty:
+        raise DatasetError(
+            f"{len(empty)} of the {len(training.labels)} classes of {str(data)!r} have no training "
+            f"video, the first is {empty[0]!r}; add some, or leave the class out"
+        )
+    if validation is None and data.is_file():
+        note("no --validation: accuracy is not measured")
+        return training, None
+    held_out = read_split(validation or data, "validation", fold=fold)
+    return training, held_out.with_labels(training.labels, source="the training videos")
+
+
+def _run_folder(name: str, *, resume: bool) -> Path:
+    """runs/NAME, or where that is taken runs/NAME-2, ...; the last of them to resume."""
+    number, folder = 1, Path("runs") / name
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    if not resume or number == 1:
+        return folder
+    return Path("runs") / (name if number == 2 else f"{name}-{number - 1}")
+
+
+@contextlib.contextmanager
+def _bar() -> "Iterator[Callable[[Report], None]]":
+    """A bar for the run on a terminal, and a line for each epoch everywhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("starting", total=None, rate="")
+
+        def update(report: "Report") -> None:
+            done = (report.epoch - 1) * report.steps + report.step
+            wait = f"waits for data {report.wait_share:.0%}"
+            rate = f"{report.clips_per_second:.1f} clips/s, {wait}"
+            progress.update(
+                task,
+                completed=done,
+                total=report.epochs * report.steps,
+                description=f"epoch {report.epoch}/{report.epochs} loss {report.loss:.3f}",
+                rate=rate,
+            )
+            if report.step == report.steps:
+                note(_line(report, rate))
+
+        yield update
+
+
+def _line(report: "Report", rate: str) -> str:
+    """An epoch in one line."""
+    parts = [
+        f"epoch {report.epoch}/{report.epochs}",
+        f"loss {report.loss:.3f}",
+        f"training accuracy {report.accuracy:.1%}",
+    ]
+    if report.validation is not None:
+        parts.append(f"validation {report.validation.top1:.1%}")
+    parts.append(rate)
+    if report.broken:
+        parts.append(f"{report.broken} broken videos replaced, see log.txt")
+    return "  ".join(parts)

@@ -22,7 +22,25 @@ def save_checkpoint(path: Path, model: ActionModel, card: ModelCard) -> None:
         card: goes under the key "card", as JSON.
     """
     with whole_file(path) as temporary:
-        torch.save({"card": card.to_json(), "state_dict": model.state_dict()}, temporary)
+        write_tensors({"card": card.to_json(), "state_dict": model.state_dict()}, temporary)
+
+
+def write_tensors(content: object, path: Path) -> None:
+    """torch.save, with a full disk reported as what it is.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:
+        # torch reports a failed write as a RuntimeError about positions in its archive.
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else "is the disk full?"
+        raise ArtifactError(
+            f"cannot write in {str(path.parent)!r}: {reason}; free some space"
+        ) from error
 
 
 def save_fused(path: Path, model: ActionModel, card: ModelCard) -> None:

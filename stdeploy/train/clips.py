@@ -1,10 +1,10 @@
-"""Training clips: a random stretch of a labelled video, cropped at a random place."""
+"""Training clips: a random stretch of a labelled video, augmented."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,14 +13,18 @@ from torch.utils.data import Dataset, Sampler
 
 from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
-from stdeploy.train.something import LabelledVideos
+from stdeploy.train.augment import Augmentation, Draw, crop_clip, jitter_colours, sampled_times
+from stdeploy.train.data.labelled import LabelledVideos, mirrored_labels
 from stdeploy.video.reader import VideoReader
-from stdeploy.video.sampling import clip_times, duration_seconds, frames_at, view_times
-from stdeploy.video.transform import clip_frame
+from stdeploy.video.sampling import duration_seconds, frames_at
+from stdeploy.video.transform import Image, resize_short_side
 
 # Which clip: epoch and number of the video. With the seed it decides everything random about a
-# clip, so that a run gives the same clips with any number of workers.
+# clip, so that a run gives the same clips with any number of workers and after any break.
 Key = tuple[int, int]
+
+# A video that cannot be read is replaced by another, that by another, ... then the set is broken.
+_REPLACEMENTS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,66 +38,167 @@ class BrokenVideo:
     reason: str
 
 
-Example = tuple[Tensor, int] | BrokenVideo
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One clip.
+
+    Attributes:
+        frames: uint8 (T, H, W, 3); None where neither the video nor its replacements gave one.
+        label: of the clip.
+        broken: videos that it replaces.
+    """
+
+    frames: Tensor | None
+    label: int
+    broken: tuple[BrokenVideo, ...] = ()
 
 
-def collate(examples: list[Example]) -> tuple[Tensor, Tensor] | BrokenVideo:
-    """Make a batch, frames (N, T, H, W, 3) and labels (N,), or hand on a broken video."""
-    batch: list[tuple[Tensor, int]] = []
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Clips to train on.
+
+    Attributes:
+        frames: uint8 (N, T, H, W, 3).
+        labels: int64 (N,).
+        broken: videos that could not be read, and were replaced.
+    """
+
+    frames: Tensor
+    labels: Tensor
+    broken: tuple[BrokenVideo, ...]
+
+
+def collate(examples: list[Example]) -> Batch | BrokenVideo:
+    """Make a batch; the first broken video where replacing did not help."""
+    clips = []
     for example in examples:
-        if isinstance(example, BrokenVideo):
-            return example
-        batch.append(example)
-    return torch.stack([frames for frames, _ in batch]), torch.tensor([label for _, label in batch])
+        if example.frames is None:
+            return example.broken[0]
+        clips.append(example.frames)
+    return Batch(
+        torch.stack(clips),
+        torch.tensor([example.label for example in examples]),
+        tuple(broken for example in examples for broken in example.broken),
+    )
 
 
 class ShuffledKeys(Sampler[Key]):
-    """All videos once an epoch, in an order that the seed and the epoch decide."""
+    """All videos once an epoch, in an order that the seed and the epoch decide.
 
-    def __init__(self, num_videos: int, seed: int) -> None:
+    Args:
+        num_videos: of the data set.
+        seed: of the order.
+        batch_size: clips in a step of one process.
+        rank: which process this is, 0 to world_size - 1.
+        world_size: processes that share the epoch.
+
+    Attributes:
+        epoch: from 0.
+        skip: steps of this epoch that were done before a break.
+    """
+
+    def __init__(
+        self,
+        num_videos: int,
+        seed: int,
+        *,
+        batch_size: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.epoch = 0
+        self.skip = 0
         self._num_videos = num_videos
         self._seed = seed
+        self._batch_size = batch_size
+        self._rank = rank
+        self._world_size = world_size
 
     def __iter__(self) -> Iterator[Key]:
         order = np.random.default_rng([self._seed, self.epoch]).permutation(self._num_videos)
-        return ((self.epoch, int(number)) for number in order)
+        # A step of all processes is a stretch of the order, as it would be for one process with
+        # their batches put together; a last incomplete one is left out.
+        steps = order[: self.steps * self._whole].reshape(self.steps, self._world_size, -1)
+        mine = steps[self.skip :, self._rank].reshape(-1)
+        return ((self.epoch, int(number)) for number in mine)
 
     def __len__(self) -> int:
-        return self._num_videos
+        return (self.steps - self.skip) * self._batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps in a whole epoch."""
+        return self._num_videos // self._whole
+
+    @property
+    def _whole(self) -> int:
+        return self._batch_size * self._world_size
 
 
 class TrainingClips(Dataset[Example]):
-    """uint8 clips (T, H, W, 3) with their labels, by (epoch, video) keys."""
+    """Augmented clips with their labels, by (epoch, video) keys.
 
-    def __init__(self, videos: LabelledVideos, clip: ClipSpec, seed: int) -> None:
+    Args:
+        videos: to take them from.
+        clip: what the network sees.
+        augmentation: what is varied.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self, videos: LabelledVideos, clip: ClipSpec, augmentation: Augmentation, seed: int
+    ) -> None:
         self._samples = videos.samples
         self._clip = clip
+        self._augmentation = augmentation
         self._seed = seed
+        self._mirrored = mirrored_labels(videos.labels)
         # A reader holds timestamps, not an open file: kept, each video is scanned only once.
         self._readers: dict[Path, VideoReader] = {}
 
     def __getitem__(self, key: Key) -> Example:
-        sample = self._samples[key[1]]
         rng = np.random.default_rng([self._seed, *key])
-        try:
-            if sample.video not in self._readers:
-                self._readers[sample.video] = VideoReader(sample.video)
-            clip = self._random_clip(self._readers[sample.video], rng)
-        except VideoError as error:
-            return BrokenVideo(sample.video, str(error))
-        return torch.from_numpy(clip), sample.label
+        draw = Draw.of(self._augmentation, self._clip, rng)
+        number, broken = key[1], list[BrokenVideo]()
+        while len(broken) <= _REPLACEMENTS:
+            sample = self._samples[number]
+            mirrored = self._mirrored[sample.label] if draw.mirrored else sample.label
+            if mirrored is None:  # its counterpart is no class of this set
+                draw, mirrored = dataclasses.replace(draw, mirrored=False), sample.label
+            try:
+                clip = self._clip_of(sample.video, draw)
+            except VideoError as error:
+                broken.append(BrokenVideo(sample.video, str(error)))
+                number = int(rng.integers(len(self._samples)))
+            else:
+                return Example(torch.from_numpy(clip), mirrored, tuple(broken))
+        return Example(None, 0, tuple(broken))
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    def _random_clip(self, reader: VideoReader, rng: np.random.Generator) -> NDArray[np.uint8]:
-        clip = self._clip
+    def _clip_of(self, video: Path, draw: Draw) -> NDArray[np.uint8]:
+        if video not in self._readers:
+            self._readers[video] = VideoReader(video)
+        reader = self._readers[video]
         duration = duration_seconds(reader.timestamps, fps=reader.fps)
-        room = duration - clip.span_seconds
-        if room > 0:
-            times = clip_times(rng.uniform(0, room, size=1), clip)
-        else:
-            times = view_times(duration, clip, views=1)
-        prepare = functools.partial(clip_frame, clip=clip, top=rng.random(), left=rng.random())
-        return reader.gather(frames_at(reader.timestamps, times[0]), prepare)
+        times = sampled_times(duration, self._clip, draw)
+        numbers = frames_at(reader.timestamps, times)
+        frames = reader.gather(numbers, _Resize(draw.short_side_px))
+        return jitter_colours(crop_clip(frames, self._clip.crop_px, draw), draw)
+
+
+class _Resize:
+    """Frames of one video to one size, RGB; a few change theirs in the middle."""
+
+    def __init__(self, short_side_px: int) -> None:
+        self._short_side_px = short_side_px
+        self._size: tuple[int, int] | None = None
+
+    def __call__(self, image: Image) -> Image:
+        resized = resize_short_side(image, self._short_side_px)
+        height, width = resized.shape[:2]
+        self._size = self._size or (width, height)
+        if (width, height) != self._size:
+            resized = np.asarray(cv2.resize(resized, self._size), dtype=np.uint8)
+        return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), dtype=np.uint8)

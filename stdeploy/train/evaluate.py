@@ -6,7 +6,7 @@ from collections.abc import Callable
 from stdeploy.classify import Classifier
 from stdeploy.errors import DatasetError, VideoError
 from stdeploy.prediction import average_views
-from stdeploy.train.something import LabelledVideos
+from stdeploy.train.data.labelled import LabelledVideos
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,18 +39,13 @@ def evaluate(
 
     Args:
         classifier: an opened artifact.
-        data: the split; its labels must be the artifact's.
+        data: the split; its labels must be among the artifact's.
         progress: is told videos done and in all.
 
     Raises:
         DatasetError: other labels than the artifact's, or no video could be read.
     """
-    if data.labels != classifier.card.labels:
-        raise DatasetError(
-            f"the data set has {len(data.labels)} labels from {data.labels[0]!r}, the artifact "
-            f"{len(classifier.card.labels)} from {classifier.card.labels[0]!r}; "
-            "evaluate on the classes that it was trained for"
-        )
+    data = data.with_labels(classifier.card.labels, source="the artifact")
     top1, top5, pairs, failed = [], [], [], 0
     results = classifier.classify_all(sample.video for sample in data.samples)
     for sample, (_, result) in zip(data.samples, results, strict=True):

@@ -1,146 +1,458 @@
-"""The training loop."""
+"""The training loop: on one CPU or many GPUs, and after any break as if there had been none."""
 
+import contextlib
+import copy
 import dataclasses
+import hashlib
 import math
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from stdeploy.card import Lineage, ModelCard
-from stdeploy.errors import DatasetError, TrainingError
+from stdeploy.errors import BackendError, DatasetError, TrainingError
 from stdeploy.files import CHECKPOINT_SUFFIX, checked_output
 from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.inference import golden_of
-from stdeploy.models.registry import build
-from stdeploy.train.clips import BrokenVideo, ShuffledKeys, TrainingClips, collate
+from stdeploy.train.augment import videomix_box
+from stdeploy.train.clips import Batch, BrokenVideo, Example, ShuffledKeys, TrainingClips, collate
+from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.recipe import Optimisation, Recipe
-from stdeploy.train.something import LabelledVideos
+from stdeploy.train.run import RunFolder
+from stdeploy.train.start import Started, start
+from stdeploy.train.state import Progress, RunState
+from stdeploy.train.validation import Accuracy, accuracy, validation_loader
+
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a run may use.
+
+    Attributes:
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        devices: processes on each node, one for each GPU; torchrun's, where that was used.
+        nodes: machines, each of which starts the same command; likewise.
+        save_minutes: how often the state is written within an epoch; it is written after each.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    save_minutes: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
-class EpochReport:
-    """What one epoch did.
+class Report:
+    """How a run goes, after each step.
 
     Attributes:
         epoch: 1 to epochs.
         epochs: of the whole run.
-        loss: mean over the clips.
-        accuracy: on the training clips as they were seen, 0..1.
-        seconds: wall time.
-        clips: how many were seen.
+        step: of this epoch, 1 to steps.
+        steps: in an epoch.
+        loss: mean of the steps of this epoch so far.
+        accuracy: on the training clips of those steps as they were seen, 0..1.
+        clips_per_second: over those steps, all processes together.
+        wait_share: of their time, how much the network waited for data, 0..1.
+        broken: videos that could not be read so far, and were replaced.
+        validation: after the last step of an epoch, if there are validation videos.
     """
 
     epoch: int
     epochs: int
+    step: int
+    steps: int
     loss: float
     accuracy: float
-    seconds: float
-    clips: int
+    clips_per_second: float
+    wait_share: float
+    broken: int
+    validation: Accuracy | None = None
+
+
+class InterruptedRunError(TrainingError):
+    """The run was told to stop; its state is saved."""
 
 
 def train(
     recipe: Recipe,
     data: LabelledVideos,
     output: Path,
-    report: Callable[[EpochReport], None],
-) -> ModelCard:
+    *,
+    run: Path,
+    validation: LabelledVideos | None = None,
+    machine: Machine | None = None,
+    resume: bool = False,
+    report: Callable[[Report], None] = lambda _: None,
+) -> ModelCard | None:
     """Train a network and write its checkpoint.
 
     Args:
         recipe: decides everything.
         data: the training split.
-        output: a name that ends in .pt.
-        report: is called after every epoch.
+        output: where the last weights go, a name that ends in .pt.
+        run: folder for everything else that the run leaves; see run.py.
+        validation: looked at after every epoch; None to do without.
+        machine: devices to use; None is one.
+        resume: go on with the run in that folder.
+        report: is called after every step, in the first process only.
 
     Returns:
-        The card of the checkpoint.
+        The card of the checkpoint; None in all processes but the first.
 
     Raises:
         ArtifactError: the checkpoint could not be written there.
-        DatasetError: a video cannot be read.
-        TrainingError: fewer videos than a batch, or the loss is no longer a number.
+        DatasetError: too many videos cannot be read.
+        TrainingError: fewer videos than a batch, a run that cannot be begun or resumed here, or
+            the loss is no longer a number.
+        InterruptedRunError: SIGTERM came; the state is saved.
+        BackendError: a GPU that was asked for is not there.
     """
     checked_output(output, CHECKPOINT_SUFFIX)
-    how = recipe.optimisation
+    how, machine = recipe.optimisation, machine or Machine()
     if len(data.samples) < how.batch_size:
         raise TrainingError(
             f"{len(data.samples)} training videos make no batch of {how.batch_size}; "
             "use more videos or a smaller batch_size"
         )
-    torch.manual_seed(how.seed)
-    model = build(recipe.model.to_spec(len(data.labels)))
-    model.head.dropout.p = how.dropout
-    keys = ShuffledKeys(len(data.samples), how.seed)
-    loader = DataLoader(
-        TrainingClips(data, recipe.clip, how.seed),
-        batch_size=how.batch_size,
-        sampler=keys,
-        drop_last=True,
-        collate_fn=collate,
-        num_workers=how.workers,
-        persistent_workers=how.workers > 0,
-    )
-    optimiser = torch.optim.SGD(
-        _parameter_groups(model, how.weight_decay),
-        lr=how.learning_rate,
-        momentum=how.momentum,
-        nesterov=how.momentum > 0,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, len(loader), how)
-    )
-    normalise = FrameNormalisation(recipe.clip)
-    model.train()
-    for epoch in range(how.epochs):
-        keys.epoch = epoch
-        start, losses, right = time.perf_counter(), [], 0
-        for batch in loader:
-            if isinstance(batch, BrokenVideo):
-                raise DatasetError(f"{str(batch.video)!r} {batch.reason}; mend or remove it")
-            frames, labels = batch
-            logits = model(normalise(frames))
-            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=how.label_smoothing)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-            losses.append(loss.item())
-            right += int((logits.argmax(dim=1) == labels).sum())
-        if not math.isfinite(sum(losses)):
-            raise TrainingError(
-                f"the loss of epoch {epoch + 1} is not a number; lower learning_rate "
-                f"({how.learning_rate}) or lengthen warmup_epochs ({how.warmup_epochs})"
-            )
-        clips = len(losses) * how.batch_size
-        report(
-            EpochReport(
-                epoch=epoch + 1,
-                epochs=how.epochs,
-                loss=sum(losses) / len(losses),
-                accuracy=right / clips,
-                seconds=time.perf_counter() - start,
-                clips=clips,
-            )
+    fabric = _fabric(machine, how)
+    share = how.batch_size // fabric.world_size
+    if share * fabric.world_size != how.batch_size or share % how.accumulate:
+        raise TrainingError(
+            f"batch_size {how.batch_size} cannot be shared by {fabric.world_size} process(es) in "
+            f"{how.accumulate} part(s) each; make it a multiple of "
+            f"{fabric.world_size * how.accumulate}"
         )
-    model.eval()
-    card = ModelCard(
-        model=model.spec,
-        clip=recipe.clip,
-        labels=data.labels,
-        golden=golden_of(model, recipe.clip),
-        lineage=Lineage(
-            origin="trained with stdeploy train",
-            versions={**Lineage().versions, "torch": torch.__version__},
-        ),
-    )
-    save_checkpoint(output, model, card)
+    folder = RunFolder(run, resume=resume) if fabric.is_global_zero else None
+    trainer = _Trainer(recipe, data, validation, fabric, folder, machine, report)
+    if resume:
+        trainer.resume(run / "last.state")
+    trainer.fit()
+    if folder is None:
+        return None
+    card = trainer.card()
+    save_checkpoint(output, trainer.trained(), card)
+    folder.finish(card, trainer.progress.rows)
     return card
+
+
+class _Trainer:
+    """One process of a run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: LabelledVideos,
+        validation: LabelledVideos | None,
+        fabric: Fabric,
+        folder: RunFolder | None,
+        machine: Machine,
+        report: Callable[[Report], None],
+    ) -> None:
+        how = recipe.optimisation
+        self._recipe, self._how, self._data = recipe, how, data
+        self._fabric, self._folder, self._report = fabric, folder, report
+        self._save_seconds = machine.save_minutes * 60
+        self._started: Started = start(recipe, data.labels)
+        self._fingerprint = _fingerprint(recipe, data)
+        self.progress = Progress()
+        clip, model = self._started.clip, self._started.model
+        model.head.dropout.p = how.dropout
+        if how.sync_batch_norm:
+            model = cast(ActionModel, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
+        self._freeze(model)
+        self._model = model
+        self._optimiser = SGD(
+            parameter_groups(model, how),
+            lr=how.learning_rate,
+            momentum=how.momentum,
+            nesterov=how.nesterov and how.momentum > 0,
+        )
+        self._graph, self._stepper = fabric.setup(model, self._optimiser)
+        self._average = _average_of(model, how)
+        self._normalise = FrameNormalisation(clip).to(fabric.device)
+        share = how.batch_size // fabric.world_size
+        self._keys = ShuffledKeys(
+            len(data.samples),
+            how.seed,
+            batch_size=share,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+        self._loader: DataLoader[Example] = DataLoader(
+            TrainingClips(data, clip, recipe.augmentation, how.seed),
+            batch_size=share // how.accumulate,
+            sampler=self._keys,
+            collate_fn=collate,
+            num_workers=how.workers,
+            persistent_workers=how.workers > 0,
+            pin_memory=fabric.device.type == "cuda",
+        )
+        self._validation = None
+        if validation is not None:
+            self._validation = validation_loader(
+                fabric,
+                validation.with_labels(data.labels, source="the training set"),
+                clip,
+                batch_size=share // how.accumulate,
+                workers=how.workers,
+            )
+
+    def resume(self, path: Path) -> None:
+        """Go on where a state was saved."""
+        state = RunState.load(path)
+        state.restore(self._fingerprint, self._model, self._optimiser, self._average, source=path)
+        self.progress = state.progress
+
+    def fit(self) -> None:
+        """Train to the end."""
+        if self._folder is not None:
+            done = self.progress.epoch * self._keys.steps + self.progress.step
+            self._folder.begin(self._recipe, _versions(), step=done)
+        with _stopping() as stop:
+            while self.progress.epoch < self._how.epochs:
+                self._epoch(stop)
+
+    def trained(self) -> ActionModel:
+        """A copy of the network that the run has made, on the CPU, in evaluation mode."""
+        model = self._average.module if self._average is not None else self._model
+        return cast(ActionModel, copy.deepcopy(model)).cpu().eval()
+
+    def card(self) -> ModelCard:
+        """Of the network that the run has made."""
+        model, clip, started = self.trained(), self._started.clip, self._started
+        rows = self.progress.rows
+        names = ("validation_top1", "validation_top5")
+        origin = "trained with stdeploy train"
+        return ModelCard(
+            model=model.spec,
+            clip=clip,
+            labels=self._data.labels,
+            golden=golden_of(model, clip),
+            lineage=Lineage(
+                origin=f"{origin}, {started.origin}" if started.origin else origin,
+                licence=started.licence,
+                versions=_versions(),
+            ),
+            metrics={name: rows[-1][name] for name in names if rows and name in rows[-1]},
+        )
+
+    def _epoch(self, stop: threading.Event) -> None:
+        progress = self.progress
+        self._keys.epoch, self._keys.skip = progress.epoch, progress.step
+        self._model.train()
+        self._freeze(self._model)
+        saved = clock = time.perf_counter()
+        batches = iter(self._loader)
+        while progress.step < self._keys.steps:
+            number = progress.epoch * self._keys.steps + progress.step
+            loss, right, waited = self._step(batches, number)
+            progress.step += 1
+            progress.loss_sum += loss
+            progress.right += right
+            progress.wait_seconds += waited
+            now = time.perf_counter()
+            progress.seconds, clock = progress.seconds + now - clock, now
+            if self._folder is not None:
+                self._folder.step(number + 1, loss, self._optimiser.param_groups[0]["lr"])
+            if progress.step < self._keys.steps:
+                self._report(self._state_of_affairs())
+                if self._told_to_stop(stop):
+                    self._save()
+                    raise InterruptedRunError(
+                        f"stopped in epoch {progress.epoch + 1} after step {progress.step}; the "
+                        "state is saved, go on with --resume"
+                    )
+                if now - saved > self._save_seconds:
+                    self._save()
+                    saved = time.perf_counter()
+        validation = self._validate()
+        report = self._state_of_affairs(validation)
+        self._finish_epoch(report)
+        self._report(report)
+
+    def _finish_epoch(self, report: Report) -> None:
+        progress = self.progress
+        row: dict[str, float] = {
+            "epoch": report.epoch,
+            "loss": report.loss,
+            "accuracy": report.accuracy,
+        }
+        if report.validation is not None:
+            row["validation_top1"] = report.validation.top1
+            row["validation_top5"] = report.validation.top5
+        row |= {
+            "seconds": progress.seconds,
+            "clips_per_second": report.clips_per_second,
+            "wait_share": report.wait_share,
+            "broken_videos": report.broken,
+        }
+        progress.rows.append(row)
+        better = report.validation is not None and report.validation.top1 > progress.best
+        if better and report.validation is not None:
+            progress.best = report.validation.top1
+        progress.next_epoch()
+        if self._folder is None:
+            return
+        if better:
+            save_checkpoint(self._folder.best, self.trained(), self.card())
+        self._save()
+        self._folder.epochs(progress.rows)
+        self._folder.log(", ".join(f"{name} {value:.6g}" for name, value in row.items()))
+
+    def _step(
+        self, batches: Iterator[Batch | BrokenVideo], number: int
+    ) -> tuple[float, int, float]:
+        """One step: mean loss and right clips of all processes, and seconds waited for data."""
+        fabric, how = self._fabric, self._how
+        # Dropout is the only thing random in here; see state.py.
+        seed = np.random.SeedSequence([how.seed, number, fabric.global_rank])
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+        factor = learning_rate_factor(number, self._keys.steps, how)
+        for group in self._optimiser.param_groups:
+            group["lr"] = how.learning_rate * factor * group["scale"]
+        sums, waited = torch.zeros(2, dtype=torch.float64, device=fabric.device), 0.0
+        for part in range(how.accumulate):
+            start_of_wait = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - start_of_wait
+            if isinstance(batch, BrokenVideo):
+                raise DatasetError(
+                    f"{str(batch.video)!r} {batch.reason}, and the videos drawn to replace it "
+                    "cannot be read either; run stdeploy data check"
+                )
+            self._note_broken(batch)
+            last = part == how.accumulate - 1
+            with fabric.no_backward_sync(self._graph, enabled=not last and fabric.world_size > 1):
+                loss, right = self._forward(batch, number)
+                fabric.backward(loss / how.accumulate)
+            sums += torch.stack([loss.detach().double() / how.accumulate, right.double()])
+        if how.clip_gradient_norm:
+            fabric.clip_gradients(
+                self._graph,
+                self._stepper,
+                max_norm=how.clip_gradient_norm,
+                error_if_nonfinite=False,
+            )
+        if fabric.world_size > 1:
+            sums = cast(Tensor, fabric.all_reduce(sums, reduce_op="sum"))
+            sums[0] /= fabric.world_size
+        mean_loss, right_clips = sums.tolist()
+        if not math.isfinite(mean_loss):
+            raise TrainingError(
+                f"the loss of epoch {self.progress.epoch + 1}, step {self.progress.step + 1} is "
+                f"not a number; lower learning_rate ({how.learning_rate}) or lengthen "
+                f"warmup_epochs ({how.warmup_epochs})"
+            )
+        self._stepper.step()
+        self._stepper.zero_grad()
+        if self._average is not None:
+            self._average.update_parameters(self._model)
+        return mean_loss, int(right_clips), waited
+
+    def _forward(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
+        """Mean loss, and how many clips were classified rightly."""
+        how, device = self._how, self._fabric.device
+        frames = batch.frames.to(device, non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=True)
+        share, other = 0.0, labels
+        if self._recipe.augmentation.videomix_alpha:
+            frames, share = self._mixed(frames, number)
+            other = labels.flip(0)
+        logits = self._graph(self._normalise(frames))
+        smooth = how.label_smoothing
+        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=smooth)
+        if share:
+            mixed_in = nn.functional.cross_entropy(logits, other, label_smoothing=smooth)
+            loss = (1.0 - share) * loss + share * mixed_in
+        return loss, (logits.argmax(dim=1) == labels).sum()
+
+    def _mixed(self, frames: Tensor, number: int) -> tuple[Tensor, float]:
+        """VideoMix: every clip with a box of the one across the batch, and the box's share."""
+        rng = np.random.default_rng([self._how.seed, number, self._fabric.global_rank])
+        alpha = self._recipe.augmentation.videomix_alpha
+        side = frames.shape[-2]
+        area, (down, across) = float(rng.beta(alpha, alpha)), rng.random(2)
+        rows, columns = videomix_box(area, side, (float(down), float(across)))
+        mixed = frames.clone()
+        mixed[:, :, rows, columns] = frames.flip(0)[:, :, rows, columns]
+        share = (rows.stop - rows.start) * (columns.stop - columns.start) / side**2
+        return mixed, float(share)
+
+    def _validate(self) -> Accuracy | None:
+        if self._validation is None:
+            return None
+        network = self._average.module if self._average is not None else self._model
+        network.eval()
+        graph = nn.Sequential(self._normalise, network)
+        return accuracy(self._fabric, graph, self._validation)
+
+    def _freeze(self, model: nn.Module) -> None:
+        """Stages that are not trained, and norms that keep their statistics."""
+        first = self._recipe.start
+        for stage in first.freeze:
+            model.get_submodule(stage).requires_grad_(False).eval()
+        if first.freeze_norms:
+            for module in model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _note_broken(self, batch: Batch) -> None:
+        for broken in batch.broken:
+            name = str(broken.video)
+            if name not in self.progress.broken and self._folder is not None:
+                self._folder.log(f"{name!r} {broken.reason}; replaced by another video")
+            self.progress.broken[name] = broken.reason
+
+    def _state_of_affairs(self, validation: Accuracy | None = None) -> Report:
+        progress, how = self.progress, self._how
+        clips = progress.step * how.batch_size
+        return Report(
+            epoch=progress.epoch + 1,
+            epochs=how.epochs,
+            step=progress.step,
+            steps=self._keys.steps,
+            loss=progress.loss_sum / progress.step,
+            accuracy=progress.right / clips,
+            clips_per_second=clips / max(progress.seconds, 1e-9),
+            wait_share=progress.wait_seconds / max(progress.seconds, 1e-9),
+            broken=len(progress.broken),
+            validation=validation,
+        )
+
+    def _told_to_stop(self, stop: threading.Event) -> bool:
+        """Whether any process was told to; they have to stop after the same step."""
+        if self._fabric.world_size == 1:
+            return stop.is_set()
+        told = torch.tensor(float(stop.is_set()), device=self._fabric.device)
+        return bool(cast(Tensor, self._fabric.all_reduce(told, reduce_op="sum")) > 0)
+
+    def _save(self) -> None:
+        if self._folder is not None:
+            RunState.of(
+                self._fingerprint, self.progress, self._model, self._optimiser, self._average
+            ).save(self._folder.state)
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, how: Optimisation) -> float:
@@ -158,16 +470,89 @@ def learning_rate_factor(step: int, steps_per_epoch: int, how: Optimisation) -> 
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
-def _parameter_groups(model: ActionModel, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: ActionModel, how: Optimisation) -> list[dict[str, Any]]:
     """Weight decay for kernels and the classifier, none for norms and biases.
 
-    Kernels are held as W~, so that this is the regulariser of eq. (7).
+    Kernels are held as W~, so that this is the regulariser of eq. (7). What is frozen is left
+    out. Each group has its factor on the learning rate under "scale".
     """
-    decayed: list[Tensor] = []
-    free: list[Tensor] = []
-    for parameter in model.parameters():
-        (decayed if parameter.ndim > 1 else free).append(parameter)
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = how.weight_decay if parameter.ndim > 1 else 0.0
+            scale = how.head_learning_rate_factor if name.startswith("head.") else 1.0
+            groups.setdefault((decay, scale), []).append(parameter)
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay, "scale": scale}
+        for (decay, scale), parameters in groups.items()
     ]
+
+
+def _fabric(machine: Machine, how: Optimisation) -> Fabric:
+    """Devices, precision and processes.
+
+    Raises:
+        BackendError: they are not there.
+    """
+    if torch.distributed.is_torchelastic_launched():
+        # torchrun has said how many there are.
+        local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+        machine = dataclasses.replace(machine, devices=local, nodes=world // local)
+    gpu = machine.accelerator != "cpu" and torch.cuda.is_available()
+    if machine.accelerator == "cuda" and not gpu:
+        raise BackendError("a GPU was asked for, but torch sees none; see stdeploy doctor")
+    if gpu and machine.devices > torch.cuda.device_count():
+        raise BackendError(
+            f"{machine.devices} devices were asked for, but torch sees "
+            f"{torch.cuda.device_count()} GPU(s)"
+        )
+    if how.precision == "fp16" and not gpu:
+        raise BackendError("fp16 training needs a GPU; use precision fp32 or bf16 on a CPU")
+    if how.sync_batch_norm and not gpu:
+        raise BackendError("sync_batch_norm needs GPUs; leave it out on a CPU")
+    fabric = Fabric(
+        accelerator="cuda" if gpu else "cpu",
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy="ddp" if machine.devices * machine.nodes > 1 else "auto",
+        precision=_PRECISIONS[how.precision],
+    )
+    fabric.launch()
+    return fabric
+
+
+def _average_of(model: nn.Module, how: Optimisation) -> AveragedModel | None:
+    if not how.ema_decay:
+        return None
+    towards = get_ema_multi_avg_fn(how.ema_decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=towards, use_buffers=True)
+
+
+def _fingerprint(recipe: Recipe, data: LabelledVideos) -> str:
+    """Of everything that decides about the numbers of a run."""
+    digest = hashlib.sha256(recipe.model_dump_json().encode())
+    for sample in data.samples:
+        digest.update(f"{sample.video}\0{data.labels[sample.label]}\n".encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {**Lineage().versions, "torch": torch.__version__}
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that a step is finished before the run ends."""
+    stop = threading.Event()
+
+    def tell(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread only
+        return
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)

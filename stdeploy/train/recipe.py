@@ -1,34 +1,40 @@
 """Recipes: everything that decides a training run, as a TOML file."""
 
+import difflib
 import importlib.resources
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from stdeploy.errors import SpecError
-from stdeploy.spec import ClipSpec, ModelSpec, Spec, TemporalLengths
+from stdeploy.spec import ClipSpec, ModelSpec, Spec
+from stdeploy.train.augment import Augmentation
 
 _PACKAGED = importlib.resources.files("stdeploy.train").joinpath("recipes")
+_STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
+Stage = Literal["conv1", "conv2", "conv3", "conv4", "conv5"]
 
 
-class ModelRecipe(Spec):
-    """The network but for its classes, which the data set decides; see ModelSpec."""
+class Start(Spec):
+    """What the weights are before training.
 
-    architecture: str
-    temporal_lengths: TemporalLengths
-    branches: str
-    eta: float
-    width: float = 1.0
+    Attributes:
+        weights: "" for random ones; "imagenet" for those of torchvision from the hub; a file of
+            2D weights with torchvision's or timm's names (.pth, .pt, .safetensors); or a
+            checkpoint (.pt) of this program, whose classifier is replaced where the classes
+            are others.
+        inflation: how 2D weights become temporal ones; see `stdeploy.layers.temporal.inflate`.
+        freeze: stages that are not trained; their norms keep their statistics too.
+        freeze_norms: all norms keep the statistics that they came with.
+    """
 
-    def to_spec(self, num_classes: int) -> ModelSpec:
-        """The network for a number of classes.
-
-        Raises:
-            SpecError: a field has a value that no network can have.
-        """
-        return ModelSpec.parse({**self.model_dump(), "num_classes": num_classes})
+    weights: str = ""
+    inflation: Literal["coefficients", "filter"] = "coefficients"
+    freeze: tuple[Stage, ...] = ()
+    freeze_norms: bool = False
 
 
 class SyntheticData(Spec):
@@ -44,26 +50,42 @@ class Optimisation(Spec):
 
     Attributes:
         epochs: passes over the training videos.
-        batch_size: clips in a step.
+        batch_size: clips in a step, over all processes and accumulated parts.
+        accumulate: parts that a step is computed in, one after the other, to save memory.
         learning_rate: at its highest, after the warm-up.
+        head_learning_rate_factor: on the learning rate of the classifier, which begins anew where
+            the rest comes from elsewhere.
         warmup_epochs: epochs over which it rises from zero.
-        momentum: of SGD (Nesterov).
+        momentum: of SGD.
+        nesterov: whether the momentum looks ahead.
         weight_decay: on W~ (eq. 7) and the classifier's weights; not on norms and biases.
         label_smoothing: share of the target spread over all classes.
         dropout: share of features dropped before the classifier.
-        seed: of weights, order, cropping and choice of frames.
-        workers: processes that decode.
+        clip_gradient_norm: gradients longer than this are shortened to it; 0 leaves them.
+        ema_decay: of the running average of the weights that is kept instead of the last ones,
+            per step; 0 keeps the last ones.
+        precision: of the arithmetic; bf16 and fp16 are autocast, weights stay in fp32.
+        sync_batch_norm: norms take their statistics over all processes (GPUs only).
+        seed: of weights, order, augmentation and dropout.
+        workers: processes that decode, for each process that trains.
     """
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    accumulate: int = Field(default=1, ge=1)
     learning_rate: float = Field(gt=0)
+    head_learning_rate_factor: float = Field(default=1.0, gt=0)
     warmup_epochs: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
-    seed: int = 0
+    clip_gradient_norm: float = Field(default=0.0, ge=0)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    sync_batch_norm: bool = False
+    seed: int = Field(default=0, ge=0)
     workers: int = Field(default=2, ge=0)
 
 
@@ -71,32 +93,56 @@ class Recipe(Spec):
     """A training run.
 
     Attributes:
-        model: the network.
-        clip: what it sees.
-        optimisation: how it is trained.
+        model: fields of ModelSpec; those that are left out are the starting checkpoint's, and
+            the data set decides the number of classes.
+        clip: fields of ClipSpec; likewise.
+        augmentation: what is varied from clip to clip.
+        start: the weights before training.
+        optimisation: how the network is trained.
         synthetic: the data set that is made where the user names none.
     """
 
-    model: ModelRecipe
-    clip: ClipSpec
+    # Tables are checked as what they become; see `model_spec` and `clip_spec`.
+    model: dict[str, Any] = Field(default_factory=dict)
+    clip: dict[str, Any] = Field(default_factory=dict)
+    augmentation: Augmentation = Augmentation()
+    start: Start = Start()
     optimisation: Optimisation
     synthetic: SyntheticData | None = None
 
-    def with_temporal_lengths(self, lengths: tuple[int, ...]) -> Self:
-        """The same recipe for a network with other t1..t5.
+    def model_spec(self, num_classes: int, parent: ModelSpec | None = None) -> ModelSpec:
+        """The network for a number of classes.
+
+        Args:
+            num_classes: K.
+            parent: of the checkpoint that training starts from.
 
         Raises:
-            SpecError: not five odd numbers.
+            SpecError: a field that no network has, or a value that it cannot have.
         """
-        fields = self.model_dump()
-        fields["model"]["temporal_lengths"] = lengths
-        changed = self.parse(fields)
-        changed.model.to_spec(num_classes=1)
-        return changed
+        inherited = parent.model_dump() if parent else {}
+        return ModelSpec.parse({**inherited, **self.model, "num_classes": num_classes})
+
+    def clip_spec(self, parent: ClipSpec | None = None) -> ClipSpec:
+        """What the network sees.
+
+        Args:
+            parent: of the checkpoint that training starts from.
+
+        Raises:
+            SpecError: a field that no clip has, or a value that it cannot have.
+        """
+        inherited = parent.model_dump() if parent else {}
+        return ClipSpec.parse({**inherited, **self.clip})
 
     @classmethod
-    def load(cls, name_or_path: str) -> Self:
+    def load(cls, name_or_path: str, overrides: Sequence[str] = ()) -> Self:
         """Read a recipe by the name of a packaged one, or a .toml file.
+
+        Args:
+            name_or_path: such as "starter", or "mine.toml".
+            overrides: fields to set, such as "optimisation.epochs=3", in the notation of TOML;
+                a text needs no quotation marks.
 
         Raises:
             SpecError: no such recipe, no TOML, or a field that is not known or allowed.
@@ -108,18 +154,50 @@ class Recipe(Spec):
         elif path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
         else:
-            names = sorted(
-                item.name.removesuffix(".toml")
-                for item in _PACKAGED.iterdir()
-                if item.name.endswith(".toml")
-            )
-            raise SpecError(
-                f"no recipe {name_or_path!r}; name a .toml file or one of: {', '.join(names)}"
-            )
+            raise SpecError(_unknown_recipe(name_or_path))
         try:
             fields = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise SpecError(f"recipe {name_or_path!r} is no TOML: {error}") from error
+        for override in overrides:
+            _set(fields, override)
         recipe = cls.parse(fields)
-        recipe.model.to_spec(num_classes=1)  # refuse a bad network before any data is made
+        recipe.clip_spec()
+        if "architecture" in recipe.model or not recipe.start.weights.endswith(".pt"):
+            recipe.model_spec(num_classes=1)  # refuse a bad network before any data is made
         return recipe
+
+
+def packaged_recipes() -> list[str]:
+    """Names of the recipes that come with the program."""
+    names = (item.name for item in _PACKAGED.iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def _unknown_recipe(name: str) -> str:
+    names = packaged_recipes()
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"no recipe {name!r}; name a .toml file or one of: {', '.join(names)}{hint}"
+
+
+def _set(fields: dict[str, Any], override: str) -> None:
+    """Set one field of parsed TOML, in place.
+
+    Raises:
+        SpecError: not TABLE.FIELD=VALUE.
+    """
+    place, equals, text = override.partition("=")
+    table, dot, field = place.strip().partition(".")
+    if not (equals and dot and table and field):
+        raise SpecError(
+            f"{override!r} sets nothing; write TABLE.FIELD=VALUE, such as optimisation.epochs=3"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    inside = fields.setdefault(table, {})
+    if not isinstance(inside, dict):
+        raise SpecError(f"{override!r}: {table} is no table of the recipe")
+    inside[field] = value

@@ -13,7 +13,7 @@ from stdeploy.spec import ClipSpec
 
 # Containers round timestamps, Matroska to whole milliseconds; a moment that falls on the edge
 # between two frames by less than this belongs to the later one.
-_EDGE_SECONDS = 1e-3
+EDGE_SECONDS = 1e-3
 
 
 def duration_seconds(timestamps: NDArray[np.float64], *, fps: float) -> float:
@@ -69,7 +69,7 @@ def view_times(duration: float, clip: ClipSpec, views: int) -> NDArray[np.float6
             times = steps * clip.interval_seconds
         case "loop":
             # A moment that rounding leaves just before the seam belongs to the first frame.
-            times = (steps * clip.interval_seconds + _EDGE_SECONDS) % duration - _EDGE_SECONDS
+            times = (steps * clip.interval_seconds + EDGE_SECONDS) % duration - EDGE_SECONDS
         case "stretch":
             times = (steps + 0.5) * duration / clip.num_frames
         case "error":
@@ -101,5 +101,5 @@ def frames_at(timestamps: NDArray[np.float64], times: NDArray[np.float64]) -> ND
     Returns:
         Frame numbers, of the shape of times.
     """
-    after = np.searchsorted(timestamps, times + _EDGE_SECONDS, side="right")
+    after = np.searchsorted(timestamps, times + EDGE_SECONDS, side="right")
     return np.clip(after - 1, 0, len(timestamps) - 1)

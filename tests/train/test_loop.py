@@ -1,6 +1,9 @@
 """A short real run: does it learn, is it repeatable, does its checkpoint go through the chain?"""
 
+import csv
+import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -8,14 +11,17 @@ from torch.utils.data import DataLoader
 
 from stdeploy.card import read_card
 from stdeploy.classify import Classifier
-from stdeploy.errors import ArtifactError, DatasetError, TrainingError
+from stdeploy.errors import ArtifactError, BackendError, DatasetError, TrainingError
 from stdeploy.models.checkpoint import load_model
 from stdeploy.prediction import average_views
+from stdeploy.train.augment import Augmentation
 from stdeploy.train.clips import ShuffledKeys, TrainingClips, collate
+from stdeploy.train.data.labelled import LabelledVideos, Sample
+from stdeploy.train.data.something import read_something
 from stdeploy.train.evaluate import evaluate
-from stdeploy.train.loop import EpochReport, learning_rate_factor, train
+from stdeploy.train.loop import Machine, Report, learning_rate_factor, train
 from stdeploy.train.recipe import Recipe
-from stdeploy.train.something import LabelledVideos, Sample, read_something
+from stdeploy.train.state import RunState
 from stdeploy.train.synthetic import make_dataset
 
 
@@ -33,35 +39,85 @@ def small_recipe(**changes: object) -> Recipe:
     return Recipe.parse(fields)
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def with_start(recipe: Recipe, **fields: object) -> Recipe:
+    return Recipe.parse({**recipe.model_dump(), "start": fields})
+
+
 def test_a_run_is_repeatable_and_its_loss_falls(folder: Path, tmp_path: Path) -> None:
     data = read_something(folder, "train")
     recipe = small_recipe(epochs=5, warmup_epochs=1.0)
-    reports: list[EpochReport] = []
-    card = train(recipe, data, tmp_path / "a.pt", reports.append)
-    assert [report.epoch for report in reports] == list(range(1, 6))
-    assert reports[-1].loss < 0.95 * reports[0].loss
+    reports: list[Report] = []
+    card = train(recipe, data, tmp_path / "a.pt", run=tmp_path / "a", report=reports.append)
+    assert [(r.epoch, r.step) for r in reports] == [
+        (e, s) for e in range(1, 6) for s in range(1, 6)
+    ]
+    ends = [report for report in reports if report.step == report.steps]
+    assert ends[-1].loss < 0.95 * ends[0].loss
     assert read_card(tmp_path / "a.pt") == card
+    assert card is not None
     assert card.labels == data.labels
-    train(recipe, data, tmp_path / "b.pt", lambda _: None)
+    train(recipe, data, tmp_path / "b.pt", run=tmp_path / "b")
     first, second = (load_model(tmp_path / name)[0].state_dict() for name in ("a.pt", "b.pt"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_the_folder_of_a_run_holds_what_was_done(folder: Path, tmp_path: Path) -> None:
+    data, held_out = (read_something(folder, split) for split in ("train", "validation"))
+    recipe = small_recipe()
+    run = tmp_path / "run"
+    card = train(recipe, data, tmp_path / "a.pt", run=run, validation=held_out)
+    assert Recipe.parse(json.loads((run / "recipe.json").read_text())) == recipe
+    assert json.loads((run / "environment.json").read_text())["versions"]["torch"]
+    assert read_card(run / "best.pt").metrics.keys() == {"validation_top1", "validation_top5"}
+    assert json.loads((run / "card.json").read_text()) == json.loads(card.to_json())
+    losses, metrics = rows_of(run / "losses.csv"), rows_of(run / "metrics.csv")
+    assert [int(row["step"]) for row in losses] == list(range(1, 11))
+    for epoch, row in enumerate(metrics):
+        mean = sum(float(r["loss"]) for r in losses[5 * epoch : 5 * epoch + 5]) / 5
+        assert float(row["loss"]) == pytest.approx(mean)
+        assert 0 <= float(row["validation_top1"]) <= float(row["validation_top5"]) <= 1
+        assert 0 <= float(row["wait_share"]) <= 1
+    assert float(metrics[-1]["validation_top1"]) == card.metrics["validation_top1"]
+    assert (run / "curve.png").stat().st_size > 1000
+    assert any(path.name.startswith("events.out") for path in run.iterdir())
+    assert "finished" in (run / "log.txt").read_text()
+    with pytest.raises(TrainingError, match=r"holds a run already; go on with --resume"):
+        train(recipe, data, tmp_path / "a.pt", run=run)
+
+
+def test_validation_agrees_with_evaluate(folder: Path, tmp_path: Path) -> None:
+    data, held_out = (read_something(folder, split) for split in ("train", "validation"))
+    card = train(
+        small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "a", validation=held_out
+    )
+    with Classifier.open(tmp_path / "a.pt", views=1) as classifier:
+        result = evaluate(classifier, held_out)
+    assert card is not None
+    assert card.metrics == pytest.approx(
+        {"validation_top1": result.top1, "validation_top5": result.top5}
+    )
+
+
 def test_clips_do_not_depend_on_the_number_of_workers(folder: Path) -> None:
     data, recipe = read_something(folder, "train"), small_recipe()
-    clips = TrainingClips(data, recipe.clip, seed=0)
+    moving = Augmentation(frame_strides=(1, 2, 3, 4), ego_motion_sigma_px=2.0, flip=True)
+    clips = TrainingClips(data, recipe.clip_spec(), moving, seed=0)
     batches = []
     for workers in (0, 2):
-        keys = ShuffledKeys(len(data.samples), seed=0)
+        keys = ShuffledKeys(len(data.samples), seed=0, batch_size=8)
         loader = DataLoader(
             clips, batch_size=8, sampler=keys, num_workers=workers, collate_fn=collate
         )
         batches.append(list(loader))
-    for (frames, labels), (other_frames, other_labels) in zip(*batches, strict=True):
-        assert torch.equal(frames, other_frames)
-        assert torch.equal(labels, other_labels)
-    assert frames.dtype == torch.uint8
-    assert tuple(frames.shape) == (8, 8, 56, 56, 3)
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one.frames, other.frames)
+        assert torch.equal(one.labels, other.labels)
+    assert one.frames.dtype == torch.uint8
+    assert tuple(one.frames.shape) == (8, 8, 56, 56, 3)
 
 
 def test_epochs_have_other_orders_and_other_clips(folder: Path) -> None:
@@ -71,8 +127,41 @@ def test_epochs_have_other_orders_and_other_clips(folder: Path) -> None:
     keys.epoch = 1
     assert sorted(number for _, number in first) == sorted(number for _, number in keys)
     assert [number for _, number in first] != [number for _, number in keys]
-    clips = TrainingClips(data, small_recipe().clip, seed=0)
-    assert not torch.equal(clips[(0, 5)][0], clips[(1, 5)][0])
+    clips = TrainingClips(data, small_recipe().clip_spec(), Augmentation(), seed=0)
+    assert not torch.equal(clips[(0, 5)].frames, clips[(1, 5)].frames)
+
+
+def test_processes_share_the_steps_of_one() -> None:
+    whole = list(ShuffledKeys(27, seed=3, batch_size=8))
+    halves = [
+        list(ShuffledKeys(27, seed=3, batch_size=4, rank=rank, world_size=2)) for rank in (0, 1)
+    ]
+    assert len(whole) == 24
+    for step in range(3):
+        together = [key for half in halves for key in half[4 * step : 4 * step + 4]]
+        assert together == whole[8 * step : 8 * step + 8]
+    rest = ShuffledKeys(27, seed=3, batch_size=8)
+    rest.skip = 2
+    assert list(rest) == whole[16:]
+    assert len(rest) == 8
+
+
+def test_mirrored_clips_get_the_label_of_the_other_direction(folder: Path) -> None:
+    data = read_something(folder, "train")
+    clip = small_recipe().clip_spec()
+    plain = TrainingClips(data, clip, Augmentation(), seed=0)
+    mirrored = TrainingClips(data, clip, Augmentation(flip=True), seed=0)
+    swapped = {0: 1, 1: 0, 6: 7, 7: 6}  # left and right, clockwise and counter-clockwise
+    kinds = set()
+    for number in range(40):
+        one, other = plain[(0, number)], mirrored[(0, number)]
+        if torch.equal(one.frames, other.frames):
+            assert other.label == one.label
+        else:
+            assert torch.equal(one.frames.flip(2), other.frames)
+            assert other.label == swapped.get(one.label, one.label)
+            kinds.add(one.label)
+    assert kinds >= {0, 1}
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
@@ -86,47 +175,164 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert learning_rate_factor(50, 5, how) == pytest.approx(0.0)
 
 
+def first_gradients(run: Path) -> list[torch.Tensor]:
+    """After one step the momentum is the gradient (and its weight decay)."""
+    state = RunState.load(run / "last.state").tensors["optimiser"]["state"]
+    return [state[number]["momentum_buffer"] for number in sorted(state)]
+
+
+def test_parts_that_are_accumulated_make_the_step_of_the_whole(
+    folder: Path, tmp_path: Path
+) -> None:
+    data = read_something(folder, "train")
+    one_step = LabelledVideos(data.labels, data.samples[:8])
+    gradients = []
+    for parts in (1, 4):
+        # Norms of a batch would see other clips in a part of it.
+        recipe = with_start(small_recipe(epochs=1, accumulate=parts), freeze_norms=True)
+        train(recipe, one_step, tmp_path / f"{parts}.pt", run=tmp_path / str(parts))
+        gradients.append(first_gradients(tmp_path / str(parts)))
+    for whole, summed in zip(*gradients, strict=True):
+        assert (whole - summed).abs().max() <= 1e-5 * whole.abs().max()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ema_decay": 0.9},
+        {"clip_gradient_norm": 0.01},
+        {"precision": "bf16"},
+        {"nesterov": False},
+        {"dropout": 0.9},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_option_changes_the_weights_and_the_run_goes_through(
+    folder: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    data = read_something(folder, "train")
+    for name, recipe in (("a", small_recipe(epochs=1)), ("b", small_recipe(epochs=1, **changes))):
+        train(recipe, data, tmp_path / f"{name}.pt", run=tmp_path / name)
+    first, second = (load_model(tmp_path / f"{name}.pt")[0].state_dict() for name in "ab")
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.isfinite(tensor).all() for tensor in second.values())
+
+
+def test_videomix_changes_the_run(folder: Path, tmp_path: Path) -> None:
+    data = read_something(folder, "train")
+    plain = small_recipe(epochs=1)
+    mixed = Recipe.parse({**plain.model_dump(), "augmentation": {"videomix_alpha": 1.0}})
+    for name, recipe in (("a", plain), ("b", mixed)):
+        train(recipe, data, tmp_path / f"{name}.pt", run=tmp_path / name)
+    first, second = ((tmp_path / name / "losses.csv").read_text() for name in "ab")
+    assert first != second
+
+
+def test_frozen_stages_and_norms_keep_their_weights_and_statistics(
+    folder: Path, tmp_path: Path
+) -> None:
+    data = read_something(folder, "train")
+    train(small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "a")
+    frozen = with_start(
+        small_recipe(epochs=1, seed=1),
+        weights=str(tmp_path / "a.pt"),
+        freeze=["conv1", "conv2"],
+        freeze_norms=True,
+    )
+    train(frozen, data, tmp_path / "b.pt", run=tmp_path / "b")
+    first, second = (load_model(tmp_path / f"{name}.pt")[0].state_dict() for name in "ab")
+    for name in first:
+        kept = name.startswith(("conv1", "conv2")) or "running" in name or "tracked" in name
+        assert torch.equal(first[name], second[name]) == kept, name
+
+
 def test_a_diverging_run_says_so_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
     recipe = small_recipe(learning_rate=1e20, warmup_epochs=0.0)
+    data = read_something(folder, "train")
     with pytest.raises(TrainingError, match="is not a number; lower learning_rate"):
-        train(recipe, read_something(folder, "train"), tmp_path / "a.pt", lambda _: None)
-    assert list(tmp_path.iterdir()) == []
+        train(recipe, data, tmp_path / "a.pt", run=tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_training_video_is_named(folder: Path, tmp_path: Path, workers: int) -> None:
+def test_a_broken_training_video_is_replaced_counted_and_named(
+    folder: Path, tmp_path: Path, workers: int
+) -> None:
     data = read_something(folder, "train")
     (tmp_path / "broken.webm").write_bytes(b"no video")
-    samples = (*data.samples[:9], Sample(tmp_path / "broken.webm", 0))
+    samples = (*data.samples[:15], Sample(tmp_path / "broken.webm", 0))
     broken = LabelledVideos(data.labels, samples, data.reverse)
-    with pytest.raises(DatasetError, match=r"broken\.webm' is no video .* remove it") as caught:
-        train(small_recipe(workers=workers), broken, tmp_path / "a.pt", lambda _: None)
+    reports: list[Report] = []
+    train(
+        small_recipe(workers=workers),
+        broken,
+        tmp_path / "a.pt",
+        run=tmp_path / "run",
+        report=reports.append,
+    )
+    assert reports[-1].broken == 1
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("broken.webm' is no video") == 1
+    assert "replaced by another video" in log
+
+
+def test_a_set_of_broken_videos_ends_the_run_by_name(folder: Path, tmp_path: Path) -> None:
+    data = read_something(folder, "train")
+    (tmp_path / "broken.webm").write_bytes(b"no video")
+    broken = LabelledVideos(data.labels, (Sample(tmp_path / "broken.webm", 0),) * 9, {})
+    with pytest.raises(DatasetError, match=r"broken\.webm' is no video .* data check") as caught:
+        train(small_recipe(), broken, tmp_path / "a.pt", run=tmp_path / "run")
     assert "\n" not in str(caught.value)
 
 
 def test_an_output_that_cannot_be_is_refused_before_training(folder: Path, tmp_path: Path) -> None:
-    reports: list[EpochReport] = []
+    reports: list[Report] = []
     data = read_something(folder, "train")
     for name in ("no/a.pt", "a.bin"):
         with pytest.raises(ArtifactError, match="cannot write"):
-            train(small_recipe(), data, tmp_path / name, reports.append)
+            train(
+                small_recipe(), data, tmp_path / name, run=tmp_path / "run", report=reports.append
+            )
     assert reports == []
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_too_few_videos_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_batches_that_cannot_be_are_refused(folder: Path, tmp_path: Path) -> None:
     data = read_something(folder, "train")
     few = LabelledVideos(data.labels, data.samples[:7], data.reverse)
     with pytest.raises(TrainingError, match="7 training videos make no batch of 8"):
-        train(small_recipe(), few, tmp_path / "a.pt", lambda _: None)
+        train(small_recipe(), few, tmp_path / "a.pt", run=tmp_path / "run")
+    with pytest.raises(TrainingError, match="make it a multiple of 3"):
+        train(small_recipe(accumulate=3), data, tmp_path / "a.pt", run=tmp_path / "run")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about hosts without a GPU")
+@pytest.mark.parametrize(
+    ("changes", "accelerator"),
+    [({}, "cuda"), ({"precision": "fp16"}, "auto"), ({"sync_batch_norm": True}, "auto")],
+)
+def test_what_needs_a_gpu_says_so(
+    folder: Path, tmp_path: Path, changes: dict[str, object], accelerator: Literal["auto", "cuda"]
+) -> None:
+    data = read_something(folder, "train")
+    with pytest.raises(BackendError, match="GPU"):
+        train(
+            small_recipe(**changes),
+            data,
+            tmp_path / "a.pt",
+            run=tmp_path / "run",
+            machine=Machine(accelerator=accelerator),
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_evaluation_refuses_other_labels(folder: Path, tmp_path: Path) -> None:
     data = read_something(folder, "train")
-    train(small_recipe(epochs=1), data, tmp_path / "a.pt", lambda _: None)
-    other = LabelledVideos(("x", "y"), data.samples, {})
+    train(small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "run")
+    other = LabelledVideos(("x", "y"), (Sample(data.samples[0].video, 0),))
     with (
         Classifier.open(tmp_path / "a.pt") as classifier,
-        pytest.raises(DatasetError, match="has 2 labels from 'x', the artifact 10"),
+        pytest.raises(DatasetError, match="the first is 'x', are not among the 10 labels"),
     ):
         evaluate(classifier, other)
 
@@ -134,7 +340,10 @@ def test_evaluation_refuses_other_labels(folder: Path, tmp_path: Path) -> None:
 def test_evaluation_counts_broken_videos_apart(folder: Path, tmp_path: Path) -> None:
     data = read_something(folder, "validation")
     train(
-        small_recipe(epochs=1), read_something(folder, "train"), tmp_path / "a.pt", lambda _: None
+        small_recipe(epochs=1),
+        read_something(folder, "train"),
+        tmp_path / "a.pt",
+        run=tmp_path / "run",
     )
     broken = tmp_path / "broken.webm"
     broken.write_bytes(b"no video")

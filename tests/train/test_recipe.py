@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from stdeploy.errors import SpecError
-from stdeploy.train.recipe import Recipe
+from stdeploy.train.recipe import Recipe, packaged_recipes
 
 
 def test_starter_is_packaged_and_multi_branch() -> None:
-    spec = Recipe.load("starter").model.to_spec(10)
+    spec = Recipe.load("starter").model_spec(10)
     assert (spec.architecture, spec.branches, spec.eta) == ("i3d-resnet18", "multi", 2.0)
     assert spec.temporal_lengths == (1, 1, 3, 3, 5)
 
@@ -17,7 +17,10 @@ def test_starter_is_packaged_and_multi_branch() -> None:
     [
         (("eta = 2.0", "eta = 0.5"), r"eta = 0\.5"),
         (("epochs = 7", "epochs = 0"), r"optimisation\.epochs = 0"),
-        (("epochs = 7", "epoch = 7"), r"optimisation\.epoch"),
+        (("epochs = 7", "epoch = 7"), r"optimisation\.epoch = 7: .* did you mean 'epochs'"),
+        (("num_frames = 8", "frames = 8"), r"frames = 8: .* did you mean 'num_frames'"),
+        (('branches = "multi"', 'branch = "multi"'), r"branch = .* did you mean 'branches'"),
+        (("[clip]", "[clips]"), r"clips = .* did you mean 'clip'"),
         (("[1, 1, 3, 3, 5]", "[1, 1, 3, 3, 4]"), "t5 is 4"),
         (("[model]", "[model"), "is no TOML"),
     ],
@@ -36,12 +39,73 @@ def test_bad_recipes_are_refused_in_one_line(
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(SpecError, match=r"no recipe 'best'; .* one of: starter"):
+    with pytest.raises(SpecError, match=r"no recipe 'best'; .* one of: .*starter"):
         Recipe.load("best")
+    with pytest.raises(SpecError, match=r"did you mean 'ssv2-i3d-r50-ours'"):
+        Recipe.load("ssv2-i3d-50-ours")
 
 
-def test_temporal_lengths_can_be_replaced() -> None:
-    recipe = Recipe.load("starter").with_temporal_lengths((1, 1, 1, 1, 1))
-    assert recipe.model.to_spec(10).temporal_lengths == (1, 1, 1, 1, 1)
-    with pytest.raises(SpecError, match="temporal_lengths"):
-        recipe.with_temporal_lengths((1, 3))
+def test_any_field_can_be_set() -> None:
+    recipe = Recipe.load(
+        "starter",
+        [
+            "model.temporal_lengths=[1,1,1,1,1]",
+            "optimisation.learning_rate = 1e-3",
+            "optimisation.precision=bf16",
+            "augmentation.frame_strides=[1,2]",
+            "start.weights=a b.pth",
+        ],
+    )
+    assert recipe.model_spec(10).temporal_lengths == (1, 1, 1, 1, 1)
+    assert recipe.optimisation.learning_rate == 1e-3
+    assert recipe.optimisation.precision == "bf16"
+    assert recipe.augmentation.frame_strides == (1, 2)
+    assert recipe.start.weights == "a b.pth"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epochs=3", r"write TABLE\.FIELD=VALUE"),
+        ("optimisation.epochs", r"write TABLE\.FIELD=VALUE"),
+        ("optimisation.epochs=many", r"optimisation\.epochs = 'many'"),
+        ("optimisation.epoch=3", "did you mean 'epochs'"),
+        ("optimization.epochs=3", "did you mean 'optimisation'"),
+        ("model.temporal_lengths=[1,3]", "temporal_lengths"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(setting: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        Recipe.load("starter", [setting])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_packaged_recipes_describe_networks_and_open_with_their_command(name: str) -> None:
+    from importlib.resources import files
+
+    text = files("stdeploy.train").joinpath(f"recipes/{name}.toml").read_text()
+    lines = text.splitlines()
+    assert any(f"stdeploy train --recipe {name}" in line for line in lines[:2])
+    settings = ["start.weights=a.pt"] if name == "finetune" else []
+    recipe = Recipe.load(name, settings)
+    if name.startswith(("ssv2", "kinetics")):
+        spec, how = recipe.model_spec(174), recipe.optimisation
+        assert (how.epochs, how.batch_size, how.learning_rate) == (100, 32, 0.01)
+        clip = recipe.clip_spec()
+        assert (clip.num_frames, clip.frame_stride, clip.crop_px) == (32, 2, 224)
+        ours = name.endswith("-ours")
+        assert spec.temporal_lengths == ((1, 1, 3, 3, 5) if ours else (3,) * 5)
+        assert (spec.branches, spec.eta) == (("multi", 2.0) if ours else ("single", 1.0))
+        augmentation = recipe.augmentation
+        assert augmentation.frame_strides == ((1, 2, 3, 4) if ours else ())
+        assert augmentation.ego_motion_sigma_px == (2.0 if ours else 0.0)
+
+
+def test_fields_that_are_left_out_are_the_parents() -> None:
+    recipe = Recipe.load("finetune", ["start.weights=a.pt"])
+    parent = Recipe.load("ssv2-i3d-r50-ours")
+    spec = recipe.model_spec(5, parent.model_spec(174))
+    assert spec == parent.model_spec(5)
+    clip = recipe.clip_spec(parent.clip_spec())
+    assert (clip.fps, clip.crop_px) == (12.0, 160)

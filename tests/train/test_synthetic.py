@@ -6,7 +6,7 @@ import pytest
 
 from stdeploy.errors import DatasetError
 from stdeploy.train import synthetic
-from stdeploy.train.something import read_something
+from stdeploy.train.data.something import read_something
 from stdeploy.train.synthetic import REVERSED_PAIRS, make_dataset, random_motion, render
 from stdeploy.video.reader import VideoReader
 

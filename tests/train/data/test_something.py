@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from stdeploy.errors import DatasetError
-from stdeploy.train.something import read_something
+from stdeploy.train.data.opening import read_split
+from stdeploy.train.data.something import read_something
 
 
 @pytest.fixture
@@ -47,7 +48,6 @@ def test_reversed_pairs_are_read(folder: Path) -> None:
         ("labels.json", "[]", "does not number its labels"),
         ("labels.json", '{"Holding something": "x"}', "does not number its labels"),
         ("train.json", '[{"id": "7"}]', "is no video with an id and a template"),
-        ("train.json", "[]", "0 of the 0 videos"),
         ("reversed_pairs.json", '[["a", "b"]]', "are not both in labels.json"),
     ],
 )
@@ -59,8 +59,9 @@ def test_a_bad_file_is_named(folder: Path, name: str, content: str, message: str
 
 def test_missing_videos_are_counted(folder: Path) -> None:
     (folder / "20bn-something-something-v2" / "9.webm").unlink()
-    with pytest.raises(DatasetError, match=r"1 of the 2 videos .* the first is 9\.webm"):
-        read_something(folder, "train")
+    assert len(read_something(folder, "train").samples) == 2
+    with pytest.raises(DatasetError, match=r"1 of the 2 train videos .* the first is .*9\.webm"):
+        read_split(folder, "train")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

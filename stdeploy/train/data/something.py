@@ -7,40 +7,15 @@ validation.json    likewise
 reversed_pairs.json    optional, ours: [["Moving something up", "Moving something down"], ...]
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from stdeploy.errors import DatasetError
-
-Split = Literal["train", "validation"]
+from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
 
 _VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", ".")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One labelled video; label is an index into the data set's labels."""
-
-    video: Path
-    label: int
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelledVideos:
-    """One split of a data set.
-
-    Attributes:
-        labels: K class names; the index is the class.
-        samples: the videos.
-        reverse: class -> the class that its videos show when played backwards, where known.
-    """
-
-    labels: tuple[str, ...]
-    samples: tuple[Sample, ...]
-    reverse: Mapping[int, int]
 
 
 def read_something(folder: Path, split: Split) -> LabelledVideos:
@@ -67,12 +42,6 @@ def read_something(folder: Path, split: Split) -> LabelledVideos:
                 "which labels.json does not list"
             )
         samples.append(Sample(videos / f"{entry['id']}.webm", index[label]))
-    missing = [sample.video.name for sample in samples if not sample.video.is_file()]
-    if missing or not samples:
-        raise DatasetError(
-            f"{len(missing)} of the {len(samples)} videos in {split}.json are not in "
-            f"{str(videos)!r}" + (f", the first is {missing[0]}" if missing else "")
-        )
     return LabelledVideos(labels, tuple(samples), _reversals(folder, index))
 
 

@@ -1,0 +1,157 @@
+"""stdeploy data: a look at a data set before training, and smaller ones from it."""
+
+import collections
+import json
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from stdeploy.cli.console import note, out, progress_bar
+from stdeploy.errors import DatasetError
+
+if TYPE_CHECKING:
+    from stdeploy.train.data.check import Checked
+    from stdeploy.train.data.labelled import LabelledVideos, Split
+
+app = typer.Typer(no_args_is_help=True, help="Check a data set, or make a smaller one of it.")
+
+_DataArgument = Annotated[
+    Path, typer.Argument(help="A folder in any usual layout, or a .csv list.", metavar="DATA")
+]
+_OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder for train.csv and validation.csv.")
+]
+_FoldOption = Annotated[
+    int, typer.Option("--fold", min=1, max=3, help="Split of UCF101 and HMDB51.")
+]
+_BAR_CHARACTERS = 24
+
+
+@app.command()
+def check(
+    data: _DataArgument,
+    output: _OutputOption = None,
+    fold: _FoldOption = 1,
+    min_seconds: Annotated[
+        float, typer.Option("--min-seconds", min=0.0, help="Report shorter videos.")
+    ] = 1.0,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Default: one on each processor.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One object of JSON.")] = False,
+) -> None:
+    """Decode every video once; report what is broken, short, double or mislabelled.
+
+    With --output, lists without what is wrong are written, for stdeploy train --data. The exit
+    status is 1 where a video had to be left out.
+    """
+    from stdeploy.train.data.check import judge, look_at_all
+
+    splits = _splits(data, fold)
+    videos = [sample.video for part in splits.values() for sample in part.samples]
+    with progress_bar("decoding") as progress:
+        looked = look_at_all(videos, workers=workers, progress=progress)
+    checked = judge(splits, looked, min_seconds=min_seconds)
+    if as_json:
+        print(json.dumps(_as_json(checked)))
+    else:
+        _show(checked, sum(found.seconds for found in looked.values()))
+    if output is not None:
+        _write(dict(checked.clean), output)
+    if any(finding.dropped for finding in checked.findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def mini(
+    data: _DataArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for train.csv and validation.csv.")
+    ],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of classes.")] = 0,
+    share: Annotated[float, typer.Option("--share", help="Of the classes.")] = 0.5,
+    fold: _FoldOption = 1,
+) -> None:
+    """Write lists of half of the classes, drawn by a seed, as the paper's mini sets have."""
+    splits = _splits(data, fold)
+    smaller = {split: part.half_of_classes(seed, share=share) for split, part in splits.items()}
+    _write(smaller, output)
+
+
+def _splits(data: Path, fold: int) -> "dict[Split, LabelledVideos]":
+    from stdeploy.train.data.opening import read_split
+
+    if data.is_file():
+        return {"train": read_split(data, "train")}
+    training = read_split(data, "train", fold=fold, missing_ok=True)
+    held_out = read_split(data, "validation", fold=fold, missing_ok=True)
+    return {"train": training, "validation": held_out}
+
+
+def _write(splits: "dict[Split, LabelledVideos]", folder: Path) -> None:
+    from stdeploy.train.data.listing import write_list
+
+    if folder.is_file():
+        raise DatasetError(f"cannot write lists into {str(folder)!r}: it is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, part in splits.items():
+        if not part.samples:
+            raise DatasetError(f"no {split} video is left; no list of them is written")
+        write_list(folder / f"{split}.csv", part)
+        note(f"{folder / f'{split}.csv'}: {len(part.samples)} videos of {len(part.labels)} classes")
+
+
+def _show(checked: "Checked", seconds: float) -> None:
+    """Findings, then the balance of the classes."""
+    for finding in checked.findings:
+        left = ", left out" if finding.dropped else ""
+        out.print(
+            f"{finding.kind}: {finding.video} {finding.detail}{left}",
+            soft_wrap=True,
+            markup=False,
+        )
+    training = next(iter(checked.clean.values()))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("class")
+    for split in checked.clean:
+        table.add_column(split, justify="right")
+    table.add_column("")
+    counts = {split: part.counts() for split, part in checked.clean.items()}
+    first = next(iter(counts.values()))
+    for number, label in enumerate(training.labels):
+        bar = "\u2588" * round(_BAR_CHARACTERS * first[number] / max(1, *first))
+        table.add_row(label, *(str(each[number]) for each in counts.values()), bar)
+    out.print(table)
+    kinds = collections.Counter(finding.kind for finding in checked.findings)
+    wrong = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing is wrong"
+    total = sum(len(part.samples) for part in checked.clean.values())
+    out.print(
+        f"{total} good videos in {len(training.labels)} classes of {min(first)} to {max(first)} "
+        f"training videos (median {statistics.median(first):g}), {seconds / 3600:.2f} h looked at; "
+        f"{wrong}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _as_json(checked: "Checked") -> dict[str, object]:
+    return {
+        "findings": [
+            {
+                "kind": finding.kind,
+                "split": finding.split,
+                "video": str(finding.video),
+                "detail": finding.detail,
+                "dropped": finding.dropped,
+            }
+            for finding in checked.findings
+        ],
+        "classes": {
+            split: dict(zip(part.labels, part.counts(), strict=True))
+            for split, part in checked.clean.items()
+        },
+    }

@@ -1,0 +1,161 @@
+"""Looking at every video of a data set once, before a run trips over it."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from stdeploy.errors import VideoError
+from stdeploy.files import sha256_of
+from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+from stdeploy.video.reader import VideoReader
+from stdeploy.video.sampling import duration_seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """What a look at one video found.
+
+    Attributes:
+        video: the file.
+        reason: why it cannot be read; None where it can.
+        frames: how many were decoded.
+        seconds: how long it is shown.
+        sha256: of the file.
+    """
+
+    video: Path
+    reason: str | None
+    frames: int = 0
+    seconds: float = 0.0
+    sha256: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Something wrong with a video.
+
+    Attributes:
+        kind: "broken", "short", "duplicate" (the same file under the same label), "mislabelled"
+            (the same file under several labels) or "leaked" (a validation video to train on).
+        split: which list it is in.
+        video: the file.
+        detail: what was seen, in words.
+        dropped: whether the clean list goes without it.
+    """
+
+    kind: str
+    split: Split
+    video: Path
+    detail: str
+    dropped: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What a check found.
+
+    Attributes:
+        clean: the splits without what was dropped.
+        findings: all that was wrong, in the order of the lists.
+    """
+
+    clean: Mapping[Split, LabelledVideos]
+    findings: tuple[Finding, ...]
+
+
+def look(video: Path) -> Looked:
+    """Decode a video once, to its end."""
+    try:
+        reader = VideoReader(video)
+        digest = sha256_of(video)
+    except VideoError as error:
+        return Looked(video, str(error))
+    except OSError as error:
+        return Looked(video, f"cannot be read: {error.strerror}")
+    seconds = duration_seconds(reader.timestamps, fps=reader.fps)
+    return Looked(video, None, len(reader.timestamps), seconds, digest)
+
+
+def look_at_all(
+    videos: Iterable[Path],
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> dict[Path, Looked]:
+    """Look at videos in parallel, each once.
+
+    Args:
+        videos: files, in any order.
+        workers: processes; None for one on each processor.
+        progress: is told videos done and in all.
+    """
+    paths = list(dict.fromkeys(videos))
+    found: dict[Path, Looked] = {}
+    with concurrent.futures.ProcessPoolExecutor(
+        max_workers=workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        for looked in pool.map(look, paths, chunksize=4):
+            found[looked.video] = looked
+            progress(len(found), len(paths))
+    return found
+
+
+def judge(
+    splits: Mapping[Split, LabelledVideos], looked: Mapping[Path, Looked], *, min_seconds: float
+) -> Checked:
+    """Decide what is wrong. Pure: no file is touched here.
+
+    Of the copies of a file under one label the first is kept; a file under several labels is
+    dropped altogether, because nothing says which is right; a file in both splits is kept for
+    validation alone. Short videos are kept: `ClipSpec.short_video` says what becomes of them.
+
+    Args:
+        splits: to judge.
+        looked: what was found, by video.
+        min_seconds: shorter videos are reported.
+    """
+    labels_of: dict[str, set[str]] = {}
+    held_out: set[str] = set()
+    for split, data in splits.items():
+        for sample in data.samples:
+            digest = looked[sample.video].sha256
+            labels_of.setdefault(digest, set()).add(data.labels[sample.label])
+            if split == "validation":
+                held_out.add(digest)
+    findings: list[Finding] = []
+    clean: dict[Split, LabelledVideos] = {}
+    for split, data in splits.items():
+        first: dict[str, Path] = {}
+        kept: list[Sample] = []
+        for sample in data.samples:
+            seen = looked[sample.video]
+            find = functools.partial(Finding, split=split, video=sample.video)
+            labels = sorted(labels_of[seen.sha256])
+            if seen.reason is not None:
+                findings.append(find(kind="broken", detail=seen.reason, dropped=True))
+                continue
+            if len(labels) > 1:
+                named = ", ".join(repr(label) for label in labels)
+                findings.append(
+                    find(kind="mislabelled", detail=f"is listed as {named}", dropped=True)
+                )
+                continue
+            if seen.sha256 in first:
+                copy = f"is a copy of {str(first[seen.sha256])!r}"
+                findings.append(find(kind="duplicate", detail=copy, dropped=True))
+                continue
+            if split == "train" and seen.sha256 in held_out:
+                where = "is a validation video too"
+                findings.append(find(kind="leaked", detail=where, dropped=True))
+                continue
+            if seen.seconds < min_seconds:
+                length = f"is {seen.seconds:.2f} s long, under {min_seconds:g} s"
+                findings.append(find(kind="short", detail=length, dropped=False))
+            first[seen.sha256] = sample.video
+            kept.append(sample)
+        clean[split] = dataclasses.replace(data, samples=tuple(kept))
+    return Checked(clean, tuple(findings))

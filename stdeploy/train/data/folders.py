@@ -1,0 +1,59 @@
+"""A folder for each class, below one for each split.
+
+train/waving/1.mp4
+validation/waving/2.mp4     also val/ or test/
+"""
+
+from pathlib import Path
+
+from stdeploy.errors import DatasetError
+from stdeploy.files import VIDEO_SUFFIXES
+from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+
+FOLDERS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "test"),
+}
+
+
+def split_folder(folder: Path, split: Split) -> Path | None:
+    """The folder of a split, by any of its usual names; None where there is none."""
+    return next((folder / name for name in FOLDERS[split] if (folder / name).is_dir()), None)
+
+
+def read_folders(folder: Path, split: Split) -> LabelledVideos:
+    """Read a split; labels are the names of the folders of the training split, sorted.
+
+    Args:
+        folder: holds train/ and validation/.
+        split: "train" or "validation".
+
+    Raises:
+        DatasetError: no such folder, a class without a video, or one that training does not have.
+    """
+    classes = _classes(folder, "train")
+    labels = tuple(sorted(classes))
+    samples = []
+    for name, class_folder in sorted(_classes(folder, split).items()):
+        if name not in classes:
+            raise DatasetError(
+                f"{str(class_folder)!r} is a class that {str(folder / 'train')!r} does not have"
+            )
+        videos = sorted(p for p in class_folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+        if not videos:
+            raise DatasetError(
+                f"{str(class_folder)!r} holds no video; add some, or remove the folder "
+                f"(videos end in {', '.join(VIDEO_SUFFIXES)})"
+            )
+        samples += [Sample(video, labels.index(name)) for video in videos]
+    return LabelledVideos(labels, tuple(samples))
+
+
+def _classes(folder: Path, split: Split) -> dict[str, Path]:
+    inside = split_folder(folder, split)
+    if inside is None:
+        raise DatasetError(f"{str(folder)!r} holds none of the folders {', '.join(FOLDERS[split])}")
+    found = {p.name: p for p in inside.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    if not found:
+        raise DatasetError(f"{str(inside)!r} holds no folder; each class wants one of its own")
+    return found

@@ -1,0 +1,139 @@
+"""Labelled videos: what every layout of a data set is read into. Pure values, no files."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from stdeploy.errors import DatasetError
+
+Split = Literal["train", "validation"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One labelled video; label is an index into the data set's labels."""
+
+    video: Path
+    label: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledVideos:
+    """One split of a data set.
+
+    Attributes:
+        labels: K class names; the index is the class.
+        samples: the videos.
+        reverse: class -> the class that its videos show when played backwards, where known.
+    """
+
+    labels: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    reverse: Mapping[int, int] = dataclasses.field(default_factory=dict)
+
+    def counts(self) -> list[int]:
+        """How many videos each class has, (K,)."""
+        found = collections.Counter(sample.label for sample in self.samples)
+        return [found[label] for label in range(len(self.labels))]
+
+    def with_labels(self, labels: Sequence[str], *, source: str) -> "LabelledVideos":
+        """The same videos, numbered as another list of labels has them.
+
+        Args:
+            labels: must hold every label that a video has; more are allowed.
+            source: whose labels they are, for the error.
+
+        Raises:
+            DatasetError: a label that is not among them.
+        """
+        numbers = {label: number for number, label in enumerate(labels)}
+        used = {sample.label for sample in self.samples}
+        unknown = [
+            self.labels[label] for label in sorted(used) if self.labels[label] not in numbers
+        ]
+        if unknown:
+            raise DatasetError(
+                f"{len(unknown)} of the {len(used)} labels of the data set, the first is "
+                f"{unknown[0]!r}, are not among the {len(labels)} labels of {source}, the first of "
+                f"which is {labels[0]!r}; use the classes that it was trained for"
+            )
+        number = [numbers.get(label, -1) for label in self.labels]
+        return LabelledVideos(
+            tuple(labels),
+            tuple(Sample(sample.video, number[sample.label]) for sample in self.samples),
+            {
+                number[one]: number[other]
+                for one, other in self.reverse.items()
+                if min(number[one], number[other]) >= 0
+            },
+        )
+
+    def half_of_classes(self, seed: int, *, share: float = 0.5) -> "LabelledVideos":
+        """A mini set: some of the classes, drawn by a seed, with all of their videos.
+
+        The paper's mini-SSv2 and mini-Kinetics have half of the classes, chosen at random; which
+        ones it does not say. Both splits of a data set get the same classes from the same seed.
+
+        Args:
+            seed: of the choice.
+            share: of the classes, more than 0 and at most 1; rounded, and at least two classes.
+
+        Raises:
+            DatasetError: a share that leaves no two classes.
+        """
+        count = round(len(self.labels) * share)
+        if not 0 < share <= 1 or count < 2:
+            raise DatasetError(
+                f"{share:g} of {len(self.labels)} classes leaves {count}; give a share of at most "
+                "1 that leaves two or more"
+            )
+        # The names decide, not their order in some file.
+        names = sorted(self.labels)
+        chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(names))[:count]
+        kept = {names[number] for number in chosen}
+        labels = tuple(label for label in self.labels if label in kept)
+        inside = tuple(sample for sample in self.samples if self.labels[sample.label] in kept)
+        return dataclasses.replace(self, samples=inside).with_labels(labels, source="the mini set")
+
+
+def mirrored_labels(labels: Sequence[str]) -> dict[int, int | None]:
+    """What a video of each class shows when left and right are swapped.
+
+    Most classes stay what they are. A label with "left", "right", "clockwise" or
+    "counter-clockwise" in it becomes the one where those are swapped; if there is no such label,
+    its videos must not be mirrored.
+
+    >>> mirrored_labels(["Pushing left", "Pushing right", "Turning left", "Waving"])
+    {0: 1, 1: 0, 2: None, 3: 3}
+
+    Args:
+        labels: K class names.
+
+    Returns:
+        Class -> class when mirrored; None where there is none.
+    """
+    numbers = {label.casefold(): number for number, label in enumerate(labels)}
+    return {
+        number: next((numbers[m] for m in _mirrored(label.casefold()) if m in numbers), None)
+        for number, label in enumerate(labels)
+    }
+
+
+_COUNTER_CLOCKWISE = ("counter-clockwise", "counterclockwise", "anticlockwise", "anti-clockwise")
+_TURN = re.compile(rf"(?<![a-z])({'|'.join(_COUNTER_CLOCKWISE)}|clockwise|left|right)(?![a-z])")
+
+
+def _mirrored(label: str) -> Iterator[str]:
+    """The label with left and right swapped, once for each spelling of counter-clockwise."""
+    for counter_clockwise in _COUNTER_CLOCKWISE:
+        opposite = {"left": "right", "right": "left", "clockwise": counter_clockwise}
+
+        def swapped(match: re.Match[str], opposite: dict[str, str] = opposite) -> str:
+            return opposite.get(match[0], "clockwise")
+
+        yield _TURN.sub(swapped, label)

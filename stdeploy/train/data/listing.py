@@ -1,0 +1,94 @@
+"""Plain lists: a .csv with the columns path and label, in any order, among any others.
+
+    path,label
+    fight/fi001.mp4,fight
+
+Paths are relative to the folder that holds the list. `stdeploy data check` and `stdeploy data
+mini` write such lists, so every layout can be turned into this one.
+"""
+
+import csv
+import os
+from pathlib import Path
+
+from stdeploy.errors import DatasetError
+from stdeploy.files import whole_file
+from stdeploy.train.data.labelled import LabelledVideos, Sample
+
+COLUMNS = ("path", "label")
+
+
+def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
+    """Rows of a .csv file that has at least some columns.
+
+    Args:
+        path: of the file.
+        columns: that must be there and filled in every row.
+
+    Raises:
+        DatasetError: no such file, no such column, or an empty field.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            names = reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DatasetError(f"{str(path)!r} cannot be read: {reason}") from error
+    missing = [column for column in columns if column not in names]
+    if missing:
+        raise DatasetError(
+            f"{str(path)!r} has no column {missing[0]!r}; its first line is "
+            f"{','.join(names)!r}, and {','.join(columns)} must be in it"
+        )
+    for number, row in enumerate(rows, start=2):
+        for column in columns:
+            if not (row[column] or "").strip():
+                raise DatasetError(f"{str(path)!r}, line {number}: {column} is empty")
+    return rows
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file looks like such a list: a .csv whose first line names both columns."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return False
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return set(COLUMNS) <= set(next(csv.reader(file), ()))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+
+
+def read_list(path: Path) -> LabelledVideos:
+    """Read a list; its labels are those that occur in it, sorted.
+
+    Args:
+        path: a .csv file.
+
+    Raises:
+        DatasetError: no such list.
+    """
+    rows = read_table(path, *COLUMNS)
+    labels = tuple(sorted({row["label"].strip() for row in rows}))
+    number = {label: index for index, label in enumerate(labels)}
+    samples = tuple(
+        Sample(path.parent / row["path"].strip(), number[row["label"].strip()]) for row in rows
+    )
+    return LabelledVideos(labels, samples)
+
+
+def write_list(path: Path, data: LabelledVideos) -> None:
+    """Write a list, whole or not at all; paths are relative to its folder.
+
+    Args:
+        path: ends in .csv.
+        data: what to list.
+    """
+    folder = path.parent.resolve()
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for sample in data.samples:
+            relative = os.path.relpath(sample.video.resolve(), folder)
+            writer.writerow((Path(relative).as_posix(), data.labels[sample.label]))

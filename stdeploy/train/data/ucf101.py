@@ -1,0 +1,63 @@
+"""UCF101, in its own layout.
+
+ucfTrainTestlist/classInd.txt       1 ApplyEyeMakeup
+ucfTrainTestlist/trainlist01.txt    ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1
+ucfTrainTestlist/testlist01.txt     ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi
+UCF-101/ApplyEyeMakeup/...          also videos/
+"""
+
+from pathlib import Path
+
+from stdeploy.errors import DatasetError
+from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+
+_LISTS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", ".")
+_VIDEOS = ("UCF-101", "videos", ".")
+_NAMES: dict[Split, str] = {"train": "trainlist", "validation": "testlist"}
+
+
+def lists_folder(folder: Path) -> Path | None:
+    """Where classInd.txt lies; None where it does not."""
+    return next(
+        (folder / name for name in _LISTS if (folder / name / "classInd.txt").is_file()), None
+    )
+
+
+def read_ucf101(folder: Path, split: Split, *, fold: int = 1) -> LabelledVideos:
+    """Read a split; labels are in the order of classInd.txt.
+
+    Args:
+        folder: holds ucfTrainTestlist/ and UCF-101/.
+        split: "train", or "validation" for what UCF101 calls test.
+        fold: 1, 2 or 3, which of the three splits.
+
+    Raises:
+        DatasetError: a file is missing, or a line does not fit.
+    """
+    lists = lists_folder(folder)
+    if lists is None:
+        raise DatasetError(f"{str(folder)!r} does not hold ucfTrainTestlist/classInd.txt of UCF101")
+    labels = tuple(
+        line.split()[1] for line in _lines(lists / "classInd.txt") if len(line.split()) == 2
+    )
+    numbers = {label: number for number, label in enumerate(labels)}
+    videos = next(folder / name for name in _VIDEOS if (folder / name).is_dir())
+    path = lists / f"{_NAMES[split]}{fold:02d}.txt"
+    samples = []
+    for line in _lines(path):
+        name = line.split()[0]
+        label = Path(name).parts[0]
+        if label not in numbers:
+            raise DatasetError(f"{str(path)!r}: {name!r} is of no class of classInd.txt")
+        samples.append(Sample(videos / name, numbers[label]))
+    return LabelledVideos(labels, tuple(samples))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"{str(path)!r} cannot be read: {getattr(error, 'strerror', error)}; UCF101 has "
+            "trainlist01..03.txt and testlist01..03.txt"
+        ) from error

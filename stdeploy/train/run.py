@@ -1,0 +1,177 @@
+"""The folder of a run: what was done, with what, and what came of it.
+
+recipe.json        all settings, the defaults too
+environment.json   versions, machine, command
+log.txt            what the program said
+losses.csv         loss and learning rate of every step
+metrics.csv        a line for every epoch
+events.out.*       the same for TensorBoard
+last.state         to resume from
+best.pt            checkpoint of the epoch with the highest validation accuracy
+card.json          of the final checkpoint
+curve.png          loss and accuracy, drawn at the end
+"""
+
+import csv
+import datetime
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stdeploy.card import ModelCard
+from stdeploy.errors import TrainingError
+from stdeploy.files import whole_file
+from stdeploy.hardware import cpu_count, cpu_name, gpus
+from stdeploy.train.recipe import Recipe
+
+_GREY, _LOSS, _TRAINING, _VALIDATION = "#888888", "#e8833a", "#4c8bf5", "#2ca58d"
+
+
+class RunFolder:
+    """Writes what a run leaves behind. Only one process of a run has it.
+
+    Args:
+        path: of the folder; made if it is not there.
+        resume: whether an earlier run in it goes on.
+
+    Raises:
+        TrainingError: it holds a run and resume is False, or none and resume is True.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path = path
+        self.state = path / "last.state"
+        self.best = path / "best.pt"
+        if self.state.exists() and not resume:
+            raise TrainingError(
+                f"{str(path)!r} holds a run already; go on with --resume, or give another --run"
+            )
+        if resume and not self.state.is_file():
+            raise TrainingError(
+                f"{str(self.state)!r} does not exist, so there is nothing to resume; leave "
+                "--resume out, or name the run's folder with --run"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        self._board: Any = None
+
+    def begin(self, recipe: Recipe, versions: Mapping[str, str], *, step: int) -> None:
+        """Write what is known before the first step.
+
+        Args:
+            recipe: of the run.
+            versions: of the packages that matter.
+            step: steps that are done already; what was logged after them is dropped.
+        """
+        self._write("recipe.json", recipe.model_dump_json(indent=1))
+        environment = {
+            "command": sys.argv,
+            "python": platform.python_version(),
+            "versions": dict(versions),
+            "processor": cpu_name(),
+            "processors": cpu_count(),
+            "gpus": [gpu.name for gpu in gpus()],
+        }
+        self._write("environment.json", json.dumps(environment, indent=1))
+        losses = self.path / "losses.csv"
+        kept = losses.read_text().splitlines()[1 : step + 1] if step and losses.is_file() else []
+        self._write("losses.csv", "\n".join(["step,loss,learning_rate", *kept]))
+        self.log(f"resumed after step {step}" if step else "begun")
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError:
+            return  # an extra; everything is in the .csv files too
+        self._board = SummaryWriter(str(self.path), purge_step=step)
+
+    def step(self, number: int, loss: float, learning_rate: float) -> None:
+        """Log one step, counted from 1 over the whole run."""
+        with (self.path / "losses.csv").open("a") as file:
+            # Enough digits to give the same number back.
+            file.write(f"{number},{loss!r},{learning_rate:.6g}\n")
+        if self._board is not None:
+            self._board.add_scalar("loss", loss, number)
+            self._board.add_scalar("learning rate", learning_rate, number)
+
+    def epochs(self, rows: list[dict[str, float]]) -> None:
+        """Write the metrics of all epochs that are done."""
+        if not rows:
+            return
+        with (
+            whole_file(self.path / "metrics.csv") as temporary,
+            temporary.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        if self._board is not None:
+            for name, value in rows[-1].items():
+                self._board.add_scalar(f"epoch/{name}", value, int(rows[-1]["epoch"]))
+            self._board.flush()
+
+    def log(self, line: str) -> None:
+        """Add a line to log.txt, with the time."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{now} {line}\n")
+
+    def finish(self, card: ModelCard, rows: list[dict[str, float]]) -> None:
+        """Write the card, and draw the curve where matplotlib is installed."""
+        self._write("card.json", card.model_dump_json(indent=1))
+        self.log("finished")
+        if self._board is not None:
+            self._board.close()
+        try:
+            draw_curve(rows, self.path / "curve.png")
+        except ImportError:
+            self.log("matplotlib is not installed, so there is no curve.png")
+
+    def _write(self, name: str, text: str) -> None:
+        with whole_file(self.path / name) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def draw_curve(rows: list[dict[str, float]], path: Path) -> None:
+    """Draw loss and accuracies over the epochs, for light and dark pages.
+
+    Args:
+        rows: of metrics.csv.
+        path: ends in .png or .svg.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [row["epoch"] for row in rows]
+    figure, (upper, lower) = pyplot.subplots(
+        2, 1, figsize=(7, 5), sharex=True, layout="constrained"
+    )
+    upper.plot(epochs, [row["loss"] for row in rows], color=_LOSS, marker="o", markersize=3)
+    upper.set_ylabel("training loss", color=_GREY)
+    for name, label, colour in (
+        ("accuracy", "training clips", _TRAINING),
+        ("validation_top1", "validation, top-1", _VALIDATION),
+    ):
+        if name in rows[0]:
+            values = [100 * row[name] for row in rows]
+            lower.plot(epochs, values, color=colour, marker="o", markersize=3, label=label)
+    lower.set_ylabel("accuracy, %", color=_GREY)
+    lower.set_xlabel("epoch", color=_GREY)
+    lower.set_ylim(0, 100)
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lower.legend(frameon=False, labelcolor=_GREY)
+    for axes in (upper, lower):
+        axes.tick_params(colors=_GREY)
+        axes.grid(alpha=0.2)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(_GREY)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, transparent=True, dpi=130)
+    pyplot.close(figure)

@@ -1,0 +1,235 @@
+"""The weights before training: random, from a 2D network, or from a checkpoint."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from stdeploy.card import read_checkpoint
+from stdeploy.errors import ArtifactError, DownloadError, SpecError
+from stdeploy.files import cache_folder, existing
+from stdeploy.layers.temporal import Inflation, TemporalFilter
+from stdeploy.models.base import ActionModel
+from stdeploy.models.checkpoint import load_model
+from stdeploy.models.registry import build
+from stdeploy.models.resnet import ResNet3d
+from stdeploy.spec import ClipSpec
+from stdeploy.train.recipe import Recipe
+
+IMAGENET = "imagenet"
+# Of torchvision (BSD-3), IMAGENET1K_V1; the digits are the beginning of the file's SHA-256.
+_HUB = {
+    "i3d-resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+    "i3d-resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    "s3d-resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """A network that is ready to be trained.
+
+    Attributes:
+        model: with its first weights.
+        clip: what it sees.
+        origin: where the weights come from, in words, for the card.
+        licence: of those weights.
+    """
+
+    model: ActionModel
+    clip: ClipSpec
+    origin: str = ""
+    licence: str = ""
+
+
+def start(recipe: Recipe, labels: tuple[str, ...]) -> Started:
+    """Build the network of a recipe and give it its first weights.
+
+    Args:
+        recipe: names them.
+        labels: K class names; a checkpoint's classifier is kept only where its labels are
+            exactly these.
+
+    Raises:
+        ArtifactError: no such file, or weights that do not fit the network.
+        DownloadError: the hub cannot be reached.
+        SpecError: the recipe's network, or one that no 2D weights fit.
+    """
+    torch.manual_seed(recipe.optimisation.seed)
+    weights = recipe.start.weights
+    if weights and weights != IMAGENET and _is_checkpoint(existing(Path(weights))):
+        return _from_checkpoint(recipe, Path(weights), labels)
+    model = build(recipe.model_spec(len(labels)))
+    clip = recipe.clip_spec()
+    if not weights:
+        return Started(model, clip)
+    tensors = _from_hub(model) if weights == IMAGENET else _from_file(Path(weights))
+    inflate_network(model, tensors, recipe.start.inflation, source=weights)
+    return Started(model, clip, origin=f"inflated from {weights}")
+
+
+def inflate_network(
+    model: ActionModel, tensors: Mapping[str, Tensor], reading: Inflation, *, source: str
+) -> None:
+    """Start a network from the weights of the 2D ResNet that it extends, in place.
+
+    Every branch of a filter gets the inflated kernel (paper, sections 2.2 and 3.2) and the
+    statistics of the 2D norm, and an equal share of its gamma and beta, so that the sum of the
+    branches has the size of the 2D output. The 1x1 shortcut is the 2D one. The classifier, and
+    the t x 1 x 1 filters of S3D, which have no 2D counterpart, keep their random weights.
+
+    Args:
+        model: built, untrained.
+        tensors: by the names of torchvision and timm: conv1, bn1, layer1.0.conv1, ...
+        reading: see `stdeploy.layers.temporal.inflate`.
+        source: of the tensors, for errors.
+
+    Raises:
+        SpecError: the network extends no 2D ResNet.
+        ArtifactError: a tensor is missing or has another shape.
+    """
+    if not isinstance(model, ResNet3d):
+        raise SpecError(
+            f"{model.spec.architecture!r} extends no 2D ResNet; start from random weights, or from "
+            "a checkpoint of the same architecture"
+        )
+    for name, layer in _filters(model):
+        conv, norm = _names_in_2d(name)
+        kernel = _tensor(tensors, f"{conv}.weight", source)
+        try:
+            layer.inflate_(kernel, reading)
+        except SpecError as error:
+            raise ArtifactError(f"{source!r}, {conv}.weight: {error}") from error
+        for branch in layer.typed_branches():
+            share = 1.0 / len(layer.branches)
+            with torch.no_grad():
+                branch.norm.weight.copy_(_tensor(tensors, f"{norm}.weight", source) * share)
+                branch.norm.bias.copy_(_tensor(tensors, f"{norm}.bias", source) * share)
+                mean, variance = branch.norm.running_mean, branch.norm.running_var
+                assert mean is not None
+                assert variance is not None
+                mean.copy_(_tensor(tensors, f"{norm}.running_mean", source))
+                variance.copy_(_tensor(tensors, f"{norm}.running_var", source))
+
+
+def _filters(model: ResNet3d) -> list[tuple[str, TemporalFilter]]:
+    """The filters that have a 2D counterpart, with the names that they have here."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, TemporalFilter):
+            # An S3D convolution is Sequential(1x3x3, ReLU, t x 1 x 1).
+            outer, _, last = name.rpartition(".")
+            split = isinstance(model.get_submodule(outer), nn.Sequential) and "." in outer
+            if not (split and last == "2"):
+                found.append((outer if split else name, module))
+    return found
+
+
+def _names_in_2d(name: str) -> tuple[str, str]:
+    """conv3.0.conv2 -> layer2.0.conv2 and layer2.0.bn2, as torchvision and timm call them."""
+    if name == "conv1":
+        return "conv1", "bn1"
+    stage, block, kind = name.split(".")
+    prefix = f"layer{int(stage.removeprefix('conv')) - 1}.{block}"
+    if kind == "downsample":
+        return f"{prefix}.downsample.0", f"{prefix}.downsample.1"
+    return f"{prefix}.{kind}", f"{prefix}.{kind.replace('conv', 'bn')}"
+
+
+def _tensor(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
+    if name not in tensors:
+        raise ArtifactError(
+            f"{source!r} holds no {name!r}; 2D weights have the names of torchvision's and timm's "
+            "ResNets, with blocks of the same kind"
+        )
+    return tensors[name]
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of this program, not bare tensors."""
+    if path.suffix != ".pt":
+        return False
+    try:
+        read_checkpoint(path)
+    except ArtifactError:
+        # 2D weights are often called .pt too; anything else is reported when those are read.
+        return "state_dict" in _from_file(path)
+    return True
+
+
+def _from_checkpoint(recipe: Recipe, path: Path, labels: tuple[str, ...]) -> Started:
+    parent, card = load_model(path)
+    spec = recipe.model_spec(len(labels), card.model)
+    model = build(spec)
+    tensors = parent.state_dict()
+    own = model.state_dict()
+    if card.labels != labels:
+        for name in own:
+            if name.startswith("head.classifier."):
+                tensors[name] = own[name]
+    for name in own:
+        if name not in tensors or tensors[name].shape != own[name].shape:
+            raise ArtifactError(
+                f"{str(path)!r} does not fit the network of the recipe: {name} is "
+                f"{tuple(tensors[name].shape) if name in tensors else 'not in it'}, needed "
+                f"{tuple(own[name].shape)}; leave [model] out to take the checkpoint's network"
+            )
+    model.load_state_dict(tensors)
+    described = f"started from {path.name}"
+    origin = f"{described} ({card.lineage.origin})" if card.lineage.origin else described
+    return Started(model, recipe.clip_spec(card.clip), origin, card.lineage.licence)
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    """Bare 2D tensors by name.
+
+    Raises:
+        ArtifactError: no such file, or not one of tensors alone.
+    """
+    try:
+        if existing(path).suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise ArtifactError(f"{str(path)!r} cannot be read: {_brief(error)}") from error
+    except Exception as error:  # UnpicklingError and what odd files make of it
+        raise ArtifactError(
+            f"{str(path)!r} holds more than tensors, which is not loaded: {_brief(error)}"
+        ) from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{str(path)!r} holds no tensors by name")
+    return cast(dict[str, Tensor], content)
+
+
+def _from_hub(model: ActionModel) -> dict[str, Tensor]:
+    architecture = model.spec.architecture
+    if architecture not in _HUB:
+        raise SpecError(
+            f"there are no ImageNet weights for {architecture!r}; there are for {', '.join(_HUB)}"
+        )
+    try:
+        tensors = torch.hub.load_state_dict_from_url(
+            _HUB[architecture],
+            model_dir=str(cache_folder()),
+            check_hash=True,
+            progress=False,
+            map_location="cpu",
+            weights_only=True,
+        )
+    except (OSError, RuntimeError) as error:
+        raise DownloadError(
+            f"{_HUB[architecture]} could not be fetched: {_brief(error)}; fetch it elsewhere and "
+            "name the file as start.weights"
+        ) from error
+    return cast(dict[str, Tensor], tensors)
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

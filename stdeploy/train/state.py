@@ -1,0 +1,147 @@
+"""The state of a run, from which it goes on after any break as if there had been none.
+
+Everything random is decided by the seed, the epoch and the step, so a state holds no random
+numbers: weights, momentum, averages, and how far the run has come.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from stdeploy.errors import ArtifactError, TrainingError
+from stdeploy.files import whole_file
+from stdeploy.models.checkpoint import write_tensors
+
+_VERSION = 1
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: that is going on, from 0.
+        step: steps of this epoch that are done.
+        loss_sum: of those steps.
+        right: training clips of those steps that were classified rightly.
+        seconds: that those steps took.
+        wait_seconds: of those, how long the network waited for data.
+        best: highest validation accuracy so far; -1 if there was none.
+        broken: videos that could not be read, with the reasons.
+        rows: metrics of the epochs that are done, by name.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    right: int = 0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    best: float = -1.0
+    broken: dict[str, str] = dataclasses.field(default_factory=dict)
+    rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    def next_epoch(self) -> None:
+        """Begin another epoch."""
+        self.epoch += 1
+        self.step = self.right = 0
+        self.loss_sum = self.seconds = self.wait_seconds = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """What is kept of a run.
+
+    Attributes:
+        fingerprint: of the recipe and the data; a run goes on only with the same.
+        progress: how far it has come.
+        tensors: state of the network, the optimiser and, if there is one, the average.
+    """
+
+    fingerprint: str
+    progress: Progress
+    tensors: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        fingerprint: str,
+        progress: Progress,
+        model: nn.Module,
+        optimiser: Optimizer,
+        average: AveragedModel | None,
+    ) -> Self:
+        """Gather the state of a run."""
+        tensors = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+        if average is not None:
+            tensors["average"] = average.state_dict()
+        return cls(fingerprint, progress, tensors)
+
+    def save(self, path: Path) -> None:
+        """Write it whole or not at all.
+
+        Raises:
+            ArtifactError: the file cannot be written.
+        """
+        content = {
+            "version": _VERSION,
+            "fingerprint": self.fingerprint,
+            "progress": dataclasses.asdict(self.progress),
+            "tensors": self.tensors,
+        }
+        with whole_file(path) as temporary:
+            write_tensors(content, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a state.
+
+        Raises:
+            ArtifactError: no such file, or it is damaged.
+        """
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if content["version"] != _VERSION:
+                raise ArtifactError(
+                    f"{str(path)!r} was written by another version of stdeploy; start anew"
+                )
+            return cls(content["fingerprint"], Progress(**content["progress"]), content["tensors"])
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"{str(path)!r} does not exist; there is no run to resume"
+            ) from error
+        except ArtifactError:
+            raise
+        except Exception as error:  # a damaged file raises anything
+            raise ArtifactError(
+                f"{str(path)!r} is no state of a run, or damaged; start anew, without --resume"
+            ) from error
+
+    def restore(
+        self,
+        fingerprint: str,
+        model: nn.Module,
+        optimiser: Optimizer,
+        average: AveragedModel | None,
+        *,
+        source: Path,
+    ) -> None:
+        """Put the tensors back.
+
+        Raises:
+            TrainingError: the recipe or the data are others than those of the state.
+        """
+        if fingerprint != self.fingerprint:
+            raise TrainingError(
+                f"{str(source)!r} belongs to a run with another recipe or other data; a run is "
+                "resumed with exactly what it was begun with, and a new one wants another --run"
+            )
+        model.load_state_dict(self.tensors["model"])
+        optimiser.load_state_dict(self.tensors["optimiser"])
+        if average is not None:
+            average.load_state_dict(self.tensors["average"])

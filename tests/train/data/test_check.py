@@ -1,0 +1,102 @@
+"""A look at real files: what is wrong with a data set, and what is left of it."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from stdeploy.cli.main import app
+from stdeploy.train.data.check import look
+from stdeploy.train.data.opening import read_split
+from tests.video.videos import write_video
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eleven good videos, and one of each thing that can be wrong."""
+    folder = tmp_path_factory.mktemp("set")
+    rng = np.random.default_rng(0)
+    for name in [f"{number}.mp4" for number in range(6)] + ["short.mp4"]:
+        count = 5 if name == "short.mp4" else 24
+        frames = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(count)]
+        write_video(folder / name, frames, fps=12.0)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    for copy, source in (("copy", "0"), ("leak", "5"), ("other", "1")):
+        shutil.copy(folder / f"{source}.mp4", folder / f"{copy}.mp4")
+    good = ("0 wave", "1 wave", "2 clap", "3 clap")
+    rows = {
+        "train": (
+            *(*good, "copy wave", "leak wave", "other clap"),
+            *("short clap", "broken wave", "gone wave"),
+        ),
+        "validation": ("4 wave", "5 wave"),
+    }
+    for split, lines in rows.items():
+        text = "".join(f"{n}.mp4,{label}\n" for n, label in (line.split() for line in lines))
+        (folder / f"{split}.csv").write_text(f"path,label\n{text}")
+    return folder
+
+
+def test_a_look_decodes_to_the_end(folder: Path) -> None:
+    looked = look(folder / "0.mp4")
+    assert (looked.reason, looked.frames) == (None, 24)
+    assert looked.seconds == pytest.approx(2.0, abs=0.01)
+    assert "is no video" in (look(folder / "broken.mp4").reason or "")
+
+
+def test_everything_wrong_is_found_and_the_lists_go_without_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(
+        app, ["data", "check", str(folder), "--json", "-o", str(tmp_path / "clean")]
+    )
+    assert result.exit_code == 1
+    content = json.loads(result.stdout)
+    found = {Path(f["video"]).stem: (f["kind"], f["dropped"]) for f in content["findings"]}
+    assert found == {
+        "broken": ("broken", True),
+        "gone": ("broken", True),
+        "copy": ("duplicate", True),
+        "leak": ("leaked", True),
+        "1": ("mislabelled", True),
+        "other": ("mislabelled", True),
+        "short": ("short", False),
+    }
+    details = {Path(f["video"]).stem: f["detail"] for f in content["findings"]}
+    assert details["1"] == "is listed as 'clap', 'wave'"
+    assert details["short"] == "is 0.42 s long, under 1 s"
+    assert content["classes"]["train"] == {"clap": 3, "wave": 1}
+    clean = read_split(tmp_path / "clean", "train")
+    assert [(s.video.name, clean.labels[s.label]) for s in clean.samples] == [
+        ("0.mp4", "wave"),
+        ("2.mp4", "clap"),
+        ("3.mp4", "clap"),
+        ("short.mp4", "clap"),
+    ]
+    with (tmp_path / "clean" / "validation.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2
+
+
+def test_a_good_set_says_so(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "good.csv").write_text(f"path,label\n{folder / '0.mp4'},a\n{folder / '2.mp4'},b\n")
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path / "good.csv")])
+    assert result.exit_code == 0
+    assert "2 good videos in 2 classes of 1 to 1 training videos" in result.stdout
+    assert "nothing is wrong" in result.stdout
+
+
+def test_mini_sets_are_written_as_lists(folder: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        for split in ("train", "validation"):
+            (tmp_path / split / f"class{number}").mkdir(parents=True)
+            shutil.copy(folder / f"{number}.mp4", tmp_path / split / f"class{number}")
+    arguments = ["data", "mini", str(tmp_path), "-o", str(tmp_path / "mini"), "--seed", "1"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    training, held_out = (read_split(tmp_path / "mini", s) for s in ("train", "validation"))
+    assert len(training.labels) == 3
+    assert training.labels == held_out.labels
+    assert {s.video.parent.name for s in training.samples} == set(training.labels)

@@ -1,0 +1,173 @@
+"""Every layout that people have, written as they have it."""
+
+from pathlib import Path
+
+import pytest
+
+from stdeploy.errors import DatasetError
+from stdeploy.train.data.labelled import LabelledVideos, Sample
+from stdeploy.train.data.listing import read_list, write_list
+from stdeploy.train.data.opening import read_split
+
+SHARED = Path(__file__).parents[4] / "shared"
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def write(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def named(data: LabelledVideos) -> list[tuple[str, str]]:
+    return [(sample.video.name, data.labels[sample.label]) for sample in data.samples]
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Path:
+    touch(tmp_path, "v/1.mp4", "v/2.mp4", "v/3.mp4")
+    write(tmp_path / "train.csv", "path,label", "v/1.mp4,wave", "v/2.mp4,clap")
+    write(tmp_path / "validation.csv", "label,path,note", "wave,v/3.mp4,x")
+    return tmp_path
+
+
+def test_lists_share_the_labels_of_training(lists: Path) -> None:
+    assert named(read_split(lists, "train")) == [("1.mp4", "wave"), ("2.mp4", "clap")]
+    held_out = read_split(lists, "validation")
+    assert held_out.labels == ("clap", "wave")
+    assert named(held_out) == [("3.mp4", "wave")]
+    assert read_split(lists / "validation.csv", "train").labels == ("wave",)
+
+
+def test_a_list_is_written_with_paths_from_its_folder(lists: Path, tmp_path: Path) -> None:
+    data = read_split(lists, "train")
+    (tmp_path / "other").mkdir()
+    write_list(tmp_path / "other" / "mine.csv", data)
+    assert (tmp_path / "other" / "mine.csv").read_text().splitlines() == [
+        "path,label",
+        "../v/1.mp4,wave",
+        "../v/2.mp4,clap",
+    ]
+    again = read_list(tmp_path / "other" / "mine.csv")
+    assert [s.video.resolve() for s in again.samples] == [s.video.resolve() for s in data.samples]
+
+
+def test_folders_of_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "train/wave/b.mp4", "train/wave/a.avi", "train/clap/c.webm", "val/wave/d.mp4")
+    touch(tmp_path, "train/wave/notes.txt", "train/.cache/x.mp4")
+    assert named(read_split(tmp_path, "train")) == [
+        ("c.webm", "clap"),
+        ("a.avi", "wave"),
+        ("b.mp4", "wave"),
+    ]
+    assert read_split(tmp_path, "validation").samples[0].label == 1
+
+
+@pytest.mark.parametrize("inside", ["abseiling/", ""])
+def test_kinetics_leaves_out_clips_that_are_gone(tmp_path: Path, inside: str) -> None:
+    header = "label,youtube_id,time_start,time_end,split"
+    write(
+        tmp_path / "annotations" / "train.csv",
+        header,
+        "abseiling,abc,95,105,train",
+        "zumba,x_y-z,0,10,train",
+        "abseiling,gone,1,11,train",
+    )
+    write(tmp_path / "annotations" / "val.csv", header, "zumba,q,3,13,validate")
+    touch(tmp_path, f"train/{inside}abc_000095_000105.mp4", "train/x_y-z.mkv", "val/q_3_13.mp4")
+    data = read_split(tmp_path, "train")
+    assert named(data) == [("abc_000095_000105.mp4", "abseiling"), ("x_y-z.mkv", "zumba")]
+    assert named(read_split(tmp_path, "validation")) == [("q_3_13.mp4", "zumba")]
+
+
+def test_ucf101(tmp_path: Path) -> None:
+    lists = tmp_path / "ucfTrainTestlist"
+    write(lists / "classInd.txt", "1 Zumba", "2 Archery")
+    write(lists / "trainlist02.txt", "Archery/v_Archery_g08_c01.avi 2")
+    write(lists / "testlist02.txt", "Zumba/v_Zumba_g01_c01.avi")
+    touch(tmp_path, "UCF-101/Archery/v_Archery_g08_c01.avi", "UCF-101/Zumba/v_Zumba_g01_c01.avi")
+    data = read_split(tmp_path, "train", fold=2)
+    assert data.labels == ("Zumba", "Archery")
+    assert named(data) == [("v_Archery_g08_c01.avi", "Archery")]
+    assert named(read_split(tmp_path, "validation", fold=2)) == [("v_Zumba_g01_c01.avi", "Zumba")]
+    with pytest.raises(DatasetError, match=r"trainlist01\.txt' cannot be read"):
+        read_split(tmp_path, "train")
+
+
+def test_hmdb51(tmp_path: Path) -> None:
+    lists = tmp_path / "testTrainMulti_7030_splits"
+    write(lists / "wave_test_split1.txt", "a b_wave_1.avi 1 ", "w2.avi 2 ", "w3.avi 0 ")
+    write(lists / "clap_test_split1.txt", "c1.avi 1")
+    touch(tmp_path, "wave/a b_wave_1.avi", "wave/w2.avi", "clap/c1.avi")
+    assert named(read_split(tmp_path, "train")) == [("c1.avi", "clap"), ("a b_wave_1.avi", "wave")]
+    assert named(read_split(tmp_path, "validation")) == [("w2.avi", "wave")]
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "surv_fight").is_dir(), reason="real data not here")
+def test_a_real_data_set_is_read_and_shares_no_source() -> None:
+    training = read_split(SHARED / "data" / "surv_fight", "train")
+    held_out = read_split(SHARED / "data" / "surv_fight", "validation")
+    assert (len(training.samples), len(held_out.samples)) == (209, 36)
+    assert training.labels == held_out.labels == ("fight", "noFight")
+    assert not {s.video for s in training.samples} & {s.video for s in held_out.samples}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["path,class", "v/1.mp4,wave"], "has no column 'label'; its first line is 'path,class'"),
+        (["path,label"], "lists no train video"),
+        (["path,label", "v/1.mp4,"], "line 2: label is empty"),
+        (
+            ["path,label", "v/1.mp4,wave", "v/9.mp4,wave"],
+            r"1 of the 2 .* the first is .*9\.mp4",
+        ),
+    ],
+)
+def test_a_bad_list_is_one_clear_line(lists: Path, lines: list[str], message: str) -> None:
+    write(lists / "bad.csv", *lines)
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_split(lists / "bad.csv", "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_that_training_does_not_have_is_named(lists: Path) -> None:
+    write(lists / "validation.csv", "path,label", "v/3.mp4,jump")
+    with pytest.raises(DatasetError, match=r"the first is 'jump', are not among the 2 labels"):
+        read_split(lists, "validation")
+
+
+@pytest.mark.parametrize("name", ["train/wave/", "train/wave/x.txt"])
+def test_an_empty_class_is_named(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "train/clap/a.mp4")
+    (tmp_path / "train" / "wave").mkdir()
+    if not name.endswith("/"):
+        touch(tmp_path, name)
+    with pytest.raises(DatasetError, match=r"train/wave' holds no video; add some, or remove"):
+        read_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("name", ["", "none"])
+def test_what_is_no_data_set_lists_the_layouts(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DatasetError, match=r"path,label.*Kinetics; UCF101; HMDB51"):
+        read_split(tmp_path / name, "train")
+
+
+def test_mini_sets_have_the_same_half_of_the_classes_in_both_splits() -> None:
+    labels = tuple("abcdefgh")
+    data = LabelledVideos(labels, tuple(Sample(Path(f"{n}.mp4"), n % 8) for n in range(24)))
+    backwards = LabelledVideos(labels[::-1], tuple(Sample(Path("x.mp4"), n) for n in range(8)))
+    mini, other = data.half_of_classes(3), backwards.half_of_classes(3)
+    assert len(mini.labels) == 4
+    assert set(mini.labels) == set(other.labels)
+    assert mini.counts() == [3, 3, 3, 3]
+    assert {(s.video.stem, mini.labels[s.label]) for s in mini.samples} <= {
+        (str(n), labels[n % 8]) for n in range(24)
+    }
+    assert set(data.half_of_classes(4).labels) != set(mini.labels)
+    with pytest.raises(DatasetError, match=r"0.1 of 8 classes leaves 1"):
+        data.half_of_classes(3, share=0.1)

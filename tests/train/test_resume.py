@@ -1,0 +1,205 @@
+"""A run that is killed goes on as if it had not been; a run on two processes is that on one."""
+
+import csv
+import multiprocessing
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from stdeploy.errors import ArtifactError, TrainingError
+from stdeploy.models.checkpoint import load_model
+from stdeploy.train.data.labelled import LabelledVideos
+from stdeploy.train.data.listing import read_list, write_list
+from stdeploy.train.data.something import read_something
+from stdeploy.train.loop import Machine, train
+from stdeploy.train.recipe import Recipe
+from stdeploy.train.state import RunState
+from stdeploy.train.synthetic import make_dataset
+from tests.train.test_loop import first_gradients, small_recipe, with_start
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "set"
+    make_dataset(folder, train=40, validation=10, seed=1)
+    return folder
+
+
+def recipe() -> Recipe:
+    fields = small_recipe(epochs=4, dropout=0.5, ema_decay=0.9).model_dump()
+    fields["augmentation"] = {"frame_strides": (1, 2), "videomix_alpha": 1.0, "brightness": 0.2}
+    return Recipe.parse(fields)
+
+
+def run_once(folder: Path, place: Path, resume: bool) -> None:
+    torch.set_num_threads(1)  # one sum, one order
+    train(
+        recipe(),
+        read_something(folder, "train"),
+        place / "a.pt",
+        run=place / "run",
+        validation=read_something(folder, "validation"),
+        machine=Machine(accelerator="cpu", save_minutes=0.0),
+        resume=resume,
+    )
+
+
+def losses(place: Path) -> list[float]:
+    rows = csv.DictReader((place / "run" / "losses.csv").read_text().splitlines())
+    return [float(row["loss"]) for row in rows]
+
+
+def test_a_run_killed_at_random_times_gives_the_numbers_of_an_unbroken_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    # A server that has everything imported, and no threads yet, forks a process for each try.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stdeploy.train.loop", "stdeploy.train.data.something"])
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "broken").mkdir()
+    whole = context.Process(target=run_once, args=(folder, tmp_path / "whole", False))
+    start = time.monotonic()
+    whole.start()
+    whole.join()
+    seconds = time.monotonic() - start
+    assert whole.exitcode == 0
+    chance, kills, place = random.Random(0), 0, tmp_path / "broken"
+    while kills < KILLS:
+        state = place / "run" / "last.state"
+        process = context.Process(target=run_once, args=(folder, place, state.is_file()))
+        process.start()
+        # Enough to come a few steps further, at most.
+        process.join(timeout=chance.uniform(0.05, 0.25) * seconds)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+        else:
+            assert process.exitcode == 0
+            if kills < KILLS:  # done before all the kills: from the beginning again
+                compare(tmp_path)
+                for path in [*(place / "run").iterdir()]:
+                    path.unlink()
+        if state.is_file():
+            assert RunState.load(state).progress.epoch <= 4
+        for name in ("a.pt", "run/best.pt"):
+            if (place / name).is_file():
+                load_model(place / name)  # never half of one
+    last = context.Process(
+        target=run_once, args=(folder, place, (place / "run" / "last.state").is_file())
+    )
+    last.start()
+    last.join()
+    assert last.exitcode == 0
+    compare(tmp_path)
+
+
+def compare(folder: Path) -> None:
+    whole, broken = losses(folder / "whole"), losses(folder / "broken")
+    assert len(whole) == len(broken) == 20
+    assert broken == pytest.approx(whole, rel=0, abs=1e-6)
+    first, second = (load_model(folder / n / "a.pt")[0].state_dict() for n in ("whole", "broken"))
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-6)
+    metrics = [(folder / n / "run" / "metrics.csv").read_text() for n in ("whole", "broken")]
+    kept = [[line.split(",")[:5] for line in text.splitlines()] for text in metrics]
+    assert kept[0] == kept[1]
+
+
+def test_another_recipe_or_no_run_is_refused(folder: Path, tmp_path: Path) -> None:
+    data = read_something(folder, "train")
+    with pytest.raises(TrainingError, match=r"last\.state' does not exist, so there is nothing"):
+        train(small_recipe(), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
+    train(small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "run")
+    with pytest.raises(TrainingError, match="another recipe or other data"):
+        train(small_recipe(epochs=2), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
+    (tmp_path / "run" / "last.state").write_bytes(b"garbage")
+    with pytest.raises(ArtifactError, match="is no state of a run, or damaged"):
+        train(small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
+
+
+def test_sigterm_saves_and_exits(folder: Path, tmp_path: Path) -> None:
+    settings = ["model.width=0.125", "optimisation.epochs=500", "optimisation.workers=0"]
+    command = [sys.executable, "-m", "stdeploy", "train", "--data", str(folder)]
+    command += [part for setting in settings for part in ("--set", setting)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    losses_file = tmp_path / "runs" / "starter" / "losses.csv"
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        if losses_file.is_file() and len(losses_file.read_text().splitlines()) > 3:
+            break
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "the state is saved, go on with --resume" in errors.splitlines()[-1]
+    state = RunState.load(tmp_path / "runs" / "starter" / "last.state")
+    done = state.progress.epoch * 2 + state.progress.step
+    assert done == len(losses_file.read_text().splitlines()) - 1
+
+
+def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(
+    folder: Path, tmp_path: Path
+) -> None:
+    data = read_something(folder, "train")
+    one_step = LabelledVideos(data.labels, data.samples[:8])
+    write_list(tmp_path / "eight.csv", one_step)
+    # Norms of a batch would see other clips in half of it.
+    alone = with_start(small_recipe(epochs=1), freeze_norms=True)
+    settings = [
+        *("model.width=0.125", "optimisation.epochs=1", "optimisation.batch_size=8"),
+        *("optimisation.workers=0", "start.freeze_norms=true"),
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "stdeploy", "train", "--data", "eight.csv"]
+    command += ["--accelerator", "cpu"]
+    command += [part for setting in settings for part in ("--set", setting)]
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    train(alone, read_list(tmp_path / "eight.csv"), tmp_path / "one.pt", run=tmp_path / "one")
+    both = [first_gradients(tmp_path / run) for run in ("one", "runs/starter")]
+    assert len(both[0]) > 20
+    for whole, shared in zip(*both, strict=True):
+        assert (whole - shared).abs().max() <= 1e-5 * max(1e-3, whole.abs().max())
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(folder: Path, tmp_path: Path) -> None:
+    settings = ["model.width=0.125", "optimisation.epochs=2", "optimisation.workers=0"]
+    command = [sys.executable, "-m", "stdeploy", "train", "--data", str(folder)]
+    command += [part for setting in settings for part in ("--set", setting)]
+    # No file may grow beyond this: the state is larger, everything else is smaller.
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000));"
+        f"sys.argv = {command[2:]!r}; from stdeploy.cli.main import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", limited],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert re.match(r"stdeploy: cannot write .*; free some space", result.stderr.splitlines()[-1])
+    assert "Traceback" not in result.stderr
+    left = {path.name for path in (tmp_path / "runs" / "starter").iterdir()}
+    assert not [name for name in left if name.startswith(".writing") or name.endswith(".state")]
