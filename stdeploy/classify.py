@@ -25,6 +25,7 @@ class Classifier:
         card: of the artifact.
         artifact_sha256: its digest.
         views: clips per video; None takes the card's.
+        crops: of each of those, 1 (the centre) or 3 (along the longer side).
         max_batch: clips that the network gets at once.
     """
 
@@ -35,11 +36,13 @@ class Classifier:
         *,
         artifact_sha256: str,
         views: int | None = None,
+        crops: int = 1,
         max_batch: int = 1,
     ) -> None:
         self.runtime = runtime
         self.card = card
         self.views = card.clip.views if views is None else views
+        self.crops = crops
         self._artifact_sha256 = artifact_sha256
         self._max_batch = max_batch
 
@@ -49,6 +52,7 @@ class Classifier:
         artifact: Path,
         *,
         views: int | None = None,
+        crops: int = 1,
         max_batch: int = 1,
         options: RuntimeOptions = DEFAULT_OPTIONS,
     ) -> Self:
@@ -57,6 +61,7 @@ class Classifier:
         Args:
             artifact: a .onnx, .engine, .fused.safetensors or .pt file.
             views: clips per video; None takes the card's.
+            crops: of each of those, 1 (the centre) or 3 (along the longer side).
             max_batch: clips that the network gets at once.
             options: backend, device and precision.
 
@@ -70,6 +75,7 @@ class Classifier:
             card,
             artifact_sha256=sha256_of(artifact),
             views=views,
+            crops=crops,
             max_batch=max_batch,
         )
 
@@ -80,7 +86,7 @@ class Classifier:
             VideoError: it gives no clip; the message says why, without the path.
         """
         start = time.perf_counter()
-        decoded_views = read_views(video, self.card.clip, self.views)
+        decoded_views = read_views(video, self.card.clip, self.views, crops=self.crops)
         frames = decoded_views.frames
         decoded = time.perf_counter()
         view_logits = np.concatenate(

@@ -1,6 +1,5 @@
 """stdeploy evaluate: accuracy of an artifact on labelled videos."""
 
-import dataclasses
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +27,13 @@ if TYPE_CHECKING:
     from stdeploy.train.evaluate import Evaluation
 
 
+class Crops(StrEnum):
+    """Clips at each time."""
+
+    ONE = "1"
+    THREE = "3"
+
+
 class Split(StrEnum):
     """Which part of the data set."""
 
@@ -37,12 +43,28 @@ class Split(StrEnum):
 
 def command(
     artifact: Annotated[Path, typer.Argument(help="Any artifact of stdeploy.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="Another, to compare with the first.")
+    ] = None,
+    *,
     data: Annotated[
         Path, typer.Option("--data", help="Data set: a folder in any usual layout, or a .csv list.")
     ],
     split: Annotated[Split, typer.Option("--split")] = Split.VALIDATION,
     views: Annotated[
         int | None, typer.Option("--views", min=1, max=64, help="Clips averaged per video.")
+    ] = None,
+    crops: Annotated[
+        Crops, typer.Option("--crops", help="Of each clip: the centre, or 3 along the longer side.")
+    ] = Crops.ONE,
+    fold: Annotated[
+        int, typer.Option("--fold", min=1, max=3, help="Split of UCF101 and HMDB51.")
+    ] = 1,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Accuracy of every class, the lowest first.")
+    ] = False,
+    confusion: Annotated[
+        Path | None, typer.Option("--confusion", help="Draw which classes are taken for which.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
     backend: BackendOption = BackendName.AUTO,
@@ -54,10 +76,14 @@ def command(
     threads: ThreadsOption = None,
     rebuild: RebuildOption = False,
 ) -> None:
-    """Measure accuracy on labelled videos, by the same chain that classifies any video."""
+    """Measure accuracy on labelled videos, by the same chain that classifies any video.
+
+    With two artifacts, also on how many videos they agree, and on which not.
+    """
     from stdeploy.classify import Classifier
+    from stdeploy.files import checked_output
     from stdeploy.train.data.opening import read_split
-    from stdeploy.train.evaluate import evaluate
+    from stdeploy.train.evaluate import compare, draw_confusion, evaluate
 
     options = runtime_options(
         backend,
@@ -69,21 +95,64 @@ def command(
         threads=threads,
         rebuild=rebuild,
     )
-    labelled = read_split(data, split.value)
-    with Classifier.open(artifact, views=views, options=options) as classifier:
-        runtime = classifier.runtime
-        note(
-            f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}, "
-            f"{classifier.views} view(s) a video"
-        )
-        with progress_bar("evaluating") as progress:
-            result = evaluate(classifier, labelled, progress)
-    if as_json:
-        print(json.dumps({"artifact": str(artifact), **dataclasses.asdict(result)}))
-    else:
-        out.print(f"{artifact}: {summary(result)}", soft_wrap=True, markup=False)
-    if result.failed:
+    if confusion is not None:
+        checked_output(confusion, ".svg" if confusion.suffix == ".svg" else ".png")
+    labelled = read_split(data, split.value, fold=fold)
+    results = []
+    for path in [artifact] if other is None else [artifact, other]:
+        with Classifier.open(path, views=views, crops=int(crops), options=options) as classifier:
+            runtime = classifier.runtime
+            note(
+                f"{path}, {runtime.name} on {runtime.device} in {runtime.precision}, "
+                f"{classifier.views} view(s) of {classifier.crops} crop(s) a video"
+            )
+            with progress_bar("evaluating") as progress:
+                results.append(evaluate(classifier, labelled, progress))
+        if as_json:
+            print(json.dumps({"artifact": str(path), **record(results[-1])}))
+        else:
+            out.print(f"{path}: {summary(results[-1])}", soft_wrap=True, markup=False)
+            if per_class:
+                _print_classes(results[-1])
+    for judged in results[0].judged:
+        if judged.reason is not None:
+            note(f"{judged.video} {judged.reason}")
+    if confusion is not None:
+        draw_confusion(results[0], confusion)
+    if len(results) > 1:
+        found = compare(*results)
+        if as_json:
+            rows = [[str(video), *labels] for video, *labels in found.differing]
+            print(json.dumps({"agreement": found.agreement, "differing": rows}))
+        else:
+            out.print(f"they agree on {found.agreement:.1%} of {found.videos} videos")
+            for video, right, first, second in found.differing:
+                out.print(
+                    f"  {video}, {right!r}: {first!r} and {second!r}", soft_wrap=True, markup=False
+                )
+    if any(result.failed for result in results):
         raise typer.Exit(VideoError.exit_status)
+
+
+def record(result: "Evaluation") -> dict[str, object]:
+    """An evaluation as plain data, ready for JSON."""
+    return {
+        "videos": result.videos,
+        "failed": result.failed,
+        "top1": result.top1,
+        "top5": result.top5,
+        "within_pairs": result.within_pairs,
+        "mean_class_accuracy": result.mean_class_accuracy,
+        "calibration_error": result.calibration_error,
+        "classes": result.class_accuracies(),
+        "confusion": result.confusion.tolist(),
+    }
+
+
+def _print_classes(result: "Evaluation") -> None:
+    known = [(rate, label) for label, rate in result.class_accuracies().items() if rate is not None]
+    for rate, label in sorted(known):
+        out.print(f"  {rate:6.1%}  {label}", soft_wrap=True, markup=False)
 
 
 def summary(result: "Evaluation") -> str:
@@ -91,5 +160,7 @@ def summary(result: "Evaluation") -> str:
     parts = [f"top-1 {result.top1:.1%}", f"top-5 {result.top5:.1%}"]
     if result.within_pairs is not None:
         parts.append(f"within reversed pairs {result.within_pairs:.1%}")
+    parts.append(f"mean of the classes {result.mean_class_accuracy:.1%}")
+    parts.append(f"calibration error {result.calibration_error:.1%}")
     failed = f", {result.failed} more could not be read" if result.failed else ""
     return f"{', '.join(parts)} on {result.videos} videos{failed}"

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stdeploy.cli.console import err, note, out
 from stdeploy.cli.evaluate import summary
-from stdeploy.errors import DatasetError, VideoError, require
+from stdeploy.errors import DatasetError, SpecError, VideoError, require
 
 if TYPE_CHECKING:
     from stdeploy.train.data.labelled import LabelledVideos
@@ -90,7 +90,7 @@ def command(
     settings = list(overrides or ())
     name = Path(recipe).stem
     if temporal_lengths is not None:
-        settings.append(f"model.temporal_lengths=[{temporal_lengths}]")
+        settings.append(f"model.temporal_lengths={_lengths(temporal_lengths)}")
         name += f"-{temporal_lengths.replace(',', '-')}"
     if weights is not None:
         settings.append(f"start.weights={weights}")
@@ -123,6 +123,15 @@ def command(
     out.print(f"{output}: {summary(result)}", soft_wrap=True, markup=False)
     if result.failed:
         raise typer.Exit(VideoError.exit_status)
+
+
+def _lengths(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise SpecError(
+            f"--temporal-lengths {text!r} is no list of numbers; write t1..t5 as 1,1,3,3,5"
+        ) from error
 
 
 def _data(

@@ -55,3 +55,25 @@ def clip_frame(image: Image, clip: ClipSpec, *, top: float = 0.5, left: float = 
     """
     square = crop(resize_short_side(image, clip.short_side_px), clip.crop_px, top=top, left=left)
     return np.asarray(cv2.cvtColor(square, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def clip_crops(image: Image, clip: ClipSpec, crops: int) -> Image:
+    """Turn a decoded frame into frames of several clips: one centred, or three along it.
+
+    Three cover the longer side of the frame: its beginning, its centre and its end.
+
+    Args:
+        image: (H, W, 3), BGR, as OpenCV decodes.
+        clip: sizes and colour order.
+        crops: 1 or 3.
+
+    Returns:
+        (crops, clip.crop_px, clip.crop_px, 3), RGB.
+    """
+    if crops == 1:
+        return clip_frame(image, clip)[None]
+    resized = resize_short_side(image, clip.short_side_px)
+    wide = resized.shape[1] >= resized.shape[0]
+    places = [(0.5, place) if wide else (place, 0.5) for place in (0.0, 0.5, 1.0)]
+    squares = [crop(resized, clip.crop_px, top=top, left=left) for top, left in places]
+    return np.stack([cv2.cvtColor(square, cv2.COLOR_BGR2RGB) for square in squares])

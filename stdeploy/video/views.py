@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stdeploy.spec import ClipSpec
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import duration_seconds, frames_at, view_times
-from stdeploy.video.transform import clip_frame
+from stdeploy.video.transform import clip_crops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +26,14 @@ class Views:
     times_seconds: NDArray[np.float64] = dataclasses.field(repr=False)
 
 
-def read_views(video: Path, clip: ClipSpec, views: int) -> Views:
-    """Decode the clips of a video, evenly spaced over it.
+def read_views(video: Path, clip: ClipSpec, views: int, *, crops: int = 1) -> Views:
+    """Decode the clips of a video, evenly spaced over it; the crops of one time side by side.
 
     Args:
         video: a file.
         clip: which frames, and how large.
-        views: clips wanted, V.
+        views: times wanted.
+        crops: clips at each time, 1 (the centre) or 3 (along the longer side).
 
     Raises:
         VideoError: it gives no clip; the message says why, without the path.
@@ -40,5 +41,7 @@ def read_views(video: Path, clip: ClipSpec, views: int) -> Views:
     reader = VideoReader(video)
     duration = duration_seconds(reader.timestamps, fps=reader.fps)
     numbers = frames_at(reader.timestamps, view_times(duration, clip, views))
-    frames = reader.gather(numbers, functools.partial(clip_frame, clip=clip))
-    return Views(frames, reader.timestamps[numbers])
+    # (times, T, crops, H, W, 3)
+    frames = reader.gather(numbers, functools.partial(clip_crops, clip=clip, crops=crops))
+    clips = frames.swapaxes(1, 2).reshape(-1, *clip.frames_shape)
+    return Views(clips, reader.timestamps[numbers].repeat(crops, axis=0))

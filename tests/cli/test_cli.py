@@ -337,3 +337,22 @@ def test_failed_videos_give_evaluate_exit_status_1(chain: Path, tmp_path: Path) 
     result = stdeploy("evaluate", "ckpt.onnx", "--data", tmp_path, cwd=chain)
     assert result.returncode == 1
     assert "on 1 videos, 1 more could not be read" in result.stdout
+
+
+def test_evaluate_compares_two_artifacts(inside: Inside, chain: Path, tmp_path: Path) -> None:
+    first, second, *_ = read_card(chain / "ckpt.onnx").labels
+    rows = f"path,label\n{chain / 'a.mp4'},{first}\n{chain / 'b.mp4'},{second}\n"
+    (tmp_path / "list.csv").write_text(rows)
+    arguments = ["evaluate", "ckpt.pt", "ckpt.onnx", "--data", tmp_path / "list.csv"]
+    options = ["--views", 2, "--crops", 3, "--confusion", tmp_path / "confusion.svg"]
+    shown = inside(*arguments, *options, "--per-class", cwd=chain)
+    assert shown.returncode == 0, shown.stderr
+    assert "2 view(s) of 3 crop(s) a video" in shown.stderr
+    assert "they agree on 100.0% of 2 videos" in shown.stdout
+    assert shown.stdout.count(f"%  {first}") == 2
+    assert (tmp_path / "confusion.svg").is_file()
+    lines = records(inside(*arguments, "--json", cwd=chain))
+    assert lines[0]["videos"] == 2
+    assert lines[0]["confusion"] == lines[1]["confusion"]
+    assert lines[0]["calibration_error"] == pytest.approx(lines[1]["calibration_error"], abs=1e-4)
+    assert lines[2] == {"agreement": 1.0, "differing": []}
