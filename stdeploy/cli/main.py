@@ -10,6 +10,7 @@ import typer
 
 from stdeploy import __version__
 from stdeploy.cli import (
+    ablate,
     bench,
     card,
     classify,
@@ -36,7 +37,7 @@ app = typer.Typer(
     "filters, prove that nothing changed, and run them.",
     epilog="Start with: stdeploy pull kinetics400-i3d",
 )
-for verb in (pull, train, fuse, export, classify, evaluate, bench, flops, card, doctor):
+for verb in (pull, train, ablate, fuse, export, classify, evaluate, bench, flops, card, doctor):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 

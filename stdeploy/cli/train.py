@@ -16,7 +16,7 @@ from stdeploy.errors import DatasetError, SpecError, VideoError, require
 if TYPE_CHECKING:
     from stdeploy.train.data.labelled import LabelledVideos
     from stdeploy.train.loop import Report
-    from stdeploy.train.recipe import Recipe
+    from stdeploy.train.recipe import Recipe, SyntheticData
 
 
 class Accelerator(StrEnum):
@@ -96,7 +96,7 @@ def command(
         settings.append(f"start.weights={weights}")
     loaded = Recipe.load(recipe, settings)
     output = checked_output(output or Path(f"{name}{CHECKPOINT_SUFFIX}"), CHECKPOINT_SUFFIX)
-    training, held_out = _data(loaded, Path(recipe).stem, data, validation, fold)
+    training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
     with _bar() as report:
         card = train(
             loaded,
@@ -134,21 +134,31 @@ def _lengths(text: str) -> list[int]:
         ) from error
 
 
-def _data(
+def make_synthetic(synthetic: "SyntheticData", folder: Path) -> None:
+    """Make the data set of a recipe, if it is not there."""
+    from stdeploy.train.synthetic import Perturbation, make_dataset
+
+    note(f"{synthetic.train_videos} + {synthetic.validation_videos} synthetic videos in {folder}")
+    make_dataset(
+        folder,
+        train=synthetic.train_videos,
+        validation=synthetic.validation_videos,
+        seed=synthetic.seed,
+        perturbation=Perturbation(synthetic.camera_px, synthetic.speed),
+    )
+
+
+def labelled_data(
     recipe: "Recipe", name: str, data: Path | None, validation: Path | None, fold: int
 ) -> "tuple[LabelledVideos, LabelledVideos | None]":
     """The training videos, and those to validate on if there are any."""
     from stdeploy.train.data.opening import read_split
-    from stdeploy.train.synthetic import make_dataset
 
     if data is None:
         if recipe.synthetic is None:
             raise DatasetError(f"recipe {name!r} makes no data set; name one with --data")
-        data, size = Path(f"{name}-data"), recipe.synthetic
-        note(f"{size.train_videos} + {size.validation_videos} synthetic videos in {data}")
-        make_dataset(
-            data, train=size.train_videos, validation=size.validation_videos, seed=size.seed
-        )
+        data = Path(f"{name}-data")
+        make_synthetic(recipe.synthetic, data)
     training = read_split(data, "train", fold=fold)
     empty = [label for label, n in zip(training.labels, training.counts(), strict=True) if not n]
     if empty:

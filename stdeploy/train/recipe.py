@@ -38,11 +38,21 @@ class Start(Spec):
 
 
 class SyntheticData(Spec):
-    """Size of the synthetic data set that is made where no other is named."""
+    """The synthetic data set that is made where no other is named.
+
+    Attributes:
+        train_videos: how many.
+        validation_videos: likewise.
+        seed: of everything random in them.
+        camera_px: in validation videos the camera moves up to this far, in training it stands.
+        speed: in validation videos actions are up to this factor faster or slower.
+    """
 
     train_videos: int = Field(ge=10)
     validation_videos: int = Field(ge=10)
     seed: int = 0
+    camera_px: float = Field(default=0.0, ge=0.0, le=40.0)
+    speed: float = Field(default=1.0, ge=1.0, le=4.0)
 
 
 class Optimisation(Spec):

@@ -12,6 +12,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -50,7 +51,8 @@ class Motion:
         angle_degrees: start and end, clockwise as seen.
         scale: start and end, as a factor.
         opacity: start and end, 0..1.
-        drift: of the camera over the whole video.
+        drift: of the background over the whole video.
+        camera: how far everything moves over the whole video, because the camera does.
         num_frames: length of the video.
         rest: fraction of the video during which nothing moves, before and after.
     """
@@ -61,6 +63,7 @@ class Motion:
     scale: tuple[float, float]
     opacity: tuple[float, float]
     drift: tuple[float, float]
+    camera: tuple[float, float]
     num_frames: int
     rest: tuple[float, float]
 
@@ -71,7 +74,27 @@ class Motion:
         return float(np.clip((time - before) / (1.0 - before - after), 0.0, 1.0))
 
 
-def make_dataset(folder: Path, *, train: int, validation: int, seed: int) -> None:
+@dataclasses.dataclass(frozen=True)
+class Perturbation:
+    """What validation videos have that training videos do not.
+
+    Attributes:
+        camera_px: largest shift of the camera over a video, in each direction.
+        speed: actions are up to this factor faster, or slower, than in training.
+    """
+
+    camera_px: float = 0.0
+    speed: float = 1.0
+
+
+def make_dataset(
+    folder: Path,
+    *,
+    train: int,
+    validation: int,
+    seed: int,
+    perturbation: Perturbation = Perturbation(),
+) -> None:
     """Write the data set, on all processor cores; the same one is not written twice.
 
     Args:
@@ -79,11 +102,19 @@ def make_dataset(folder: Path, *, train: int, validation: int, seed: int) -> Non
         train: videos in train.json.
         validation: videos in validation.json.
         seed: of everything random.
+        perturbation: of the validation videos.
 
     Raises:
         DatasetError: the folder holds something else, or a video cannot be encoded.
     """
-    made_from = {"train": train, "validation": validation, "seed": seed, "version": 3}
+    made_from: dict[str, object] = {
+        "train": train,
+        "validation": validation,
+        "seed": seed,
+        "version": 3,
+    }
+    if perturbation != Perturbation():
+        made_from["perturbation"] = dataclasses.asdict(perturbation)
     marker = folder / "synthetic.json"
     if marker.is_file() and marker.read_text() == json.dumps(made_from):
         return
@@ -98,7 +129,7 @@ def make_dataset(folder: Path, *, train: int, validation: int, seed: int) -> Non
     videos = making / VIDEO_FOLDER
     videos.mkdir(parents=True)
     plan = [_entry(number) for number in range(1, train + validation + 1)]
-    write = functools.partial(_write_video, videos, seed)
+    write = functools.partial(_write_video, videos, seed, train, perturbation)
     # New processes, not forks: the parent may hold threads of torch. Their standard error is
     # closed, because OpenCV's encoder reports a harmless tag for every .webm.
     with concurrent.futures.ProcessPoolExecutor(
@@ -135,10 +166,16 @@ def _entry(number: int) -> dict[str, object]:
     }
 
 
-def _write_video(folder: Path, seed: int, number: int) -> None:
+def _write_video(
+    folder: Path, seed: int, train: int, perturbation: Perturbation, number: int
+) -> None:
     pair, backwards = _class_of(number)
     rng = np.random.default_rng([seed, number])
-    frames = list(render(random_motion(pair, rng), rng))
+    motion = random_motion(pair, rng)
+    if number > train:
+        # Of its own, so that a perturbed video is otherwise the one that it would have been.
+        motion = perturbed(motion, perturbation, np.random.default_rng([seed, number, 1]))
+    frames = list(render(motion, rng))
     _write_webm(folder / f"{number}.webm", frames[::-1] if backwards else frames)
 
 
@@ -172,20 +209,35 @@ def random_motion(pair: int, rng: np.random.Generator) -> Motion:
         scale=scale,
         opacity=opacity,
         drift=(between(-8, 8), between(-8, 8)),
+        camera=(0.0, 0.0),
         num_frames=int(rng.integers(22, 31)),
         rest=(between(0.0, 0.12), between(0.0, 0.12)),
     )
 
 
+def perturbed(motion: Motion, by: Perturbation, rng: np.random.Generator) -> Motion:
+    """The motion under another camera and at another speed."""
+    across, down, exponent = rng.uniform(-1.0, 1.0, size=3)
+    return dataclasses.replace(
+        motion,
+        camera=(float(across) * by.camera_px, float(down) * by.camera_px),
+        num_frames=max(6, round(motion.num_frames * by.speed ** float(exponent))),
+    )
+
+
 def render(motion: Motion, rng: np.random.Generator) -> Iterator[Image]:
     """Draw a textured object that moves over a textured background; yields BGR frames."""
-    margin = 12
+    margin = 12 + math.ceil(max(abs(shift) for shift in motion.camera) / 2)
     background = _texture(rng, _WIDTH_PX + 2 * margin, _HEIGHT_PX + 2 * margin, contrast=60)
     patch, mask = _object(rng)
     for frame in range(motion.num_frames):
         done = motion.progress(frame)
         time = frame / (motion.num_frames - 1) - 0.5
-        shift = (-margin + motion.drift[0] * time, -margin + motion.drift[1] * time)
+        camera = (motion.camera[0] * time, motion.camera[1] * time)
+        shift = (
+            -margin + motion.drift[0] * time + camera[0],
+            -margin + motion.drift[1] * time + camera[1],
+        )
         canvas = cv2.warpAffine(
             background,
             np.array([[1.0, 0.0, shift[0]], [0.0, 1.0, shift[1]]]),
@@ -193,6 +245,7 @@ def render(motion: Motion, rng: np.random.Generator) -> Iterator[Image]:
             flags=cv2.INTER_LINEAR,
         )
         place = _placement(motion, done, patch.shape[0])
+        place[:, 2] += camera
         size = (_WIDTH_PX, _HEIGHT_PX)
         alpha = cv2.warpAffine(mask, place, size, flags=cv2.INTER_LINEAR)[..., None]
         alpha = alpha * _between(motion.opacity, done)

@@ -190,6 +190,8 @@ def test_cuda_asked_for_without_a_gpu_is_one_line_and_no_result(chain: Path) -> 
         (["evaluate", "bad/bad.pt", "--data", "."], 2, "is no data set that is known here"),
         (["train", "--data", "bad"], 2, "is no data set that is known here"),
         (["train", "--set", "optimisation.epoch=1"], 2, "did you mean 'epochs'"),
+        (["ablate", "--tables", "5"], 2, "no table '5'"),
+        (["ablate", "--seeds", "x"], 2, "write numbers from 0"),
         (["data", "check", "none"], 2, "'none' does not exist"),
         (["data", "mini", "bad", "-o", "x"], 2, "is no data set that is known here"),
         (["flops"], 2, "name one artifact, or pass --architecture, or --paper-tables"),
@@ -244,7 +246,7 @@ def test_a_missing_extra_prints_the_pip_command(chain: Path) -> None:
 def test_version_and_help(inside: Inside, tmp_path: Path) -> None:
     assert stdeploy("--version", cwd=tmp_path).stdout.startswith("stdeploy 0.")
     listed = inside("--help", cwd=tmp_path).stdout
-    verbs = "pull train fuse export classify evaluate bench flops card doctor"
+    verbs = "pull data train ablate fuse export classify evaluate bench flops card doctor"
     for verb in verbs.split():
         assert verb in listed
         assert inside(verb, "--help", cwd=tmp_path).returncode == 0

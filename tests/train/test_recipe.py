@@ -86,7 +86,8 @@ def test_packaged_recipes_describe_networks_and_open_with_their_command(name: st
 
     text = files("stdeploy.train").joinpath(f"recipes/{name}.toml").read_text()
     lines = text.splitlines()
-    assert any(f"stdeploy train --recipe {name}" in line for line in lines[:2])
+    command = "stdeploy ablate" if name == "ablation" else f"stdeploy train --recipe {name}"
+    assert any(command in line for line in lines[:2])
     settings = ["start.weights=a.pt"] if name == "finetune" else []
     recipe = Recipe.load(name, settings)
     if name.startswith(("ssv2", "kinetics")):

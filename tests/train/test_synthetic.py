@@ -1,13 +1,22 @@
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from stdeploy.errors import DatasetError
 from stdeploy.train import synthetic
 from stdeploy.train.data.something import read_something
-from stdeploy.train.synthetic import REVERSED_PAIRS, make_dataset, random_motion, render
+from stdeploy.train.synthetic import (
+    REVERSED_PAIRS,
+    Perturbation,
+    make_dataset,
+    perturbed,
+    random_motion,
+    render,
+)
 from stdeploy.video.reader import VideoReader
 
 
@@ -48,7 +57,7 @@ def test_second_class_of_a_pair_is_the_first_played_backwards(
         synthetic, "_write_webm", lambda path, frames: written.update({path.stem: frames})
     )
     for number in (1, 2):
-        synthetic._write_video(tmp_path, 0, number)
+        synthetic._write_video(tmp_path, 0, 100, Perturbation(), number)
     for number, step in (("1", 1), ("2", -1)):
         rng = np.random.default_rng([0, int(number)])
         forwards = list(render(random_motion(0, rng), rng))
@@ -89,3 +98,40 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds other files"):
         make_dataset(tmp_path, train=10, validation=10, seed=0)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def all_frames(video: Path) -> NDArray[np.uint8]:
+    reader = VideoReader(video)
+    return reader.gather(np.arange(len(reader.timestamps)), lambda image: image)
+
+
+def test_only_validation_videos_are_perturbed_and_in_nothing_else(tmp_path: Path) -> None:
+    hard = Perturbation(camera_px=24.0, speed=1.6)
+    make_dataset(tmp_path / "plain", train=10, validation=20, seed=3)
+    make_dataset(tmp_path / "hard", train=10, validation=20, seed=3, perturbation=hard)
+    lengths = []
+    for split, same in (("train", True), ("validation", False)):
+        plain, other = (read_something(tmp_path / name, split) for name in ("plain", "hard"))
+        assert [s.label for s in plain.samples] == [s.label for s in other.samples]
+        for one, two in zip(plain.samples, other.samples, strict=True):
+            frames = [all_frames(sample.video) for sample in (one, two)]
+            assert np.array_equal(*frames) == same
+            if not same:
+                lengths.append(len(frames[1]) / len(frames[0]))
+    assert 1 / 1.65 < min(lengths) < 0.9
+    assert 1.1 < max(lengths) < 1.65
+    with pytest.raises(DatasetError, match="made with other settings"):
+        make_dataset(tmp_path / "hard", train=10, validation=20, seed=3)
+
+
+def test_a_moving_camera_moves_everything() -> None:
+    rng = np.random.default_rng(0)
+    still = dataclasses.replace(random_motion(1, rng), drift=(0.0, 0.0), travel=(0.0, 0.0))
+    still = dataclasses.replace(still, angle_degrees=(0.0, 0.0), scale=(1.0, 1.0))
+    moving = dataclasses.replace(still, camera=(20.0, 0.0))
+    frames = np.stack(list(render(moving, np.random.default_rng(1)))).astype(float)
+    first, last = frames[0, :, :60], frames[-1, :, 20:]
+    # Noise and the rounding of half pixels apart, the last frame is the first, 20 px on.
+    assert np.abs(first - last).mean() < 8
+    assert np.abs(frames[0] - frames[-1]).mean() > 20
+    assert perturbed(still, Perturbation(), rng) == still
