@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stdeploy.bench.measure import Report, Row
-from stdeploy.errors import require
 from stdeploy.files import whole_file
+from stdeploy.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, drawn
 
 COLUMNS = (
     "case",
@@ -28,8 +28,7 @@ COLUMNS = (
 _LEAST_IMPORTANT = ("runs", "p99", "memory GB", "load s", "p95", "error", "batch")
 _GAP = 2  # characters between columns
 # On white and on black alike.
-_GREY, _COLOURS = "#888888", {"fp32": "#4c8bf5", "fp16": "#2ca58d", "bf16": "#9c6ade"}
-_OTHER = "#e8833a"
+_COLOURS, _OTHER = {"fp32": BLUE, "fp16": GREEN, "bf16": PURPLE}, ORANGE
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -128,30 +127,17 @@ def draw(report: Report, path: Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require("matplotlib", extra="bench", purpose="drawing a picture")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = [row for row in report.rows if row.failed is None]
     several = len({row.batch for row in rows}) > 1
     names = [f"{row.name}, batch {row.batch}" if several else row.name for row in rows]
     rates = [row.clips_per_second for row in rows]
-    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.42 * len(rows)), layout="constrained")
     colours = [_COLOURS.get(row.precision, _OTHER) for row in rows]
     places = range(len(names))  # by place: two bars of one name would hide each other
-    bars = axes.barh(places, rates, color=colours)
-    axes.set_yticks(places, names)
-    axes.bar_label(bars, labels=[f"{rate:.3g}" for rate in rates], padding=4, color=_GREY)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set_xlabel("clips per second (more is better)", color=_GREY)
-    axes.set_title(report.network, color=_GREY, loc="left", fontsize=11)
-    axes.tick_params(colors=_GREY)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_GREY)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, transparent=True, dpi=160)
-    pyplot.close(figure)
+    with drawn(path, extra="bench", size=(8, 1.2 + 0.42 * len(rows))) as axes:
+        bars = axes.barh(places, rates, color=colours)
+        axes.set_yticks(places, names)
+        axes.bar_label(bars, labels=[f"{rate:.3g}" for rate in rates], padding=4, color=GREY)
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set_xlabel("clips per second (more is better)")
+        axes.set_title(report.network, loc="left", fontsize=11)

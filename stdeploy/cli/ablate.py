@@ -61,11 +61,12 @@ def command(
 
     A seed decides the first weights and the order of everything; all rows get the same ones. What
     is done is kept: the same command goes on after a break, and with more seeds or rows does only
-    those that are missing. tables.md and results.json lie in the folder.
+    those that are missing. tables.md, tables.svg and results.json lie in the folder.
     """
     require("torch", extra="train", purpose="training")
     from stdeploy.train.ablation import Spread, cells, to_markdown
     from stdeploy.train.loop import Machine
+    from stdeploy.train.pictures import draw_tables
     from stdeploy.train.recipe import Recipe
 
     numbers = _numbers(seeds)
@@ -99,6 +100,7 @@ def command(
         output / "results.json",
         json.dumps({v.name: dict(zip(numbers, accuracies[v], strict=True)) for v in variants}),
     )
+    draw_tables(found, results, output / "tables.svg")
     out.print(to_markdown(found, results), soft_wrap=True, markup=False)
 
 

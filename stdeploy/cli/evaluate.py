@@ -81,9 +81,10 @@ def command(
     With two artifacts, also on how many videos they agree, and on which not.
     """
     from stdeploy.classify import Classifier
-    from stdeploy.files import checked_output
+    from stdeploy.picture import checked_picture
     from stdeploy.train.data.opening import read_split
-    from stdeploy.train.evaluate import compare, draw_confusion, evaluate
+    from stdeploy.train.evaluate import compare, evaluate
+    from stdeploy.train.pictures import draw_confusion
 
     options = runtime_options(
         backend,
@@ -96,7 +97,7 @@ def command(
         rebuild=rebuild,
     )
     if confusion is not None:
-        checked_output(confusion, ".svg" if confusion.suffix == ".svg" else ".png")
+        checked_picture(confusion)
     labelled = read_split(data, split.value, fold=fold)
     results = []
     for path in [artifact] if other is None else [artifact, other]:

@@ -15,13 +15,17 @@ from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
 from stdeploy.train.augment import Augmentation, Draw, crop_clip, jitter_colours, sampled_times
 from stdeploy.train.data.labelled import LabelledVideos, mirrored_labels
-from stdeploy.video.reader import VideoReader
+from stdeploy.video.reader import VideoReader, limit_threads
 from stdeploy.video.sampling import duration_seconds, frames_at
 from stdeploy.video.transform import Image, resize_short_side
 
 # Which clip: epoch and number of the video. With the seed it decides everything random about a
 # clip, so that a run gives the same clips with any number of workers and after any break.
 Key = tuple[int, int]
+
+# A reader holds timestamps, not an open file: while it is kept, its video is not scanned again.
+# Ten thousand videos of ten seconds have 24 MB of them.
+_KEPT_READERS = 10_000
 
 # A video that cannot be read is replaced by another, that by another, ... then the set is broken.
 _REPLACEMENTS = 8
@@ -66,6 +70,11 @@ class Batch:
     frames: Tensor
     labels: Tensor
     broken: tuple[BrokenVideo, ...]
+
+
+def begin_worker(_number: int) -> None:
+    """What a process that decodes does first: it shares the processors with the others."""
+    limit_threads(1)
 
 
 def collate(examples: list[Example]) -> Batch | BrokenVideo:
@@ -153,7 +162,6 @@ class TrainingClips(Dataset[Example]):
         self._augmentation = augmentation
         self._seed = seed
         self._mirrored = mirrored_labels(videos.labels)
-        # A reader holds timestamps, not an open file: kept, each video is scanned only once.
         self._readers: dict[Path, VideoReader] = {}
 
     def __getitem__(self, key: Key) -> Example:
@@ -178,14 +186,19 @@ class TrainingClips(Dataset[Example]):
         return len(self._samples)
 
     def _clip_of(self, video: Path, draw: Draw) -> NDArray[np.uint8]:
-        if video not in self._readers:
-            self._readers[video] = VideoReader(video)
-        reader = self._readers[video]
+        reader = self._reader(video)
         duration = duration_seconds(reader.timestamps, fps=reader.fps)
         times = sampled_times(duration, self._clip, draw)
         numbers = frames_at(reader.timestamps, times)
         frames = reader.gather(numbers, _Resize(draw.short_side_px))
         return jitter_colours(crop_clip(frames, self._clip.crop_px, draw), draw)
+
+    def _reader(self, video: Path) -> VideoReader:
+        if video not in self._readers:
+            if len(self._readers) == _KEPT_READERS:
+                del self._readers[next(iter(self._readers))]  # the oldest
+            self._readers[video] = VideoReader(video)
+        return self._readers[video]
 
 
 class _Resize:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.classify import Classifier
-from stdeploy.errors import DatasetError, VideoError, require
-from stdeploy.files import whole_file
+from stdeploy.errors import DatasetError, VideoError
 from stdeploy.prediction import average_views, softmax
 from stdeploy.train.data.labelled import LabelledVideos
 
@@ -194,46 +193,3 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
             differing.append((one.video, first.labels[one.label], *said))
     agreement = 1.0 - len(differing) / videos if videos else 0.0
     return Comparison(videos, agreement, tuple(differing))
-
-
-def draw_confusion(evaluation: Evaluation, path: Path) -> None:
-    """Draw the confusion of the classes, each row in shares of its videos.
-
-    Args:
-        evaluation: to draw.
-        path: ends in .png or .svg.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    require("matplotlib", extra="bench", purpose="drawing a picture")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    grey, count_of = "#888888", len(evaluation.labels)
-    videos = evaluation.confusion.sum(axis=1, keepdims=True)
-    shares = evaluation.confusion / np.maximum(videos, 1)
-    side = float(np.clip(2.5 + 0.3 * count_of, 4.0, 24.0))
-    figure, axes = pyplot.subplots(figsize=(side + 1.0, side), layout="constrained")
-    image = axes.imshow(shares, cmap="viridis", vmin=0.0, vmax=1.0)
-    bar = figure.colorbar(image, ax=axes, shrink=0.7)
-    bar.set_label("share of the videos of a class", color=grey)
-    bar.ax.tick_params(colors=grey)
-    if count_of <= 60:  # more names than that cannot be read
-        axes.set_xticks(range(count_of), evaluation.labels, rotation=90)
-        axes.set_yticks(range(count_of), evaluation.labels)
-    if count_of <= 12:
-        for row, column in np.ndindex(shares.shape):
-            number = evaluation.confusion[row, column]
-            dark = shares[row, column] < 0.6
-            axes.text(
-                column, row, str(number), ha="center", va="center", color="w" if dark else "k"
-            )
-    axes.set_xlabel("best label", color=grey)
-    axes.set_ylabel("class", color=grey)
-    axes.tick_params(colors=grey)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, transparent=True, dpi=130)
-    pyplot.close(figure)

@@ -30,7 +30,15 @@ from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.inference import golden_of
 from stdeploy.train.augment import videomix_box
-from stdeploy.train.clips import Batch, BrokenVideo, Example, ShuffledKeys, TrainingClips, collate
+from stdeploy.train.clips import (
+    Batch,
+    BrokenVideo,
+    Example,
+    ShuffledKeys,
+    TrainingClips,
+    begin_worker,
+    collate,
+)
 from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.recipe import Optimisation, Recipe
 from stdeploy.train.run import RunFolder
@@ -206,6 +214,7 @@ class _Trainer:
             sampler=self._keys,
             collate_fn=collate,
             num_workers=how.workers,
+            worker_init_fn=begin_worker,
             persistent_workers=how.workers > 0,
             pin_memory=fabric.device.type == "cuda",
         )

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from stdeploy.errors import SpecError
+from stdeploy.files import CHECKPOINT_SUFFIX
 from stdeploy.spec import ClipSpec, ModelSpec, Spec
 from stdeploy.train.augment import Augmentation
 
@@ -173,8 +174,14 @@ class Recipe(Spec):
             _set(fields, override)
         recipe = cls.parse(fields)
         recipe.clip_spec()
-        if "architecture" in recipe.model or not recipe.start.weights.endswith(".pt"):
+        if "architecture" in recipe.model:
             recipe.model_spec(num_classes=1)  # refuse a bad network before any data is made
+        elif not recipe.start.weights.endswith(CHECKPOINT_SUFFIX):
+            raise SpecError(
+                f"recipe {name_or_path!r} takes its network from a checkpoint, and there is "
+                f"{f'none in {recipe.start.weights!r}' if recipe.start.weights else 'none'}; name "
+                "one with --weights CKPT.pt, or set model.architecture"
+            )
         return recipe
 
 

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from stdeploy.card import ModelCard
-from stdeploy.errors import TrainingError
+from stdeploy.errors import MissingExtraError, TrainingError
 from stdeploy.files import whole_file
 from stdeploy.hardware import cpu_count, cpu_name, gpus
+from stdeploy.train.pictures import draw_curve
 from stdeploy.train.recipe import Recipe
-
-_GREY, _LOSS, _TRAINING, _VALIDATION = "#888888", "#e8833a", "#4c8bf5", "#2ca58d"
 
 
 class RunFolder:
@@ -124,54 +123,9 @@ class RunFolder:
             self._board.close()
         try:
             draw_curve(rows, self.path / "curve.png")
-        except ImportError:
-            self.log("matplotlib is not installed, so there is no curve.png")
+        except MissingExtraError as error:
+            self.log(f"{error}; so there is no curve.png")
 
     def _write(self, name: str, text: str) -> None:
         with whole_file(self.path / name) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def draw_curve(rows: list[dict[str, float]], path: Path) -> None:
-    """Draw loss and accuracies over the epochs, for light and dark pages.
-
-    Args:
-        rows: of metrics.csv.
-        path: ends in .png or .svg.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator
-
-    epochs = [row["epoch"] for row in rows]
-    figure, (upper, lower) = pyplot.subplots(
-        2, 1, figsize=(7, 5), sharex=True, layout="constrained"
-    )
-    upper.plot(epochs, [row["loss"] for row in rows], color=_LOSS, marker="o", markersize=3)
-    upper.set_ylabel("training loss", color=_GREY)
-    for name, label, colour in (
-        ("accuracy", "training clips", _TRAINING),
-        ("validation_top1", "validation, top-1", _VALIDATION),
-    ):
-        if name in rows[0]:
-            values = [100 * row[name] for row in rows]
-            lower.plot(epochs, values, color=colour, marker="o", markersize=3, label=label)
-    lower.set_ylabel("accuracy, %", color=_GREY)
-    lower.set_xlabel("epoch", color=_GREY)
-    lower.set_ylim(0, 100)
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    lower.legend(frameon=False, labelcolor=_GREY)
-    for axes in (upper, lower):
-        axes.tick_params(colors=_GREY)
-        axes.grid(alpha=0.2)
-        for side, spine in axes.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(_GREY)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, transparent=True, dpi=130)
-    pyplot.close(figure)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
+from stdeploy.train.clips import begin_worker
 from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.video.views import read_views
 
@@ -62,6 +63,7 @@ def validation_loader(
         MiddleClips(videos, clip, rank=fabric.global_rank, world_size=fabric.world_size),
         batch_size=batch_size,
         num_workers=workers,
+        worker_init_fn=begin_worker,
     )
 
 

@@ -32,7 +32,22 @@ _CAPTURE_PARAMETERS = (
     20_000,
 )
 _FALLBACK_FPS = 25.0
+_threads = 0  # of one decoder; 0 is one for each processor
 _LEAP_SECONDS = 300.0
+
+
+def limit_threads(threads: int) -> None:
+    """Decode and resize with so many threads in this process from now on.
+
+    Processes that decode side by side are to have one each: more would only get in each other's
+    way. cv2 holds its own number for the whole process, and so does this.
+
+    Args:
+        threads: 1 or more; 0 for one of each processor.
+    """
+    global _threads
+    _threads = threads
+    cv2.setNumThreads(threads or -1)
 
 
 class VideoReader:
@@ -94,7 +109,7 @@ class VideoReader:
         capture = cv2.VideoCapture(
             str(self.path.absolute()),  # FFmpeg would take "10:30.mp4" for a protocol
             cv2.CAP_FFMPEG,
-            _CAPTURE_PARAMETERS,
+            (*_CAPTURE_PARAMETERS, cv2.CAP_PROP_N_THREADS, _threads),
         )
         try:
             if not capture.isOpened():

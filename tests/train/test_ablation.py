@@ -102,6 +102,9 @@ def test_an_ablation_runs_goes_on_and_refuses_other_settings(
     both = run(*one, "--seeds", "0,1")
     assert both.count(" ± ") == 4
     assert {path: path.stat().st_mtime_ns for path in done} == written
+    picture = (tmp_path / "ablation" / "tables.svg").read_text()
+    assert picture.count("<svg") == 1
+    assert len(picture) > 20_000
     results = json.loads((tmp_path / "ablation" / "results.json").read_text())
     assert all(set(values) == {"0", "1"} for values in results.values())
     with pytest.raises(SpecError, match="holds a run with other settings"):

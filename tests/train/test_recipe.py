@@ -110,3 +110,10 @@ def test_fields_that_are_left_out_are_the_parents() -> None:
     assert spec == parent.model_spec(5)
     clip = recipe.clip_spec(parent.clip_spec())
     assert (clip.fps, clip.crop_px) == (12.0, 160)
+
+
+def test_a_recipe_without_a_network_asks_for_a_checkpoint() -> None:
+    with pytest.raises(SpecError, match="takes its network from a checkpoint, and there is none;"):
+        Recipe.load("finetune")
+    with pytest.raises(SpecError, match="there is none in 'imagenet'"):
+        Recipe.load("finetune", ["start.weights=imagenet"])

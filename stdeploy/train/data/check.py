@@ -11,7 +11,7 @@ from pathlib import Path
 from stdeploy.errors import VideoError
 from stdeploy.files import sha256_of
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
-from stdeploy.video.reader import VideoReader
+from stdeploy.video.reader import VideoReader, limit_threads
 from stdeploy.video.sampling import duration_seconds
 
 
@@ -96,7 +96,10 @@ def look_at_all(
     paths = list(dict.fromkeys(videos))
     found: dict[Path, Looked] = {}
     with concurrent.futures.ProcessPoolExecutor(
-        max_workers=workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
+        max_workers=workers or os.cpu_count(),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=limit_threads,
+        initargs=(1,),
     ) as pool:
         for looked in pool.map(look, paths, chunksize=4):
             found[looked.video] = looked
