@@ -15,6 +15,7 @@ CHECKPOINT_SUFFIX = ".pt"
 FUSED_SUFFIX = ".fused.safetensors"
 ONNX_SUFFIX = ".onnx"
 ENGINE_SUFFIX = ".engine"
+UNFINISHED = ".writing-"  # how the names of files begin that are being written
 CACHE_VARIABLE = "STDEPLOY_CACHE"
 VIDEO_SUFFIXES = (
     *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
@@ -129,7 +130,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     try:
         handle, name = tempfile.mkstemp(
-            prefix=".writing-", suffix="".join(path.suffixes[-1:]), dir=path.parent
+            prefix=UNFINISHED, suffix="".join(path.suffixes[-1:]), dir=path.parent
         )
     except OSError as error:
         raise ArtifactError(f"cannot write {str(path)!r}: {error.strerror}") from error

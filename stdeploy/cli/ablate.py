@@ -14,9 +14,6 @@ from stdeploy.files import whole_file
 
 if TYPE_CHECKING:
     from stdeploy.train.ablation import Variant
-    from stdeploy.train.data.labelled import LabelledVideos
-    from stdeploy.train.loop import Machine
-    from stdeploy.train.recipe import Recipe
 
 
 class Size(StrEnum):
@@ -53,6 +50,9 @@ def command(
     views: Annotated[
         int | None, typer.Option("--views", min=1, max=64, help="Clips averaged per video.")
     ] = None,
+    at_once: Annotated[
+        int, typer.Option("--at-once", min=1, help="Runs at a time, each in its own process.")
+    ] = 1,
     accelerator: Annotated[
         Accelerator, typer.Option("--accelerator", help="auto: a GPU where there is one.")
     ] = Accelerator.AUTO,
@@ -65,6 +65,7 @@ def command(
     """
     require("torch", extra="train", purpose="training")
     from stdeploy.train.ablation import Spread, cells, to_markdown
+    from stdeploy.train.grid import Job, Setting, run_all
     from stdeploy.train.loop import Machine
     from stdeploy.train.pictures import draw_tables
     from stdeploy.train.recipe import Recipe
@@ -72,79 +73,37 @@ def command(
     numbers = _numbers(seeds)
     found = cells(tables.split(","), size.value)
     plain = Recipe.load(recipe, overrides or ())
-    variants = list(dict.fromkeys(cell.variant for cell in found))
     clip = plain.clip_spec()
-    settings = {
-        variant: variant.settings(frame_stride=clip.frame_stride, crop_px=clip.crop_px)
-        for variant in variants
-    }
+    settings = {cell.variant: cell.variant.settings(clip) for cell in found}
     training, held_out = labelled_data(plain, Path(recipe).stem, data, validation, fold=1)
     if held_out is None:
         raise SpecError("an ablation compares accuracies; name --validation videos")
     output.mkdir(parents=True, exist_ok=True)
-    machine = Machine(accelerator=accelerator.value)
-    accuracies: dict[Variant, list[float]] = {}
-    total = len(variants) * len(numbers)
-    for seed in numbers:  # all rows of a seed first: an unfinished run has whole tables
-        for variant in variants:
-            done = sum(len(values) for values in accuracies.values())
-            fields = [*(overrides or ()), *settings[variant], f"optimisation.seed={seed}"]
-            loaded = Recipe.load(recipe, fields)
-            folder = output / variant.name / f"seed-{seed}"
-            result = _run(loaded, training, held_out, folder, machine, views)
-            accuracies.setdefault(variant, []).append(100 * result)
-            note(f"{done + 1}/{total}  {variant.name}, seed {seed}: top-1 {result:.1%}")
-            results = {key: Spread(tuple(values)) for key, values in accuracies.items()}
-            _write(output / "tables.md", to_markdown(found, results))
+    # All rows of a seed first: an unfinished grid has whole tables.
+    plan = [(seed, variant) for seed in numbers for variant in settings]
+    jobs = [
+        Job(
+            Recipe.load(
+                recipe, [*(overrides or ()), *settings[variant], f"optimisation.seed={seed}"]
+            ),
+            output / variant.name / f"seed-{seed}",
+        )
+        for seed, variant in plan
+    ]
+    setting = Setting(training, held_out, Machine(accelerator=accelerator.value), views)
+    results: dict[Variant, Spread] = {}
+    accuracies = run_all(jobs, setting, at_once=at_once)
+    for done, ((seed, variant), top1) in enumerate(zip(plan, accuracies, strict=True), start=1):
+        note(f"{done}/{len(plan)}  {variant.name}, seed {seed}: top-1 {top1:.1%}")
+        before = results[variant].values if variant in results else ()
+        results[variant] = Spread((*before, 100 * top1))
+        _write(output / "tables.md", to_markdown(found, results))
     _write(
         output / "results.json",
-        json.dumps({v.name: dict(zip(numbers, accuracies[v], strict=True)) for v in variants}),
+        json.dumps({v.name: dict(zip(numbers, results[v].values, strict=True)) for v in settings}),
     )
     draw_tables(found, results, output / "tables.svg")
     out.print(to_markdown(found, results), soft_wrap=True, markup=False)
-
-
-def _run(
-    recipe: "Recipe",
-    training: "LabelledVideos",
-    held_out: "LabelledVideos",
-    folder: Path,
-    machine: "Machine",
-    views: int | None,
-) -> float:
-    """Top-1 of one run, which is not made again if it is there and is gone on with if begun.
-
-    Raises:
-        SpecError: the folder holds the result of another recipe.
-    """
-    from stdeploy.classify import Classifier
-    from stdeploy.train.evaluate import evaluate
-    from stdeploy.train.loop import train
-
-    done = folder / "result.json"
-    fields = json.loads(recipe.model_dump_json())
-    if done.is_file():
-        content = json.loads(done.read_text())
-        if content["recipe"] != fields or content["views"] != views:
-            raise SpecError(
-                f"{str(folder)!r} holds a run with other settings; give another --output"
-            )
-        return float(content["top1"])
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "last.pt"
-    train(
-        recipe,
-        training,
-        checkpoint,
-        run=folder,
-        machine=machine,
-        resume=(folder / "last.state").is_file(),
-    )
-    with Classifier.open(checkpoint, views=views) as classifier:
-        result = evaluate(classifier, held_out)
-    _write(done, json.dumps({"top1": result.top1, "views": views, "recipe": fields}))
-    (folder / "last.state").unlink()  # twice the size of the network, and of no use any more
-    return result.top1
 
 
 def _write(path: Path, text: str) -> None:

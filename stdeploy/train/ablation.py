@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from stdeploy.errors import SpecError
+from stdeploy.spec import ClipSpec
 
 Table = Literal["2", "3", "4a", "4b", "4c"]
 Size = Literal["small", "full"]
@@ -74,7 +75,7 @@ class Variant:
         branches: "single" or "multi".
         eta: of eq. (6).
         strides: sampling rates of eq. (8), relative to the recipe's own, which counts as 2.
-        sigma: of eq. (9), in pixels for a crop of 224 px.
+        sigma: of eq. (9), in pixels a frame, for 32 frames of 224 px.
     """
 
     lengths: tuple[int, int, int, int, int]
@@ -90,26 +91,27 @@ class Variant:
         strides = "".join(map(str, self.strides))
         return f"{self.branches}-t{lengths}-eta{self.eta:g}-r{strides}-sigma{self.sigma:g}"
 
-    def settings(self, *, frame_stride: int, crop_px: int) -> list[str]:
+    def settings(self, clip: ClipSpec) -> list[str]:
         """What to set in a recipe.
 
-        The paper's rates and pixels belong to r = 2 and 224 px; a recipe with another stride or a
-        smaller crop gets the same speeds and the same share of the picture.
+        The paper's rates and pixels belong to r = 2 and to 32 frames of 224 px. A recipe with
+        another stride gets the same speeds, and one with other clips an ego-motion that moves the
+        crop over the same share of the picture by the end of a clip.
 
         Args:
-            frame_stride: of the recipe.
-            crop_px: of the recipe.
+            clip: of the recipe.
 
         Raises:
             SpecError: the recipe's stride cannot be halved where the table needs that.
         """
-        scaled = [stride * frame_stride for stride in self.strides]
+        scaled = [stride * clip.frame_stride for stride in self.strides]
         if any(stride % 2 for stride in scaled):
             raise SpecError(
                 f"the tables need rates of {'/'.join(map(str, self.strides))} halves of the "
-                f"recipe's frame_stride {frame_stride}; give it an even one"
+                f"recipe's frame_stride {clip.frame_stride}; give it an even one"
             )
         strides = [stride // 2 for stride in scaled]
+        sigma = self.sigma * clip.crop_px / 224 * 32 / clip.num_frames
         eta = "inf" if self.eta == float("inf") else f"{self.eta:g}"
         return [
             f"model.temporal_lengths={list(self.lengths)}",
@@ -118,7 +120,7 @@ class Variant:
             # One rate is also that of the evaluation, as in the paper; of several, the middle is.
             *([f"clip.frame_stride={strides[0]}"] if len(strides) == 1 else []),
             f"augmentation.frame_strides={strides if len(strides) > 1 else []}",
-            f"augmentation.ego_motion_sigma_px={self.sigma * crop_px / 224}",
+            f"augmentation.ego_motion_sigma_px={sigma}",
         ]
 
 

@@ -43,7 +43,7 @@ from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.recipe import Optimisation, Recipe
 from stdeploy.train.run import RunFolder
 from stdeploy.train.start import Started, start
-from stdeploy.train.state import Progress, RunState
+from stdeploy.train.state import Part, Progress, RunState
 from stdeploy.train.validation import Accuracy, accuracy, validation_loader
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -231,7 +231,7 @@ class _Trainer:
     def resume(self, path: Path) -> None:
         """Go on where a state was saved."""
         state = RunState.load(path)
-        state.restore(self._fingerprint, self._model, self._optimiser, self._average, source=path)
+        state.restore(self._fingerprint, self._parts, source=path)
         self.progress = state.progress
 
     def fit(self) -> None:
@@ -457,11 +457,22 @@ class _Trainer:
         told = torch.tensor(float(stop.is_set()), device=self._fabric.device)
         return bool(cast(Tensor, self._fabric.all_reduce(told, reduce_op="sum")) > 0)
 
+    @property
+    def _parts(self) -> dict[str, Part]:
+        """All that a step changes."""
+        parts: dict[str, Part] = {
+            "model": self._model,
+            "optimiser": self._optimiser,
+            "precision": self._fabric.strategy.precision,  # fp16 scales its gradients
+        }
+        if self._average is not None:
+            parts["average"] = self._average
+        return parts
+
     def _save(self) -> None:
         if self._folder is not None:
-            RunState.of(
-                self._fingerprint, self.progress, self._model, self._optimiser, self._average
-            ).save(self._folder.state)
+            state = RunState.of(self._fingerprint, self.progress, self._parts)
+            state.save(self._folder.state)
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, how: Optimisation) -> float:

@@ -23,7 +23,7 @@ from typing import Any
 
 from stdeploy.card import ModelCard
 from stdeploy.errors import MissingExtraError, TrainingError
-from stdeploy.files import whole_file
+from stdeploy.files import UNFINISHED, whole_file
 from stdeploy.hardware import cpu_count, cpu_name, gpus
 from stdeploy.train.pictures import draw_curve
 from stdeploy.train.recipe import Recipe
@@ -54,6 +54,8 @@ class RunFolder:
                 "--resume out, or name the run's folder with --run"
             )
         path.mkdir(parents=True, exist_ok=True)
+        for leftover in path.glob(f"{UNFINISHED}*"):  # of a run that was killed while writing
+            leftover.unlink()
         self._board: Any = None
 
     def begin(self, recipe: Recipe, versions: Mapping[str, str], *, step: int) -> None:

@@ -5,19 +5,27 @@ numbers: weights, momentum, averages, and how far the run has come.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from stdeploy.errors import ArtifactError, TrainingError
 from stdeploy.files import whole_file
 from stdeploy.models.checkpoint import write_tensors
 
-_VERSION = 1
+_VERSION = 2
+
+
+class Part(Protocol):
+    """Something that changes with every step: network, optimiser, average, scale of gradients."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it needs to go on."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Go on from there."""
 
 
 @dataclasses.dataclass
@@ -60,7 +68,7 @@ class RunState:
     Attributes:
         fingerprint: of the recipe and the data; a run goes on only with the same.
         progress: how far it has come.
-        tensors: state of the network, the optimiser and, if there is one, the average.
+        tensors: states of the parts, by name: network, optimiser, ...
     """
 
     fingerprint: str
@@ -68,18 +76,9 @@ class RunState:
     tensors: dict[str, Any]
 
     @classmethod
-    def of(
-        cls,
-        fingerprint: str,
-        progress: Progress,
-        model: nn.Module,
-        optimiser: Optimizer,
-        average: AveragedModel | None,
-    ) -> Self:
+    def of(cls, fingerprint: str, progress: Progress, parts: Mapping[str, Part]) -> Self:
         """Gather the state of a run."""
-        tensors = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-        if average is not None:
-            tensors["average"] = average.state_dict()
+        tensors = {name: part.state_dict() for name, part in parts.items()}
         return cls(fingerprint, progress, tensors)
 
     def save(self, path: Path) -> None:
@@ -122,16 +121,8 @@ class RunState:
                 f"{str(path)!r} is no state of a run, or damaged; start anew, without --resume"
             ) from error
 
-    def restore(
-        self,
-        fingerprint: str,
-        model: nn.Module,
-        optimiser: Optimizer,
-        average: AveragedModel | None,
-        *,
-        source: Path,
-    ) -> None:
-        """Put the tensors back.
+    def restore(self, fingerprint: str, parts: Mapping[str, Part], *, source: Path) -> None:
+        """Put the states of the parts back.
 
         Raises:
             TrainingError: the recipe or the data are others than those of the state.
@@ -141,7 +132,5 @@ class RunState:
                 f"{str(source)!r} belongs to a run with another recipe or other data; a run is "
                 "resumed with exactly what it was begun with, and a new one wants another --run"
             )
-        model.load_state_dict(self.tensors["model"])
-        optimiser.load_state_dict(self.tensors["optimiser"])
-        if average is not None:
-            average.load_state_dict(self.tensors["average"])
+        for name, part in parts.items():
+            part.load_state_dict(self.tensors[name])

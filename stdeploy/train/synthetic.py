@@ -17,10 +17,11 @@ import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import cv2
+import filelock
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +29,7 @@ from stdeploy.errors import DatasetError
 
 Image = NDArray[np.uint8]
 
+_MARKER = "synthetic.json"
 VIDEO_FOLDER = "20bn-something-something-v2"
 REVERSED_PAIRS: tuple[tuple[str, str], ...] = (
     ("Moving something from left to right", "Moving something from right to left"),
@@ -97,6 +99,8 @@ def make_dataset(
 ) -> None:
     """Write the data set, on all processor cores; the same one is not written twice.
 
+    Processes of one run may all ask for it at once: the first writes, the others wait.
+
     Args:
         folder: where to write; new, empty, or holding an earlier synthetic set.
         train: videos in train.json.
@@ -115,14 +119,39 @@ def make_dataset(
     }
     if perturbation != Perturbation():
         made_from["perturbation"] = dataclasses.asdict(perturbation)
-    marker = folder / "synthetic.json"
-    if marker.is_file() and marker.read_text() == json.dumps(made_from):
+    if _is_made(folder, made_from):
         return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_name(f".making-{folder.name}.lock")):
+        if not _is_made(folder, made_from):
+            _make(folder, train, validation, seed, perturbation, made_from)
+
+
+def _is_made(folder: Path, made_from: Mapping[str, object]) -> bool:
+    """Whether the folder holds exactly this set.
+
+    Raises:
+        DatasetError: it holds something else.
+    """
+    marker = folder / _MARKER
+    if marker.is_file() and marker.read_text() == json.dumps(made_from):
+        return True
     if folder.exists() and any(folder.iterdir()):
         raise DatasetError(
             f"{str(folder)!r} holds other files, or a set made with other settings; move it away "
             "or delete it, and the synthetic data set is made there"
         )
+    return False
+
+
+def _make(
+    folder: Path,
+    train: int,
+    validation: int,
+    seed: int,
+    perturbation: Perturbation,
+    made_from: Mapping[str, object],
+) -> None:
     # Made beside it and renamed at the end, so that an interrupted run leaves nothing half done.
     making = folder.with_name(f".making-{folder.name}")
     shutil.rmtree(making, ignore_errors=True)
@@ -146,7 +175,7 @@ def make_dataset(
         json.dumps({label: str(index) for index, label in enumerate(labels)}, indent=1)
     )
     (making / "reversed_pairs.json").write_text(json.dumps(REVERSED_PAIRS, indent=1))
-    (making / marker.name).write_text(json.dumps(made_from))
+    (making / _MARKER).write_text(json.dumps(made_from))
     making.replace(folder)
 
 

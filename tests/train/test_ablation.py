@@ -1,6 +1,10 @@
 """The grids of the paper's tables, and a real one in the smallest size."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,8 +12,13 @@ from typer.testing import CliRunner
 
 from stdeploy.cli.main import app
 from stdeploy.errors import SpecError
+from stdeploy.spec import ClipSpec
 from stdeploy.train.ablation import LENGTHS, Cell, Spread, Variant, cells, to_markdown
 from stdeploy.train.recipe import Recipe
+from stdeploy.train.state import RunState
+
+# Half as large as the paper's and a quarter as long.
+CLIP = ClipSpec(num_frames=8, frame_stride=2, short_side_px=128, crop_px=112)
 
 
 def find(found: list[Cell], table: str, row: str, column: str) -> Cell:
@@ -45,21 +54,21 @@ def test_the_small_size_keeps_the_argument() -> None:
 @pytest.mark.parametrize("cell", cells(["2", "3", "4"], "full"), ids=lambda c: c.variant.name)
 def test_settings_describe_the_variant(cell: Cell) -> None:
     variant = cell.variant
-    recipe = Recipe.load("ablation", variant.settings(frame_stride=2, crop_px=112))
+    recipe = Recipe.load("ablation", variant.settings(CLIP))
     spec = recipe.model_spec(10)
     assert spec.temporal_lengths == variant.lengths
     assert (spec.branches, spec.eta) == (variant.branches, variant.eta)
     several = len(variant.strides) > 1
     assert recipe.augmentation.frame_strides == (variant.strides if several else ())
     assert recipe.clip_spec().frame_stride == (2 if several else variant.strides[0])
-    assert recipe.augmentation.ego_motion_sigma_px == variant.sigma / 2
+    assert recipe.augmentation.ego_motion_sigma_px == 2 * variant.sigma
 
 
 def test_rates_are_relative_to_the_recipes() -> None:
     variant = Variant(LENGTHS["b1"], strides=(1,))
-    assert "clip.frame_stride=3" in variant.settings(frame_stride=6, crop_px=224)
+    assert "clip.frame_stride=3" in variant.settings(ClipSpec(frame_stride=6))
     with pytest.raises(SpecError, match="give it an even one"):
-        variant.settings(frame_stride=3, crop_px=224)
+        variant.settings(ClipSpec(frame_stride=3))
 
 
 def test_spread_of_known_numbers() -> None:
@@ -99,7 +108,7 @@ def test_an_ablation_runs_goes_on_and_refuses_other_settings(
     written = {path: path.stat().st_mtime_ns for path in done}
     assert len(done) == 4
     assert run(*one, "--seeds", "0") == first
-    both = run(*one, "--seeds", "0,1")
+    both = run(*one, "--seeds", "0,1", "--at-once", "2")
     assert both.count(" ± ") == 4
     assert {path: path.stat().st_mtime_ns for path in done} == written
     picture = (tmp_path / "ablation" / "tables.svg").read_text()
@@ -107,5 +116,29 @@ def test_an_ablation_runs_goes_on_and_refuses_other_settings(
     assert len(picture) > 20_000
     results = json.loads((tmp_path / "ablation" / "results.json").read_text())
     assert all(set(values) == {"0", "1"} for values in results.values())
-    with pytest.raises(SpecError, match="holds a run with other settings"):
-        run("--set", "optimisation.epochs=2", "--seeds", "0")
+    for at_once in ("1", "2"):
+        with pytest.raises(SpecError, match="holds a run with other settings"):
+            run("--set", "optimisation.epochs=2", "--seeds", "0", "--at-once", at_once)
+
+
+def test_runs_at_once_that_are_told_to_stop_save_their_states(tmp_path: Path) -> None:
+    settings = [
+        *("model.width=0.125", "synthetic.train_videos=20", "synthetic.validation_videos=10"),
+        *("optimisation.batch_size=10", "optimisation.workers=0", "optimisation.epochs=500"),
+    ]
+    command = [sys.executable, "-m", "stdeploy", "ablate", "--accelerator", "cpu"]
+    command += ["--tables", "2", "--seeds", "0", "--at-once", "2"]
+    command += [part for setting in settings for part in ("--set", setting)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        logs = list((tmp_path / "ablation").glob("*/seed-0/losses.csv"))
+        if len(logs) == 2 and all(len(log.read_text().splitlines()) > 3 for log in logs):
+            break
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    for log in logs:
+        state = RunState.load(log.with_name("last.state"))
+        done = state.progress.epoch * 2 + state.progress.step
+        assert done == len(log.read_text().splitlines()) - 1  # to the last step

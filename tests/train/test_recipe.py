@@ -109,7 +109,7 @@ def test_fields_that_are_left_out_are_the_parents() -> None:
     spec = recipe.model_spec(5, parent.model_spec(174))
     assert spec == parent.model_spec(5)
     clip = recipe.clip_spec(parent.clip_spec())
-    assert (clip.fps, clip.crop_px) == (12.0, 160)
+    assert (clip.fps, clip.crop_px, clip.num_frames, clip.frame_stride) == (12.0, 224, 32, 1)
 
 
 def test_a_recipe_without_a_network_asks_for_a_checkpoint() -> None:

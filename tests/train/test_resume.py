@@ -101,6 +101,7 @@ def test_a_run_killed_at_random_times_gives_the_numbers_of_an_unbroken_one(
     last.join()
     assert last.exitcode == 0
     compare(tmp_path)
+    assert not list((place / "run").glob(".writing-*"))  # what kills had left is cleared away
 
 
 def compare(folder: Path) -> None:

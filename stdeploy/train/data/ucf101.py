@@ -37,20 +37,33 @@ def read_ucf101(folder: Path, split: Split, *, fold: int = 1) -> LabelledVideos:
     lists = lists_folder(folder)
     if lists is None:
         raise DatasetError(f"{str(folder)!r} does not hold ucfTrainTestlist/classInd.txt of UCF101")
-    labels = tuple(
-        line.split()[1] for line in _lines(lists / "classInd.txt") if len(line.split()) == 2
-    )
+    labels = _labels(lists / "classInd.txt")
     numbers = {label: number for number, label in enumerate(labels)}
     videos = next(folder / name for name in _VIDEOS if (folder / name).is_dir())
     path = lists / f"{_NAMES[split]}{fold:02d}.txt"
     samples = []
     for line in _lines(path):
-        name = line.split()[0]
+        name, *rest = line.split()
         label = Path(name).parts[0]
         if label not in numbers:
             raise DatasetError(f"{str(path)!r}: {name!r} is of no class of classInd.txt")
+        if rest and rest[0] != str(numbers[label] + 1):
+            raise DatasetError(
+                f"{str(path)!r}: {name!r} has label {rest[0]}, but {label} is "
+                f"{numbers[label] + 1} of 1 to {len(labels)} in classInd.txt"
+            )
         samples.append(Sample(videos / name, numbers[label]))
     return LabelledVideos(labels, tuple(samples))
+
+
+def _labels(path: Path) -> tuple[str, ...]:
+    rows = [line.split() for line in _lines(path)]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != 2 or row[0] != str(number):
+            raise DatasetError(
+                f"{str(path)!r}, line {number}: {' '.join(row)!r} is not {number} and a class"
+            )
+    return tuple(label for _, label in rows)
 
 
 def _lines(path: Path) -> list[str]:

@@ -96,6 +96,12 @@ def test_ucf101(tmp_path: Path) -> None:
     assert named(read_split(tmp_path, "validation", fold=2)) == [("v_Zumba_g01_c01.avi", "Zumba")]
     with pytest.raises(DatasetError, match=r"trainlist01\.txt' cannot be read"):
         read_split(tmp_path, "train")
+    write(lists / "trainlist01.txt", "Archery/v_Archery_g08_c01.avi 102")
+    with pytest.raises(DatasetError, match=r"label 102, but Archery is 2 of 1 to 2 in classInd"):
+        read_split(tmp_path, "train")
+    write(lists / "classInd.txt", "1 Zumba", "3 Archery")
+    with pytest.raises(DatasetError, match=r"line 2: '3 Archery' is not 2 and a class"):
+        read_split(tmp_path, "train")
 
 
 def test_hmdb51(tmp_path: Path) -> None:
