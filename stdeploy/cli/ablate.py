@@ -64,6 +64,7 @@ def command(
     those that are missing. tables.md, tables.svg and results.json lie in the folder.
     """
     require("torch", extra="train", purpose="training")
+    require("lightning_fabric", extra="train", purpose="training")
     from stdeploy.train.ablation import Spread, cells, to_markdown
     from stdeploy.train.grid import Job, Setting, run_all
     from stdeploy.train.loop import Machine

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from stdeploy.cli.console import note, out, progress_bar
@@ -86,7 +87,7 @@ def _splits(data: Path, fold: int) -> "dict[Split, LabelledVideos]":
     from stdeploy.train.data.opening import read_split
 
     if data.is_file():
-        return {"train": read_split(data, "train")}
+        return {"train": read_split(data, "train", missing_ok=True)}
     training = read_split(data, "train", fold=fold, missing_ok=True)
     held_out = read_split(data, "validation", fold=fold, missing_ok=True)
     return {"train": training, "validation": held_out}
@@ -97,10 +98,11 @@ def _write(splits: "dict[Split, LabelledVideos]", folder: Path) -> None:
 
     if folder.is_file():
         raise DatasetError(f"cannot write lists into {str(folder)!r}: it is a file; name a folder")
-    folder.mkdir(parents=True, exist_ok=True)
     for split, part in splits.items():
         if not part.samples:
-            raise DatasetError(f"no {split} video is left; no list of them is written")
+            raise DatasetError(f"no {split} video is left, so no list is written")
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, part in splits.items():
         write_list(folder / f"{split}.csv", part)
         note(f"{folder / f'{split}.csv'}: {len(part.samples)} videos of {len(part.labels)} classes")
 
@@ -124,7 +126,7 @@ def _show(checked: "Checked", seconds: float) -> None:
     first = next(iter(counts.values()))
     for number, label in enumerate(training.labels):
         bar = "\u2588" * round(_BAR_CHARACTERS * first[number] / max(1, *first))
-        table.add_row(label, *(str(each[number]) for each in counts.values()), bar)
+        table.add_row(escape(label), *(str(each[number]) for each in counts.values()), bar)
     out.print(table)
     kinds = collections.Counter(finding.kind for finding in checked.findings)
     wrong = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing is wrong"

@@ -175,13 +175,15 @@ def labelled_data(
 
 def _run_folder(name: str, *, resume: bool) -> Path:
     """runs/NAME, or where that is taken runs/NAME-2, ...; the last of them to resume."""
-    number, folder = 1, Path("runs") / name
+    from stdeploy.train.run import STATE
+
+    number, folder, begun = 1, Path("runs") / name, []
     while folder.exists():
+        if (folder / STATE).is_file():
+            begun.append(folder)
         number += 1
         folder = Path("runs") / f"{name}-{number}"
-    if not resume or number == 1:
-        return folder
-    return Path("runs") / (name if number == 2 else f"{name}-{number - 1}")
+    return begun[-1] if resume and begun else folder
 
 
 @contextlib.contextmanager

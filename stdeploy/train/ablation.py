@@ -162,14 +162,19 @@ def cells(tables: Iterable[str], size: Size) -> list[Cell]:
         size: "small" or "full".
 
     Raises:
-        SpecError: no such table.
+        SpecError: no such table, or the small size leaves nothing of it.
     """
-    wanted = [part for name in tables for part in (("4a", "4b", "4c") if name == "4" else (name,))]
+    named = list(tables)
+    wanted = [part for name in named for part in (("4a", "4b", "4c") if name == "4" else (name,))]
     unknown = [name for name in wanted if name not in ("2", "3", "4a", "4b", "4c")]
     if unknown:
         raise SpecError(f"there is no table {unknown[0]!r} to repeat; choose of 2, 3 and 4")
     found = [cell for cell in _all_cells() if cell.table in wanted]
-    return [cell for cell in found if size == "full" or _in_small(cell)]
+    kept = [cell for cell in found if size == "full" or _in_small(cell)]
+    empty = [name for name in named if name not in {"4", *(cell.table for cell in kept)}]
+    if empty:
+        raise SpecError(f"the small size has no row of table {empty[0]}; add --size full")
+    return kept
 
 
 def _in_small(cell: Cell) -> bool:

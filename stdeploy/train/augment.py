@@ -90,7 +90,8 @@ class Draw:
     def of(cls, augmentation: Augmentation, clip: ClipSpec, rng: np.random.Generator) -> Self:
         """Draw for one clip.
 
-        Everything is drawn always, so that switching one kind on leaves the others as they were.
+        Everything is drawn always, so that switching ego-motion, flips or colours on leaves the
+        others as they were; several sampling rates or sizes make other draws of all that follows.
         """
         strides = augmentation.frame_strides or (clip.frame_stride,)
         low, high = augmentation.short_side_px or (clip.short_side_px, clip.short_side_px)

@@ -1,6 +1,7 @@
 """Training clips: a random stretch of a labelled video, augmented."""
 
 import dataclasses
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ Key = tuple[int, int]
 # A reader holds timestamps, not an open file: while it is kept, its video is not scanned again.
 # Ten thousand videos of ten seconds have 24 MB of them.
 _KEPT_READERS = 10_000
+
+_GRACE_SECONDS = 30
 
 # A video that cannot be read is replaced by another, that by another, ... then the set is broken.
 _REPLACEMENTS = 8
@@ -73,8 +76,13 @@ class Batch:
 
 
 def begin_worker(_number: int) -> None:
-    """What a process that decodes does first: it shares the processors with the others."""
+    """What a process that decodes does first.
+
+    It shares the processors with the others; and when a whole group of processes is told to stop,
+    it goes on for as long as the step needs to end and the state to be saved.
+    """
     limit_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
 
 
 def collate(examples: list[Example]) -> Batch | BrokenVideo:

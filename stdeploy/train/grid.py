@@ -20,6 +20,7 @@ from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.evaluate import evaluate
 from stdeploy.train.loop import Machine, train
 from stdeploy.train.recipe import Recipe
+from stdeploy.train.run import STATE
 from stdeploy.video.reader import limit_threads
 
 RESULT = "result.json"
@@ -59,20 +60,26 @@ def run(job: Job, setting: Setting) -> float:
     """Top-1 of one run, which is not made again if it is there and is gone on with if begun.
 
     Raises:
-        SpecError: the folder holds the result of another recipe.
+        SpecError: the folder holds the result of another recipe or of other videos.
     """
     done = job.folder / RESULT
-    fields = json.loads(job.recipe.model_dump_json())
+    made_from = {
+        "recipe": json.loads(job.recipe.model_dump_json()),
+        "views": setting.views,
+        "training": setting.training.digest(),
+        "held_out": setting.held_out.digest(),
+    }
     if done.is_file():
         content = json.loads(done.read_text())
-        if content["recipe"] != fields or content["views"] != setting.views:
+        if any(content.get(name) != value for name, value in made_from.items()):
             raise SpecError(
-                f"{str(job.folder)!r} holds a run with other settings; give another --output"
+                f"{str(job.folder)!r} holds a run with other settings or other videos; give "
+                "another --output"
             )
         return float(content["top1"])
     job.folder.mkdir(parents=True, exist_ok=True)
     checkpoint = job.folder / "last.pt"
-    state = job.folder / "last.state"
+    state = job.folder / STATE
     train(
         job.recipe,
         setting.training,
@@ -84,9 +91,7 @@ def run(job: Job, setting: Setting) -> float:
     with Classifier.open(checkpoint, views=setting.views) as classifier:
         top1 = evaluate(classifier, setting.held_out).top1
     with whole_file(done) as temporary:
-        temporary.write_text(
-            json.dumps({"top1": top1, "views": setting.views, "recipe": fields}) + "\n"
-        )
+        temporary.write_text(json.dumps({"top1": top1, **made_from}) + "\n")
     state.unlink()  # twice the size of the network, and of no use any more
     return top1
 
@@ -186,3 +191,5 @@ def _work(job: Job, setting: Setting, at_once: int, sender: Connection) -> None:
         sender.send(run(job, setting))
     except StdeployError as error:
         sender.send(error)
+    except OSError as error:  # a disk that is full
+        sender.send(TrainingError(str(error)))

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
@@ -41,7 +41,7 @@ from stdeploy.train.clips import (
 )
 from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.recipe import Optimisation, Recipe
-from stdeploy.train.run import RunFolder
+from stdeploy.train.run import STATE, RunFolder
 from stdeploy.train.start import Started, start
 from stdeploy.train.state import Part, Progress, RunState
 from stdeploy.train.validation import Accuracy, accuracy, validation_loader
@@ -152,10 +152,10 @@ def train(
             f"{how.accumulate} part(s) each; make it a multiple of "
             f"{fabric.world_size * how.accumulate}"
         )
-    folder = RunFolder(run, resume=resume) if fabric.is_global_zero else None
+    folder = _run_folder(fabric, run, resume=resume)
     trainer = _Trainer(recipe, data, validation, fabric, folder, machine, report)
     if resume:
-        trainer.resume(run / "last.state")
+        trainer.resume(run / STATE)
     trainer.fit()
     if folder is None:
         return None
@@ -183,7 +183,7 @@ class _Trainer:
         self._fabric, self._folder, self._report = fabric, folder, report
         self._save_seconds = machine.save_minutes * 60
         self._started: Started = start(recipe, data.labels)
-        self._fingerprint = _fingerprint(recipe, data)
+        self._fingerprint = _fingerprint(recipe, data, validation, fabric.world_size)
         self.progress = Progress()
         clip, model = self._started.clip, self._started.model
         model.head.dropout.p = how.dropout
@@ -238,10 +238,19 @@ class _Trainer:
         """Train to the end."""
         if self._folder is not None:
             done = self.progress.epoch * self._keys.steps + self.progress.step
-            self._folder.begin(self._recipe, _versions(), step=done)
-        with _stopping() as stop:
-            while self.progress.epoch < self._how.epochs:
-                self._epoch(stop)
+            rows = self.progress.rows
+            self._folder.begin(self._recipe, _versions(), step=done, rows=rows)
+        try:
+            with _stopping() as stop:
+                while self.progress.epoch < self._how.epochs:
+                    self._epoch(stop)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the memory of the GPU is too small for {self._how.batch_size} clips in "
+                f"{self._how.accumulate} part(s); raise optimisation.accumulate"
+            ) from error
+        finally:
+            _end_workers(self._loader)
 
     def trained(self) -> ActionModel:
         """A copy of the network that the run has made, on the CPU, in evaluation mode."""
@@ -286,20 +295,27 @@ class _Trainer:
             if self._folder is not None:
                 self._folder.step(number + 1, loss, self._optimiser.param_groups[0]["lr"])
             if progress.step < self._keys.steps:
-                self._report(self._state_of_affairs())
-                if self._told_to_stop(stop):
-                    self._save()
-                    raise InterruptedRunError(
-                        f"stopped in epoch {progress.epoch + 1} after step {progress.step}; the "
-                        "state is saved, go on with --resume"
-                    )
-                if now - saved > self._save_seconds:
-                    self._save()
-                    saved = time.perf_counter()
+                self._tell(self._state_of_affairs())
+            if self._told_to_stop(stop):
+                self._save()
+                # The first process is not to be torn down by the end of another while it writes.
+                self._fabric.barrier()
+                raise InterruptedRunError(
+                    f"stopped in epoch {progress.epoch + 1} after step {progress.step}; the "
+                    "state is saved, go on with --resume"
+                )
+            if now - saved > self._save_seconds:
+                self._save()
+                saved = time.perf_counter()
+        self._share_broken()
         validation = self._validate()
         report = self._state_of_affairs(validation)
         self._finish_epoch(report)
-        self._report(report)
+        self._tell(report)
+
+    def _tell(self, report: Report) -> None:
+        if self._fabric.is_global_zero:
+            self._report(report)
 
     def _finish_epoch(self, report: Report) -> None:
         progress = self.progress
@@ -344,14 +360,14 @@ class _Trainer:
         sums, waited = torch.zeros(2, dtype=torch.float64, device=fabric.device), 0.0
         for part in range(how.accumulate):
             start_of_wait = time.perf_counter()
-            batch = next(batches)
+            batch = _next_of(batches)
             waited += time.perf_counter() - start_of_wait
             if isinstance(batch, BrokenVideo):
                 raise DatasetError(
                     f"{str(batch.video)!r} {batch.reason}, and the videos drawn to replace it "
                     "cannot be read either; run stdeploy data check"
                 )
-            self._note_broken(batch)
+            self._note_broken({str(broken.video): broken.reason for broken in batch.broken})
             last = part == how.accumulate - 1
             with fabric.no_backward_sync(self._graph, enabled=not last and fabric.world_size > 1):
                 loss, right = self._forward(batch, number)
@@ -414,6 +430,9 @@ class _Trainer:
             return None
         network = self._average.module if self._average is not None else self._model
         network.eval()
+        if self._fabric.world_size > 1:
+            for buffer in network.buffers():  # norms: those of the first process will be saved
+                torch.distributed.broadcast(buffer, src=0)
         graph = nn.Sequential(self._normalise, network)
         return accuracy(self._fabric, graph, self._validation)
 
@@ -427,12 +446,20 @@ class _Trainer:
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    def _note_broken(self, batch: Batch) -> None:
-        for broken in batch.broken:
-            name = str(broken.video)
+    def _note_broken(self, broken: Mapping[str, str]) -> None:
+        """Log videos that could not be read, by name with the reasons, each once."""
+        for name, reason in broken.items():
             if name not in self.progress.broken and self._folder is not None:
-                self._folder.log(f"{name!r} {broken.reason}; replaced by another video")
-            self.progress.broken[name] = broken.reason
+                self._folder.log(f"{name!r} {reason}; replaced by another video")
+            self.progress.broken[name] = reason
+
+    def _share_broken(self) -> None:
+        """Let the first process know what the others could not read."""
+        if self._fabric.world_size > 1:
+            found: list[dict[str, str]] = [{}] * self._fabric.world_size
+            torch.distributed.all_gather_object(found, self.progress.broken)
+            for each in found:
+                self._note_broken(each)
 
     def _state_of_affairs(self, validation: Accuracy | None = None) -> Report:
         progress, how = self.progress, self._how
@@ -514,7 +541,8 @@ def _fabric(machine: Machine, how: Optimisation) -> Fabric:
     Raises:
         BackendError: they are not there.
     """
-    if torch.distributed.is_torchelastic_launched():
+    launched = torch.distributed.is_torchelastic_launched()
+    if launched:
         # torchrun has said how many there are.
         local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
         machine = dataclasses.replace(machine, devices=local, nodes=world // local)
@@ -530,14 +558,24 @@ def _fabric(machine: Machine, how: Optimisation) -> Fabric:
         raise BackendError("fp16 training needs a GPU; use precision fp32 or bf16 on a CPU")
     if how.sync_batch_norm and not gpu:
         raise BackendError("sync_batch_norm needs GPUs; leave it out on a CPU")
-    fabric = Fabric(
-        accelerator="cuda" if gpu else "cpu",
-        devices=machine.devices,
-        num_nodes=machine.nodes,
-        strategy="ddp" if machine.devices * machine.nodes > 1 else "auto",
-        precision=_PRECISIONS[how.precision],
-    )
-    fabric.launch()
+    if machine.nodes > 1 and not launched and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        raise BackendError(
+            f"{machine.nodes} nodes do not know of each other; start the command on each with "
+            "torchrun --nnodes N --node-rank I --master-addr HOST --nproc-per-node M -m stdeploy, "
+            "or set MASTER_ADDR and NODE_RANK"
+        )
+    try:
+        fabric = Fabric(
+            accelerator="cuda" if gpu else "cpu",
+            devices=machine.devices,
+            num_nodes=machine.nodes,
+            strategy="ddp" if machine.devices * machine.nodes > 1 else "auto",
+            precision=_PRECISIONS[how.precision],
+        )
+        fabric.launch()
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BackendError(f"processes could not be started: {reason}") from error
     return fabric
 
 
@@ -548,12 +586,62 @@ def _average_of(model: nn.Module, how: Optimisation) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=towards, use_buffers=True)
 
 
-def _fingerprint(recipe: Recipe, data: LabelledVideos) -> str:
+def _fingerprint(
+    recipe: Recipe, data: LabelledVideos, validation: LabelledVideos | None, world_size: int
+) -> str:
     """Of everything that decides about the numbers of a run."""
-    digest = hashlib.sha256(recipe.model_dump_json().encode())
-    for sample in data.samples:
-        digest.update(f"{sample.video}\0{data.labels[sample.label]}\n".encode(errors="replace"))
-    return digest.hexdigest()
+    parts = (
+        recipe.model_dump_json(exclude={"optimisation": {"workers"}}),
+        data.digest(),
+        validation.digest() if validation is not None else "",
+        str(world_size),  # norms see the clips of one process
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _run_folder(fabric: Fabric, path: Path, *, resume: bool) -> RunFolder | None:
+    """The folder of the run, in the first process; what forbids it ends all processes.
+
+    Raises:
+        TrainingError: see RunFolder.
+    """
+    folder, refusal = None, None
+    if fabric.is_global_zero:
+        try:
+            folder = RunFolder(path, resume=resume)
+        except TrainingError as error:
+            refusal = error
+    refusal = fabric.broadcast(refusal)
+    if refusal is not None:
+        raise refusal
+    return folder
+
+
+def _next_of(batches: Iterator[Batch | BrokenVideo]) -> Batch | BrokenVideo:
+    """The next batch.
+
+    Raises:
+        TrainingError: a process that decodes has died.
+    """
+    try:
+        return next(batches)
+    except RuntimeError as error:  # torch's word for it
+        raise TrainingError(
+            f"a process that decodes videos has died: {' '.join(str(error).split())[:200]}; go on "
+            "with --resume, with fewer optimisation.workers if memory is short"
+        ) from error
+
+
+def _end_workers(loader: DataLoader[Example]) -> None:
+    """End the processes that decode now, not when the loader is collected.
+
+    An error on its way up keeps the loader alive until the program ends, and then they would be
+    sent SIGTERM, on which they wait; see `begin_worker`.
+    """
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+        loader._iterator = None
 
 
 def _versions() -> dict[str, str]:

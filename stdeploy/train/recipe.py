@@ -51,7 +51,7 @@ class SyntheticData(Spec):
 
     train_videos: int = Field(ge=10)
     validation_videos: int = Field(ge=10)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     camera_px: float = Field(default=0.0, ge=0.0, le=40.0)
     speed: float = Field(default=1.0, ge=1.0, le=4.0)
 
@@ -96,7 +96,7 @@ class Optimisation(Spec):
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     sync_batch_norm: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     workers: int = Field(default=2, ge=0)
 
 
@@ -173,8 +173,8 @@ class Recipe(Spec):
         for override in overrides:
             _set(fields, override)
         recipe = cls.parse(fields)
-        recipe.clip_spec()
         if "architecture" in recipe.model:
+            recipe.clip_spec()
             recipe.model_spec(num_classes=1)  # refuse a bad network before any data is made
         elif not recipe.start.weights.endswith(CHECKPOINT_SUFFIX):
             raise SpecError(

@@ -17,7 +17,7 @@ import datetime
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ from stdeploy.hardware import cpu_count, cpu_name, gpus
 from stdeploy.train.pictures import draw_curve
 from stdeploy.train.recipe import Recipe
 
+STATE = "last.state"
+
 
 class RunFolder:
     """Writes what a run leaves behind. Only one process of a run has it.
 
     Args:
-        path: of the folder; made if it is not there.
+        path: of the folder; made when the run begins.
         resume: whether an earlier run in it goes on.
 
     Raises:
@@ -42,7 +44,7 @@ class RunFolder:
 
     def __init__(self, path: Path, *, resume: bool) -> None:
         self.path = path
-        self.state = path / "last.state"
+        self.state = path / STATE
         self.best = path / "best.pt"
         if self.state.exists() and not resume:
             raise TrainingError(
@@ -53,19 +55,28 @@ class RunFolder:
                 f"{str(self.state)!r} does not exist, so there is nothing to resume; leave "
                 "--resume out, or name the run's folder with --run"
             )
-        path.mkdir(parents=True, exist_ok=True)
-        for leftover in path.glob(f"{UNFINISHED}*"):  # of a run that was killed while writing
-            leftover.unlink()
         self._board: Any = None
 
-    def begin(self, recipe: Recipe, versions: Mapping[str, str], *, step: int) -> None:
-        """Write what is known before the first step.
+    def begin(
+        self,
+        recipe: Recipe,
+        versions: Mapping[str, str],
+        *,
+        step: int,
+        rows: Sequence[Mapping[str, float]],
+    ) -> None:
+        """Make the folder, and write what is known before the first step.
 
         Args:
             recipe: of the run.
             versions: of the packages that matter.
             step: steps that are done already; what was logged after them is dropped.
+            rows: metrics of the epochs that are done already.
         """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in self.path.glob(f"{UNFINISHED}*"):  # of a run that was killed while writing
+            leftover.unlink()
+        self._metrics(rows)
         self._write("recipe.json", recipe.model_dump_json(indent=1))
         environment = {
             "command": sys.argv,
@@ -97,15 +108,7 @@ class RunFolder:
 
     def epochs(self, rows: list[dict[str, float]]) -> None:
         """Write the metrics of all epochs that are done."""
-        if not rows:
-            return
-        with (
-            whole_file(self.path / "metrics.csv") as temporary,
-            temporary.open("w", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        self._metrics(rows)
         if self._board is not None:
             for name, value in rows[-1].items():
                 self._board.add_scalar(f"epoch/{name}", value, int(rows[-1]["epoch"]))
@@ -127,6 +130,17 @@ class RunFolder:
             draw_curve(rows, self.path / "curve.png")
         except MissingExtraError as error:
             self.log(f"{error}; so there is no curve.png")
+
+    def _metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
+        if not rows:
+            return
+        with (
+            whole_file(self.path / "metrics.csv") as temporary,
+            temporary.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
     def _write(self, name: str, text: str) -> None:
         with whole_file(self.path / name) as temporary:

@@ -16,6 +16,7 @@ from stdeploy.spec import ClipSpec
 from stdeploy.train.ablation import LENGTHS, Cell, Spread, Variant, cells, to_markdown
 from stdeploy.train.recipe import Recipe
 from stdeploy.train.state import RunState
+from stdeploy.train.synthetic import make_dataset
 
 # Half as large as the paper's and a quarter as long.
 CLIP = ClipSpec(num_frames=8, frame_stride=2, short_side_px=128, crop_px=112)
@@ -49,6 +50,8 @@ def test_the_small_size_keeps_the_argument() -> None:
     assert Variant(LENGTHS["b1"], "multi", 2.0, (1, 2, 3, 4), 2.0) in variants
     with pytest.raises(SpecError, match="no table '5'"):
         cells(["5"], "small")
+    with pytest.raises(SpecError, match="no row of table 4a; add --size full"):
+        cells(["2", "4a"], "small")
 
 
 @pytest.mark.parametrize("cell", cells(["2", "3", "4"], "full"), ids=lambda c: c.variant.name)
@@ -119,6 +122,23 @@ def test_an_ablation_runs_goes_on_and_refuses_other_settings(
     for at_once in ("1", "2"):
         with pytest.raises(SpecError, match="holds a run with other settings"):
             run("--set", "optimisation.epochs=2", "--seeds", "0", "--at-once", at_once)
+
+
+def test_results_of_other_videos_are_not_taken_for_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(tmp_path / "a", train=20, validation=10, seed=0)
+    make_dataset(tmp_path / "b", train=20, validation=10, seed=1)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["ablate", "--tables", "2", "--seeds", "0", "--accelerator", "cpu"]
+    for setting in ("width=0.125", "architecture=i3d-resnet18"):
+        arguments += ["--set", f"model.{setting}"]
+    for setting in ("batch_size=10", "workers=0", "epochs=1"):
+        arguments += ["--set", f"optimisation.{setting}"]
+    result = CliRunner().invoke(app, [*arguments, "--data", "a"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    with pytest.raises(SpecError, match="holds a run with other settings or other videos"):
+        CliRunner().invoke(app, [*arguments, "--data", "b"], catch_exceptions=False)
 
 
 def test_runs_at_once_that_are_told_to_stop_save_their_states(tmp_path: Path) -> None:

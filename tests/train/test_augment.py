@@ -183,6 +183,7 @@ def test_labels_with_a_direction_are_swapped_or_left_unmirrored() -> None:
     ]
     assert mirrored_labels(labels) == {0: 1, 1: 0, 2: None, 3: 4, 4: 3, 5: 5, 6: 7, 7: 6}
     assert mirrored_labels(["turn anticlockwise", "Turn clockwise"]) == {0: 1, 1: 0}
+    assert mirrored_labels(["SwipeLeft", "SwipeRight", "wave", "Wave"]) == {0: 1, 1: 0, 2: 2, 3: 3}
 
 
 @pytest.mark.parametrize(

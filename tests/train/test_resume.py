@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -123,28 +124,49 @@ def test_another_recipe_or_no_run_is_refused(folder: Path, tmp_path: Path) -> No
     train(small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "run")
     with pytest.raises(TrainingError, match="another recipe or other data"):
         train(small_recipe(epochs=2), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
+    with pytest.raises(TrainingError, match="another recipe or other data"):
+        train(
+            small_recipe(epochs=1),
+            data,
+            tmp_path / "a.pt",
+            run=tmp_path / "run",
+            validation=read_something(folder, "validation"),
+            resume=True,
+        )
+    other_host = small_recipe(epochs=1, workers=1)
+    train(other_host, data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
     (tmp_path / "run" / "last.state").write_bytes(b"garbage")
     with pytest.raises(ArtifactError, match="is no state of a run, or damaged"):
         train(small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
 
 
-def test_sigterm_saves_and_exits(folder: Path, tmp_path: Path) -> None:
-    settings = ["model.width=0.125", "optimisation.epochs=500", "optimisation.workers=0"]
+@pytest.mark.parametrize("batch_size", [16, 40])  # the latter makes epochs of one step
+def test_sigterm_to_all_processes_saves_and_exits(
+    folder: Path, tmp_path: Path, batch_size: int
+) -> None:
+    settings = [
+        *("model.width=0.125", "optimisation.epochs=500", "optimisation.workers=1"),
+        f"optimisation.batch_size={batch_size}",
+    ]
     command = [sys.executable, "-m", "stdeploy", "train", "--data", str(folder)]
     command += [part for setting in settings for part in ("--set", setting)]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     losses_file = tmp_path / "runs" / "starter" / "losses.csv"
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         if losses_file.is_file() and len(losses_file.read_text().splitlines()) > 3:
             break
         time.sleep(0.05)
-    process.terminate()
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 25  # the processes that decode were not waited for
     assert process.returncode == 2
     assert "the state is saved, go on with --resume" in errors.splitlines()[-1]
     state = RunState.load(tmp_path / "runs" / "starter" / "last.state")
-    done = state.progress.epoch * 2 + state.progress.step
+    done = state.progress.epoch * (40 // batch_size) + state.progress.step
     assert done == len(losses_file.read_text().splitlines()) - 1
 
 
@@ -174,6 +196,7 @@ def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    assert result.stderr.count("epoch 1/1") == 1  # the first process speaks for all
     train(alone, read_list(tmp_path / "eight.csv"), tmp_path / "one.pt", run=tmp_path / "one")
     both = [first_gradients(tmp_path / run) for run in ("one", "runs/starter")]
     assert len(both[0]) > 20

@@ -6,9 +6,10 @@ import functools
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from stdeploy.errors import VideoError
+from stdeploy.errors import DatasetError, VideoError
 from stdeploy.files import sha256_of
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
 from stdeploy.video.reader import VideoReader, limit_threads
@@ -92,6 +93,9 @@ def look_at_all(
         videos: files, in any order.
         workers: processes; None for one on each processor.
         progress: is told videos done and in all.
+
+    Raises:
+        DatasetError: a video brought its process down.
     """
     paths = list(dict.fromkeys(videos))
     found: dict[Path, Looked] = {}
@@ -101,9 +105,15 @@ def look_at_all(
         initializer=limit_threads,
         initargs=(1,),
     ) as pool:
-        for looked in pool.map(look, paths, chunksize=4):
-            found[looked.video] = looked
-            progress(len(found), len(paths))
+        try:
+            for looked in pool.map(look, paths, chunksize=4):
+                found[looked.video] = looked
+                progress(len(found), len(paths))
+        except BrokenProcessPool as error:
+            raise DatasetError(
+                f"a process died over one of the videos after {str(paths[len(found)])!r}; take "
+                "that out of the list, or give it more memory"
+            ) from error
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stdeploy.errors import DatasetError
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+from stdeploy.train.data.listing import read_lines
 
 _LISTS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", ".")
 _VIDEOS = ("hmdb51_org", "videos", ".")
@@ -44,9 +45,9 @@ def read_hmdb51(folder: Path, split: Split, *, fold: int = 1) -> LabelledVideos:
     )
     samples = []
     for number, path in enumerate(paths):
-        for line in path.read_text().splitlines():
-            name, _, mark = line.strip().rpartition(" ")
-            if line.strip() and mark not in ("0", "1", "2"):
+        for line in read_lines(path):
+            name, _, mark = line.rpartition(" ")
+            if mark not in ("0", "1", "2"):
                 raise DatasetError(f"{str(path)!r}: {line!r} does not end in 0, 1 or 2")
             if mark == _MARKS[split]:
                 samples.append(Sample(videos / labels[number] / name.strip(), number))

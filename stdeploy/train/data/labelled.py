@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,14 @@ class LabelledVideos:
     labels: tuple[str, ...]
     samples: tuple[Sample, ...]
     reverse: Mapping[int, int] = dataclasses.field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Of which videos there are, in which order, under which labels; 64 hex digits."""
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            line = f"{sample.video}\0{self.labels[sample.label]}\n"
+            digest.update(line.encode(errors="replace"))
+        return digest.hexdigest()
 
     def counts(self) -> list[int]:
         """How many videos each class has, (K,)."""
@@ -117,15 +126,22 @@ def mirrored_labels(labels: Sequence[str]) -> dict[int, int | None]:
     Returns:
         Class -> class when mirrored; None where there is none.
     """
-    numbers = {label.casefold(): number for number, label in enumerate(labels)}
+    numbers = {_plain(label): number for number, label in enumerate(labels)}
     return {
-        number: next((numbers[m] for m in _mirrored(label.casefold()) if m in numbers), None)
+        number: next((numbers[m] for m in _mirrored(_plain(label)) if m in numbers), None)
+        if _TURN.search(_plain(label))
+        else number
         for number, label in enumerate(labels)
     }
 
 
 _COUNTER_CLOCKWISE = ("counter-clockwise", "counterclockwise", "anticlockwise", "anti-clockwise")
 _TURN = re.compile(rf"(?<![a-z])({'|'.join(_COUNTER_CLOCKWISE)}|clockwise|left|right)(?![a-z])")
+
+
+def _plain(label: str) -> str:
+    """Without capitals, SwipeLeft as "swipe left"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label).casefold()
 
 
 def _mirrored(label: str) -> Iterator[str]:

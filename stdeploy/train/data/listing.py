@@ -49,6 +49,24 @@ def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
     return rows
 
 
+def read_lines(path: Path, *, hint: str = "") -> list[str]:
+    """The lines of a text file that are not empty, without spaces around them.
+
+    Args:
+        path: of the file.
+        hint: what to do if it cannot be read.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    try:
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        advice = f"; {hint}" if hint else ""
+        raise DatasetError(f"{str(path)!r} cannot be read: {reason}{advice}") from error
+
+
 def is_list(path: Path) -> bool:
     """Whether a file looks like such a list: a .csv whose first line names both columns."""
     if path.suffix.lower() != ".csv" or not path.is_file():

@@ -32,7 +32,10 @@ def read_something(folder: Path, split: Split) -> LabelledVideos:
     labels = tuple(sorted(index, key=index.__getitem__))
     videos = next((folder / name for name in _VIDEO_FOLDERS if (folder / name).is_dir()), folder)
     samples = []
-    for entry in _load(folder / f"{split}.json"):
+    entries = _load(folder / f"{split}.json")
+    if not isinstance(entries, list):
+        raise DatasetError(f"{split}.json is no list of videos, each with an id and a template")
+    for entry in entries:
         if not isinstance(entry, dict) or not {"id", "template"} <= entry.keys():
             raise DatasetError(f"{split}.json: {entry!r} is no video with an id and a template")
         label = str(entry["template"]).replace("[", "").replace("]", "")
@@ -57,9 +60,11 @@ def _label_numbers(path: Path) -> dict[str, int]:
 def _reversals(folder: Path, index: Mapping[str, int]) -> dict[int, int]:
     path = folder / "reversed_pairs.json"
     reverse: dict[int, int] = {}
-    for first, second in _load(path) if path.is_file() else ():
-        if first not in index or second not in index:
-            raise DatasetError(f"{str(path)!r}: {[first, second]} are not both in labels.json")
+    pairs = _load(path) if path.is_file() else []
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(one in index for one in pair):
+            raise DatasetError(f"{str(path)!r}: {pair!r} is no pair of labels of labels.json")
+        first, second = pair
         reverse[index[first]], reverse[index[second]] = index[second], index[first]
     return reverse
 

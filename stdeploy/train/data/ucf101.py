@@ -10,7 +10,9 @@ from pathlib import Path
 
 from stdeploy.errors import DatasetError
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+from stdeploy.train.data.listing import read_lines
 
+_HINT = "UCF101 has classInd.txt, trainlist01..03.txt and testlist01..03.txt"
 _LISTS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", ".")
 _VIDEOS = ("UCF-101", "videos", ".")
 _NAMES: dict[Split, str] = {"train": "trainlist", "validation": "testlist"}
@@ -42,7 +44,7 @@ def read_ucf101(folder: Path, split: Split, *, fold: int = 1) -> LabelledVideos:
     videos = next(folder / name for name in _VIDEOS if (folder / name).is_dir())
     path = lists / f"{_NAMES[split]}{fold:02d}.txt"
     samples = []
-    for line in _lines(path):
+    for line in read_lines(path, hint=_HINT):
         name, *rest = line.split()
         label = Path(name).parts[0]
         if label not in numbers:
@@ -57,20 +59,10 @@ def read_ucf101(folder: Path, split: Split, *, fold: int = 1) -> LabelledVideos:
 
 
 def _labels(path: Path) -> tuple[str, ...]:
-    rows = [line.split() for line in _lines(path)]
+    rows = [line.split() for line in read_lines(path, hint=_HINT)]
     for number, row in enumerate(rows, start=1):
         if len(row) != 2 or row[0] != str(number):
             raise DatasetError(
                 f"{str(path)!r}, line {number}: {' '.join(row)!r} is not {number} and a class"
             )
     return tuple(label for _, label in rows)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"{str(path)!r} cannot be read: {getattr(error, 'strerror', error)}; UCF101 has "
-            "trainlist01..03.txt and testlist01..03.txt"
-        ) from error

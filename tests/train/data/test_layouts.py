@@ -111,6 +111,9 @@ def test_hmdb51(tmp_path: Path) -> None:
     touch(tmp_path, "wave/a b_wave_1.avi", "wave/w2.avi", "clap/c1.avi")
     assert named(read_split(tmp_path, "train")) == [("c1.avi", "clap"), ("a b_wave_1.avi", "wave")]
     assert named(read_split(tmp_path, "validation")) == [("w2.avi", "wave")]
+    (lists / "clap_test_split1.txt").write_bytes(b"\xff\xfe c1.avi 1")
+    with pytest.raises(DatasetError, match=r"clap_test_split1\.txt' cannot be read"):
+        read_split(tmp_path, "train")
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "surv_fight").is_dir(), reason="real data not here")

@@ -48,7 +48,9 @@ def test_reversed_pairs_are_read(folder: Path) -> None:
         ("labels.json", "[]", "does not number its labels"),
         ("labels.json", '{"Holding something": "x"}', "does not number its labels"),
         ("train.json", '[{"id": "7"}]', "is no video with an id and a template"),
-        ("reversed_pairs.json", '[["a", "b"]]', "are not both in labels.json"),
+        ("train.json", "5", "is no list of videos"),
+        ("reversed_pairs.json", '[["a", "b"]]', "is no pair of labels of labels.json"),
+        ("reversed_pairs.json", "5", "5 is no pair of labels"),
     ],
 )
 def test_a_bad_file_is_named(folder: Path, name: str, content: str, message: str) -> None:
