@@ -73,7 +73,7 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
 
 
 def draw_tables(found: Sequence[Cell], results: Mapping[Variant, Spread], path: Path) -> None:
-    """Draw the rows of the paper's tables: every seed a dot, their mean a bar, the paper beside.
+    """Draw the rows of the paper's tables: every seed a dot, their mean a line, the paper beside.
 
     Args:
         found: from `ablation.cells`.
@@ -88,9 +88,10 @@ def draw_tables(found: Sequence[Cell], results: Mapping[Variant, Spread], path: 
     with drawn(path, extra="train", size=size, ncols=2, sharey=True) as (here, paper):
         for place, cell in enumerate(rows):
             colour, spread = _TABLE_COLOURS[cell.table], results[cell.variant]
-            here.barh(place, spread.mean, color=colour, alpha=0.35)
-            here.scatter(spread.values, [place] * len(spread.values), color=colour, s=14, zorder=3)
-            paper.barh(place, cell.paper, color=colour, alpha=0.35)
+            # No bars: the axes do not begin at 0.
+            here.scatter(spread.mean, place, color=colour, marker="|", s=260, linewidths=2)
+            here.scatter(spread.values, [place] * len(spread.values), color=colour, s=16)
+            paper.scatter(cell.paper, place, color=colour, marker="D", s=24)
         here.set_yticks(range(len(rows)), [_name(cell) for cell in rows])
         here.invert_yaxis()
         here.set_xlabel("top-1 here, %; a dot for each seed")
@@ -102,7 +103,7 @@ def draw_tables(found: Sequence[Cell], results: Mapping[Variant, Spread], path: 
             low, high = min(values, default=0.0), max(values, default=100.0)
             room = max(2.0, 0.15 * (high - low))
             axes.set_xlim(max(0.0, low - room), min(100.0, high + room))
-            axes.grid(axis="x", alpha=0.2)
+            axes.grid(alpha=0.2)
 
 
 def _name(cell: Cell) -> str:
