@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -241,7 +242,9 @@ class _Trainer:
             rows = self.progress.rows
             self._folder.begin(self._recipe, _versions(), step=done, rows=rows)
         try:
-            with _stopping() as stop:
+            with _stopping() as stop, warnings.catch_warnings():
+                # DDP about kernels of 1 x 1 x 1, whose strides can be read in two ways.
+                warnings.filterwarnings("ignore", message="Grad strides do not match bucket")
                 while self.progress.epoch < self._how.epochs:
                     self._epoch(stop)
         except torch.OutOfMemoryError as error:

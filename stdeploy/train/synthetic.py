@@ -122,9 +122,11 @@ def make_dataset(
     if _is_made(folder, made_from):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_name(f".making-{folder.name}.lock")):
+    lock = folder.with_name(f".making-{folder.name}.lock")
+    with filelock.FileLock(lock):
         if not _is_made(folder, made_from):
             _make(folder, train, validation, seed, perturbation, made_from)
+        lock.unlink(missing_ok=True)  # whoever waits for it, or makes another, finds the set
 
 
 def _is_made(folder: Path, made_from: Mapping[str, object]) -> bool:
