@@ -67,8 +67,8 @@ def command(
     require("lightning_fabric", extra="train", purpose="training")
     from stdeploy.train.ablation import Spread, cells, to_markdown
     from stdeploy.train.grid import Job, Setting, run_all
-    from stdeploy.train.loop import Machine
     from stdeploy.train.pictures import draw_tables
+    from stdeploy.train.processes import Machine
     from stdeploy.train.recipe import Recipe
 
     numbers = _numbers(seeds)

@@ -84,7 +84,8 @@ def command(
     from stdeploy.classify import Classifier
     from stdeploy.files import CHECKPOINT_SUFFIX, checked_output
     from stdeploy.train.evaluate import evaluate
-    from stdeploy.train.loop import Machine, train
+    from stdeploy.train.loop import train
+    from stdeploy.train.processes import Machine
     from stdeploy.train.recipe import Recipe
 
     settings = list(overrides or ())

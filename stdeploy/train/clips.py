@@ -83,6 +83,7 @@ def begin_worker(_number: int) -> None:
     """
     limit_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked when it was started
 
 
 def collate(examples: list[Example]) -> Batch | BrokenVideo:

@@ -1,30 +1,25 @@
 """The training loop: on one CPU or many GPUs, and after any break as if there had been none."""
 
-import contextlib
 import copy
 import dataclasses
 import hashlib
 import math
-import os
-import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from stdeploy.card import Lineage, ModelCard
-from stdeploy.errors import BackendError, DatasetError, TrainingError
+from stdeploy.errors import DatasetError, TrainingError
 from stdeploy.files import CHECKPOINT_SUFFIX, checked_output
 from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.base import ActionModel
@@ -41,34 +36,20 @@ from stdeploy.train.clips import (
     collate,
 )
 from stdeploy.train.data.labelled import LabelledVideos
-from stdeploy.train.recipe import Optimisation, Recipe
+from stdeploy.train.optimisation import average_of, learning_rate_factor, parameter_groups
+from stdeploy.train.processes import (
+    Machine,
+    before_they_begin,
+    end_workers,
+    next_of,
+    start_processes,
+    stopping,
+)
+from stdeploy.train.recipe import Recipe
 from stdeploy.train.run import STATE, RunFolder
 from stdeploy.train.start import Started, start
 from stdeploy.train.state import Part, Progress, RunState
 from stdeploy.train.validation import Accuracy, accuracy, validation_loader
-
-_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
-    "fp32": "32-true",
-    "bf16": "bf16-mixed",
-    "fp16": "16-mixed",
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What a run may use.
-
-    Attributes:
-        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
-        devices: processes on each node, one for each GPU; torchrun's, where that was used.
-        nodes: machines, each of which starts the same command; likewise.
-        save_minutes: how often the state is written within an epoch; it is written after each.
-    """
-
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    nodes: int = 1
-    save_minutes: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +126,7 @@ def train(
             f"{len(data.samples)} training videos make no batch of {how.batch_size}; "
             "use more videos or a smaller batch_size"
         )
-    fabric = _fabric(machine, how)
+    fabric = start_processes(machine, how)
     share = how.batch_size // fabric.world_size
     if share * fabric.world_size != how.batch_size or share % how.accumulate:
         raise TrainingError(
@@ -199,7 +180,7 @@ class _Trainer:
             nesterov=how.nesterov and how.momentum > 0,
         )
         self._graph, self._stepper = fabric.setup(model, self._optimiser)
-        self._average = _average_of(model, how)
+        self._average = average_of(model, how)
         self._normalise = FrameNormalisation(clip).to(fabric.device)
         share = how.batch_size // fabric.world_size
         self._keys = ShuffledKeys(
@@ -242,7 +223,7 @@ class _Trainer:
             rows = self.progress.rows
             self._folder.begin(self._recipe, _versions(), step=done, rows=rows)
         try:
-            with _stopping() as stop, warnings.catch_warnings():
+            with stopping() as stop, warnings.catch_warnings():
                 # DDP about kernels of 1 x 1 x 1, whose strides can be read in two ways.
                 warnings.filterwarnings("ignore", message="Grad strides do not match bucket")
                 while self.progress.epoch < self._how.epochs:
@@ -253,7 +234,7 @@ class _Trainer:
                 f"{self._how.accumulate} part(s); raise optimisation.accumulate"
             ) from error
         finally:
-            _end_workers(self._loader)
+            end_workers(self._loader)
 
     def trained(self) -> ActionModel:
         """A copy of the network that the run has made, on the CPU, in evaluation mode."""
@@ -285,7 +266,8 @@ class _Trainer:
         self._model.train()
         self._freeze(self._model)
         saved = clock = time.perf_counter()
-        batches = iter(self._loader)
+        with before_they_begin():
+            batches = iter(self._loader)
         while progress.step < self._keys.steps:
             number = progress.epoch * self._keys.steps + progress.step
             loss, right, waited = self._step(batches, number)
@@ -363,7 +345,7 @@ class _Trainer:
         sums, waited = torch.zeros(2, dtype=torch.float64, device=fabric.device), 0.0
         for part in range(how.accumulate):
             start_of_wait = time.perf_counter()
-            batch = _next_of(batches)
+            batch = next_of(batches)
             waited += time.perf_counter() - start_of_wait
             if isinstance(batch, BrokenVideo):
                 raise DatasetError(
@@ -505,90 +487,6 @@ class _Trainer:
             state.save(self._folder.state)
 
 
-def learning_rate_factor(step: int, steps_per_epoch: int, how: Optimisation) -> float:
-    """Factor on the learning rate: linear from 0 to 1, then half a cosine back to 0.
-
-    Args:
-        step: number of the step, from 0.
-        steps_per_epoch: steps in an epoch.
-        how: gives epochs and warmup_epochs.
-    """
-    warmup = how.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1.0, how.epochs * steps_per_epoch - warmup)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-
-
-def parameter_groups(model: ActionModel, how: Optimisation) -> list[dict[str, Any]]:
-    """Weight decay for kernels and the classifier, none for norms and biases.
-
-    Kernels are held as W~, so that this is the regulariser of eq. (7). What is frozen is left
-    out. Each group has its factor on the learning rate under "scale".
-    """
-    groups: dict[tuple[float, float], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decay = how.weight_decay if parameter.ndim > 1 else 0.0
-            scale = how.head_learning_rate_factor if name.startswith("head.") else 1.0
-            groups.setdefault((decay, scale), []).append(parameter)
-    return [
-        {"params": parameters, "weight_decay": decay, "scale": scale}
-        for (decay, scale), parameters in groups.items()
-    ]
-
-
-def _fabric(machine: Machine, how: Optimisation) -> Fabric:
-    """Devices, precision and processes.
-
-    Raises:
-        BackendError: they are not there.
-    """
-    launched = torch.distributed.is_torchelastic_launched()
-    if launched:
-        # torchrun has said how many there are.
-        local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-        machine = dataclasses.replace(machine, devices=local, nodes=world // local)
-    gpu = machine.accelerator != "cpu" and torch.cuda.is_available()
-    if machine.accelerator == "cuda" and not gpu:
-        raise BackendError("a GPU was asked for, but torch sees none; see stdeploy doctor")
-    if gpu and machine.devices > torch.cuda.device_count():
-        raise BackendError(
-            f"{machine.devices} devices were asked for, but torch sees "
-            f"{torch.cuda.device_count()} GPU(s)"
-        )
-    if how.precision == "fp16" and not gpu:
-        raise BackendError("fp16 training needs a GPU; use precision fp32 or bf16 on a CPU")
-    if how.sync_batch_norm and not gpu:
-        raise BackendError("sync_batch_norm needs GPUs; leave it out on a CPU")
-    if machine.nodes > 1 and not launched and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
-        raise BackendError(
-            f"{machine.nodes} nodes do not know of each other; start the command on each with "
-            "torchrun --nnodes N --node-rank I --master-addr HOST --nproc-per-node M -m stdeploy, "
-            "or set MASTER_ADDR and NODE_RANK"
-        )
-    try:
-        fabric = Fabric(
-            accelerator="cuda" if gpu else "cpu",
-            devices=machine.devices,
-            num_nodes=machine.nodes,
-            strategy="ddp" if machine.devices * machine.nodes > 1 else "auto",
-            precision=_PRECISIONS[how.precision],
-        )
-        fabric.launch()
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BackendError(f"processes could not be started: {reason}") from error
-    return fabric
-
-
-def _average_of(model: nn.Module, how: Optimisation) -> AveragedModel | None:
-    if not how.ema_decay:
-        return None
-    towards = get_ema_multi_avg_fn(how.ema_decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=towards, use_buffers=True)
-
-
 def _fingerprint(
     recipe: Recipe, data: LabelledVideos, validation: LabelledVideos | None, world_size: int
 ) -> str:
@@ -620,50 +518,5 @@ def _run_folder(fabric: Fabric, path: Path, *, resume: bool) -> RunFolder | None
     return folder
 
 
-def _next_of(batches: Iterator[Batch | BrokenVideo]) -> Batch | BrokenVideo:
-    """The next batch.
-
-    Raises:
-        TrainingError: a process that decodes has died.
-    """
-    try:
-        return next(batches)
-    except RuntimeError as error:  # torch's word for it
-        raise TrainingError(
-            f"a process that decodes videos has died: {' '.join(str(error).split())[:200]}; go on "
-            "with --resume, with fewer optimisation.workers if memory is short"
-        ) from error
-
-
-def _end_workers(loader: DataLoader[Example]) -> None:
-    """End the processes that decode now, not when the loader is collected.
-
-    An error on its way up keeps the loader alive until the program ends, and then they would be
-    sent SIGTERM, on which they wait; see `begin_worker`.
-    """
-    iterator = getattr(loader, "_iterator", None)
-    if iterator is not None:
-        iterator._shutdown_workers()
-        loader._iterator = None
-
-
 def _versions() -> dict[str, str]:
     return {**Lineage().versions, "torch": torch.__version__}
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that a step is finished before the run ends."""
-    stop = threading.Event()
-
-    def tell(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
-        return
-    before = signal.signal(signal.SIGTERM, tell)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)

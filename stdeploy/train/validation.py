@@ -15,6 +15,7 @@ from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
 from stdeploy.train.clips import begin_worker
 from stdeploy.train.data.labelled import LabelledVideos
+from stdeploy.train.processes import before_they_begin
 from stdeploy.video.views import read_views
 
 _Item = tuple[Tensor, int]
@@ -77,7 +78,9 @@ def accuracy(fabric: Fabric, graph: nn.Module, loader: DataLoader[_Item]) -> Acc
         loader: from `validation_loader`.
     """
     counts = torch.zeros(3, dtype=torch.float64, device=fabric.device)
-    for frames, labels in loader:
+    with before_they_begin():
+        batches = iter(loader)
+    for frames, labels in batches:
         readable = labels >= 0
         with fabric.autocast():
             logits = graph(frames[readable].to(fabric.device)).float()

@@ -7,7 +7,8 @@ import torch
 
 from stdeploy.errors import TrainingError
 from stdeploy.train.data.something import read_something
-from stdeploy.train.loop import Machine, Report, train
+from stdeploy.train.loop import Report, train
+from stdeploy.train.processes import Machine
 from stdeploy.train.synthetic import make_dataset
 from tests.train.test_loop import small_recipe
 from tests.train.test_resume import losses

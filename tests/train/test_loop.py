@@ -19,7 +19,9 @@ from stdeploy.train.clips import ShuffledKeys, TrainingClips, collate
 from stdeploy.train.data.labelled import LabelledVideos, Sample
 from stdeploy.train.data.something import read_something
 from stdeploy.train.evaluate import evaluate
-from stdeploy.train.loop import Machine, Report, learning_rate_factor, train
+from stdeploy.train.loop import Report, train
+from stdeploy.train.optimisation import learning_rate_factor
+from stdeploy.train.processes import Machine
 from stdeploy.train.recipe import Recipe
 from stdeploy.train.state import RunState
 from stdeploy.train.synthetic import make_dataset

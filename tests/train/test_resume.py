@@ -19,7 +19,8 @@ from stdeploy.models.checkpoint import load_model
 from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.data.listing import read_list, write_list
 from stdeploy.train.data.something import read_something
-from stdeploy.train.loop import Machine, train
+from stdeploy.train.loop import train
+from stdeploy.train.processes import Machine
 from stdeploy.train.recipe import Recipe
 from stdeploy.train.state import RunState
 from stdeploy.train.synthetic import make_dataset

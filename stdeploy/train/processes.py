@@ -1,0 +1,143 @@
+"""The processes of a run: those that train, those that decode, and how they are stopped."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+
+from stdeploy.errors import BackendError, TrainingError
+from stdeploy.train.clips import Batch, BrokenVideo, Example
+from stdeploy.train.recipe import Optimisation
+
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a run may use.
+
+    Attributes:
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        devices: processes on each node, one for each GPU; torchrun's, where that was used.
+        nodes: machines, each of which starts the same command; likewise.
+        save_minutes: how often the state is written within an epoch; it is written after each.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    save_minutes: float = 10.0
+
+
+def start_processes(machine: Machine, how: Optimisation) -> Fabric:
+    """Devices, precision and processes.
+
+    Raises:
+        BackendError: they are not there.
+    """
+    launched = torch.distributed.is_torchelastic_launched()
+    if launched:
+        # torchrun has said how many there are.
+        local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+        machine = dataclasses.replace(machine, devices=local, nodes=world // local)
+    gpu = machine.accelerator != "cpu" and torch.cuda.is_available()
+    if machine.accelerator == "cuda" and not gpu:
+        raise BackendError("a GPU was asked for, but torch sees none; see stdeploy doctor")
+    if gpu and machine.devices > torch.cuda.device_count():
+        raise BackendError(
+            f"{machine.devices} devices were asked for, but torch sees "
+            f"{torch.cuda.device_count()} GPU(s)"
+        )
+    if how.precision == "fp16" and not gpu:
+        raise BackendError("fp16 training needs a GPU; use precision fp32 or bf16 on a CPU")
+    if how.sync_batch_norm and not gpu:
+        raise BackendError("sync_batch_norm needs GPUs; leave it out on a CPU")
+    if machine.nodes > 1 and not launched and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        raise BackendError(
+            f"{machine.nodes} nodes do not know of each other; start the command on each with "
+            "torchrun --nnodes N --node-rank I --master-addr HOST --nproc-per-node M -m stdeploy, "
+            "or set MASTER_ADDR and NODE_RANK"
+        )
+    try:
+        fabric = Fabric(
+            accelerator="cuda" if gpu else "cpu",
+            devices=machine.devices,
+            num_nodes=machine.nodes,
+            strategy="ddp" if machine.devices * machine.nodes > 1 else "auto",
+            precision=_PRECISIONS[how.precision],
+        )
+        fabric.launch()
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BackendError(f"processes could not be started: {reason}") from error
+    return fabric
+
+
+def next_of(batches: Iterator[Batch | BrokenVideo]) -> Batch | BrokenVideo:
+    """The next batch.
+
+    Raises:
+        TrainingError: a process that decodes has died.
+    """
+    try:
+        return next(batches)
+    except RuntimeError as error:  # torch's word for it
+        raise TrainingError(
+            f"a process that decodes videos has died: {' '.join(str(error).split())[:200]}; go on "
+            "with --resume, with fewer optimisation.workers if memory is short"
+        ) from error
+
+
+@contextlib.contextmanager
+def before_they_begin() -> Iterator[None]:
+    """Start processes that decode in here, so that SIGTERM waits until `begin_worker` takes it.
+
+    A signal that comes before that would end them, and the step that waits for them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_workers(loader: DataLoader[Example]) -> None:
+    """End the processes that decode now, not when the loader is collected.
+
+    An error on its way up keeps the loader alive until the program ends, and then they would be
+    sent SIGTERM, on which they wait; see `begin_worker`.
+    """
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+        loader._iterator = None
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that a step is finished before the run ends."""
+    stop = threading.Event()
+
+    def tell(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread only
+        return
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
