@@ -16,15 +16,17 @@ from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
 from stdeploy.train.augment import Augmentation, Draw, crop_clip, jitter_colours, sampled_times
 from stdeploy.train.data.labelled import LabelledVideos, mirrored_labels
-from stdeploy.video.reader import VideoReader, limit_threads
-from stdeploy.video.sampling import duration_seconds, frames_at
+from stdeploy.video.opencv import limit_threads
+from stdeploy.video.reader import VideoReader
+from stdeploy.video.sampling import frames_at
+from stdeploy.video.timing import Timing
 from stdeploy.video.transform import Image, resize_short_side
 
 # Which clip: epoch and number of the video. With the seed it decides everything random about a
 # clip, so that a run gives the same clips with any number of workers and after any break.
 Key = tuple[int, int]
 
-# A reader holds timestamps, not an open file: while it is kept, its video is not scanned again.
+# A reader holds timestamps, not an open file: while it is kept, its packets are not read again.
 # Ten thousand videos of ten seconds have 24 MB of them.
 _KEPT_READERS = 10_000
 
@@ -196,10 +198,11 @@ class TrainingClips(Dataset[Example]):
 
     def _clip_of(self, video: Path, draw: Draw) -> NDArray[np.uint8]:
         reader = self._reader(video)
-        duration = duration_seconds(reader.timestamps, fps=reader.fps)
-        times = sampled_times(duration, self._clip, draw)
-        numbers = frames_at(reader.timestamps, times)
-        frames = reader.gather(numbers, _Resize(draw.short_side_px))
+
+        def choose(timing: Timing) -> NDArray[np.intp]:
+            return frames_at(timing.timestamps, sampled_times(timing.duration, self._clip, draw))
+
+        _, frames = reader.gather(choose, _Resize(draw.short_side_px))
         return jitter_colours(crop_clip(frames, self._clip.crop_px, draw), draw)
 
     def _reader(self, video: Path) -> VideoReader:

@@ -22,7 +22,7 @@ from stdeploy.train.loop import train
 from stdeploy.train.processes import Machine
 from stdeploy.train.recipe import Recipe
 from stdeploy.train.run import STATE
-from stdeploy.video.reader import limit_threads
+from stdeploy.video.opencv import limit_threads
 
 RESULT = "result.json"
 

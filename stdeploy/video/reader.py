@@ -1,141 +1,273 @@
-"""Video files to frames with timestamps, through OpenCV and the FFmpeg inside it."""
+"""Any frame of a video file, by number, whichever library decodes it."""
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-# FFmpeg opens whatever a file says it is: a text file named .mp4 can be a list of other local
-# files, and a playlist can name URLs. Only real containers, only local files. OpenCV reads
-# these variables when it opens a video; a user's own setting is left alone.
-_DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,asf,ogg,gif,mjpeg,"
-    "h264,hevc,ivf,av1,obu,dv,nut,rm"
-)
-os.environ.setdefault(
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{_DEMUXERS}"
-)
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+import numpy as np
+from numpy.typing import NDArray
 
-import cv2  # noqa: E402 - after the variables that it reads
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
+from stdeploy.errors import MissingExtraError, VideoError
+from stdeploy.video.decoder import Decoder, DecoderName, Stream
+from stdeploy.video.interlaced import refused_by_opencv
+from stdeploy.video.limits import NO_LIMITS, Limits
+from stdeploy.video.opencv import OpenCV
+from stdeploy.video.timing import Timing
+from stdeploy.video.transform import Image
 
-from stdeploy.errors import VideoError  # noqa: E402
-from stdeploy.video.transform import Image  # noqa: E402
+# Which frames are wanted, once it is known when they are shown.
+Choice = Callable[[Timing], NDArray[np.intp]]
 
-_CAPTURE_PARAMETERS = (
-    cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-    20_000,
-    cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-    20_000,
-)
-_FALLBACK_FPS = 25.0
-_threads = 0  # of one decoder; 0 is one for each processor
-_LEAP_SECONDS = 300.0
+NO_FRAME = "holds no frame that can be decoded here"
+_SAME_SECONDS = 1e-4  # timestamps of a packet and of its frame differ by rounding only
+_LOST = -2  # a position; -1 is before the first frame
+_FAR_FRAMES = 100  # a leap over fewer frames takes as long as decoding them
 
 
-def limit_threads(threads: int) -> None:
-    """Decode and resize with so many threads in this process from now on.
-
-    Processes that decode side by side are to have one each: more would only get in each other's
-    way. cv2 holds its own number for the whole process, and so does this.
-
-    Args:
-        threads: 1 or more; 0 for one of each processor.
-    """
-    global _threads
-    _threads = threads
-    cv2.setNumThreads(threads or -1)
+class IndexMisleadsError(Exception):
+    """Frames did not come as the packets had announced them; ask again, all is known now."""
 
 
 class VideoReader:
-    """One video file: all its timestamps, and any of its frames, upright.
+    """One video file: when its frames are shown, and any of them, upright.
 
-    A file is decoded once to learn when its frames are shown, because headers lie about how
-    many there are, and once more to fetch those that are wanted.
+    Headers lie about how many frames there are, so they are not believed. The packets are, as
+    long as the frames that they hold come out of the decoder at the times that they announce;
+    where one does not, the whole file is decoded once to see.
 
     Args:
         path: of the file.
+        decoder: "auto" is OpenCV, and PyAV for what OpenCV does not read.
+        limits: what a frame and a file may hold.
 
     Raises:
-        VideoError: no such file, or nothing in it that can be decoded.
+        VideoError: no such file, no video in it, or more in it than the limits allow.
+        MissingExtraError: PyAV was asked for and is not installed.
+
+    Attributes:
+        path: of the file.
+        timing: when the frames are shown.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, decoder: DecoderName = "auto", limits: Limits = NO_LIMITS
+    ) -> None:
         _check_file(path)
         self.path = path
-        self.timestamps, self.fps = self._scan()
+        self._limits = limits
+        self._others = _others(decoder)
+        self._decoder: Decoder = self._others.pop(0)()
+        self._trusted = self._decoder.name != OpenCV.name
+        self._begin()
+
+    @property
+    def decoder(self) -> str:
+        """Which library reads this file: "opencv" or "pyav"."""
+        return self._decoder.name
 
     def gather(
-        self, frame_numbers: NDArray[np.intp], prepare: Callable[[Image], Image]
-    ) -> NDArray[np.uint8]:
-        """Fetch frames by number; each is decoded once, skipped ones are not converted.
+        self, choose: Choice, prepare: Callable[[Image], Image]
+    ) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+        """Fetch frames; each is decoded once, skipped ones are not converted.
 
         Args:
-            frame_numbers: of any shape, each 0 to len(timestamps) - 1.
+            choose: gives frame numbers of any shape, 0 to len(timing.timestamps) - 1.
             prepare: turns a decoded frame (H, W, 3), BGR and upright, into what is kept.
 
         Returns:
-            The prepared frames, frame_numbers.shape + (h, w, 3).
+            The frame numbers, and the prepared frames, numbers.shape + (h, w, 3).
 
         Raises:
-            VideoError: a frame that the scan saw cannot be decoded any more.
+            VideoError: what the packets announce cannot be decoded.
         """
-        wanted = np.unique(frame_numbers)
-        gathered: NDArray[np.uint8] | None = None
-        with self._capture() as capture:
-            position = -1
-            for number in wanted:
-                while position < number and capture.grab():
+        while True:
+            numbers = choose(self.timing)
+            wanted = np.unique(numbers)
+            gathered: NDArray[np.uint8] | None = None
+            with contextlib.suppress(IndexMisleadsError):
+                for number, image in zip(wanted, self.images(wanted), strict=True):
+                    frame = prepare(image)
+                    if gathered is None:
+                        gathered = np.empty((*numbers.shape, *frame.shape), dtype=np.uint8)
+                    gathered[numbers == number] = frame
+                assert gathered is not None
+                return numbers, gathered
+
+    def images(self, numbers: Iterable[int]) -> Iterator[Image]:
+        """Decode frames one after the other, while the file is open.
+
+        Args:
+            numbers: of frames, ascending.
+
+        Yields:
+            (H, W, 3), BGR and upright.
+
+        Raises:
+            IndexMisleadsError: `timing` was wrong and has been mended; begin again.
+            VideoError: what the packets announce cannot be decoded.
+        """
+        with self._decoder.open(self.path) as stream:
+            position, sought = -1, False
+            last: Image | None = None
+            for number in numbers:
+                key = self._leap(position, number)
+                if key is not None:
+                    sought = True
+                    stream.seek(float(self._announced[key]))
+                    position = self._position_of(stream.grab(), number)
+                while _LOST < position < number:
                     position += 1
-                ok, image = capture.retrieve() if position == number else (False, None)
-                if not ok or image is None:
-                    raise VideoError(f"frame {number} cannot be decoded; the file is damaged there")
-                try:
-                    frame = prepare(np.asarray(image, dtype=np.uint8))
-                except cv2.error as error:
-                    size = "x".join(str(side) for side in image.shape[1::-1])
-                    raise VideoError(f"frame {number} of {size} px cannot be resized") from error
-                if gathered is None:
-                    gathered = np.empty((*frame_numbers.shape, *frame.shape), dtype=np.uint8)
-                gathered[frame_numbers == number] = frame
-        assert gathered is not None
-        return gathered
+                    if not self._as_announced(stream.grab(), position):
+                        position = _LOST
+                if position == _LOST:
+                    self._mend(sought=sought)
+                    raise IndexMisleadsError
+                image = stream.image()
+                if self._doubts(image, last):
+                    raise IndexMisleadsError
+                last = image
+                yield image
 
-    @contextlib.contextmanager
-    def _capture(self) -> Iterator[cv2.VideoCapture]:
-        capture = cv2.VideoCapture(
-            str(self.path.absolute()),  # FFmpeg would take "10:30.mp4" for a protocol
-            cv2.CAP_FFMPEG,
-            (*_CAPTURE_PARAMETERS, cv2.CAP_PROP_N_THREADS, _threads),
-        )
+    def scan(self) -> None:
+        """Decode the whole file, so that `timing` is what really comes out of it.
+
+        Raises:
+            VideoError: nothing comes out.
+        """
+        with self._decoder.open(self.path) as stream:
+            times = np.fromiter(_times_of(stream, self._limits), dtype=np.float64)
+        if len(times):
+            self._know(times, np.zeros(len(times), dtype=np.bool_), self.timing.fps)
+            self._scanned = True
+        else:
+            self._try_another(NO_FRAME)
+
+    def _begin(self) -> None:
+        """Read the packets."""
+        self._scanned = False
         try:
-            if not capture.isOpened():
-                raise VideoError(
-                    "is no video that can be read here: no known container with a video stream"
-                )
-            capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-            yield capture
-        finally:
-            capture.release()
+            index = self._decoder.index(self.path)
+        except VideoError as error:
+            self._try_another(str(error))
+            return
+        self._limits.check(index)
+        if not len(index.times):
+            self._try_another(NO_FRAME)
+            return
+        ascending = bool((np.diff(index.times) > 0).all())
+        self._know(index.times, index.keys if ascending else index.keys & False, index.fps)
 
-    def _scan(self) -> tuple[NDArray[np.float64], float]:
-        """Timestamps of all frames in seconds from the first, and the frame rate announced."""
-        raw: list[float] = []
-        with self._capture() as capture:
-            announced = capture.get(cv2.CAP_PROP_FPS)
-            while capture.grab():
-                raw.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-        if not raw:
-            raise VideoError("holds no frame that can be decoded here")
-        fps = announced if 0 < announced < 1000 else _FALLBACK_FPS
-        return mend_timestamps(np.asarray(raw), fps=fps), fps
+    def _know(self, times: NDArray[np.float64], keys: NDArray[np.bool_], fps: float) -> None:
+        self._announced = times
+        self._keys = np.flatnonzero(keys)
+        self.timing = Timing.of(times, fps)
+
+    def _try_another(self, reason: str) -> None:
+        """Read the packets with the next library.
+
+        Raises:
+            VideoError: there is none.
+        """
+        if not self._others:
+            raise VideoError(reason)
+        try:
+            self._decoder = self._others.pop(0)()
+        except MissingExtraError as error:
+            raise VideoError(
+                f"{reason}; if it plays elsewhere, PyAV may read it: pip install 'stdeploy[pyav]'"
+            ) from error
+        self._begin()
+
+    def _leap(self, position: int, number: int) -> int | None:
+        """The key frame to seek to, where that is shorter than decoding on.
+
+        It is the last but one before the wanted frame: those next to a key frame may need frames
+        before it. And three have to lie ahead, because libraries step back by one themselves.
+        """
+        before = int(np.searchsorted(self._keys, number, side="right"))
+        if before < 3 or number - position < _FAR_FRAMES or self._keys[before - 3] <= position:
+            return None
+        return int(self._keys[before - 2])
+
+    def _position_of(self, landed: float | None, number: int) -> int:
+        """Which frame a seek has led to; _LOST if not to a known one, or not before `number`."""
+        if landed is None:
+            return _LOST
+        position = int(np.searchsorted(self._announced, landed - _SAME_SECONDS))
+        return position if position <= number and self._as_announced(landed, position) else _LOST
+
+    def _as_announced(self, time: float | None, position: int) -> bool:
+        return (
+            time is not None
+            and position < len(self._announced)
+            and abs(time - self._announced[position]) <= _SAME_SECONDS
+        )
+
+    def _mend(self, *, sought: bool) -> None:
+        """Believe less: no seeking first, then nothing but what has been decoded."""
+        if sought:
+            self._keys = self._keys[:0]
+        elif self._scanned:
+            raise VideoError("does not decode twice alike; the file is damaged")
+        else:
+            self.scan()
+
+    def _doubts(self, image: Image, last: Image | None) -> bool:
+        """Whether to begin again with another library, because of what a picture looks like.
+
+        OpenCV gives the picture before, without a word, where it cannot convert a frame: all of
+        an interlaced video. One that really stands still looks the same, and then nothing is lost
+        by the other library.
+
+        Raises:
+            VideoError: the picture is too large, or wrong with no other library to ask.
+        """
+        height, width = image.shape[:2]
+        self._limits.check_size(width, height)
+        if self._trusted or last is None or not np.array_equal(image, last):
+            return False
+        self._trusted = True
+        if self._others:
+            with contextlib.suppress(MissingExtraError):
+                self._decoder = self._others.pop(0)()
+                self._begin()
+                return True
+        if self._decoder.name == OpenCV.name and refused_by_opencv(self.path):
+            raise VideoError(
+                "is interlaced, which OpenCV cannot convert; PyAV can: "
+                "pip install 'stdeploy[pyav]' and leave the reader to auto"
+            )
+        return False
+
+
+def _others(decoder: DecoderName) -> list[Callable[[], Decoder]]:
+    """Libraries in the order in which they are tried."""
+    match decoder:
+        case "auto":
+            return [OpenCV, _pyav]
+        case "opencv":
+            return [OpenCV]
+        case "pyav":
+            return [_pyav]
+
+
+def _pyav() -> Decoder:
+    from stdeploy.video.pyav import PyAV  # an extra
+
+    return PyAV()
+
+
+def _times_of(stream: Stream, limits: Limits) -> Iterator[float]:
+    count = 0
+    while (time := stream.grab()) is not None:
+        count += 1
+        limits.check_frames(count)
+        yield time
 
 
 def _check_file(path: Path) -> None:
-    """Say in words what OpenCV would not.
+    """Say in words what the libraries would not.
 
     Raises:
         VideoError: there is no such file, or it cannot be read.
@@ -154,32 +286,3 @@ def _check_file(path: Path) -> None:
         raise VideoError(f"cannot be read: {error.strerror}") from error
     if not os.access(path, os.R_OK):
         raise VideoError("cannot be read: permission denied")
-
-
-def mend_timestamps(raw: NDArray[np.float64], *, fps: float) -> NDArray[np.float64]:
-    """Make timestamps start at 0 and ascend without leaps.
-
-    Some containers leave timestamps out (AVI with reordered frames loses the last one): those
-    that do not ascend are put one typical interval after the frame before. Streams that were
-    joined leap by hours: a leap of more than five minutes, forwards or back, becomes one typical
-    interval, and what follows moves along.
-
-    >>> mend_timestamps(np.array([2.0, 2.5, 0.0, 3.5]), fps=2.0).tolist()
-    [0.0, 0.5, 1.0, 1.5]
-
-    Args:
-        raw: in seconds, in the order in which frames are decoded.
-        fps: gives the interval where no two timestamps ascend.
-    """
-    steps = np.diff(raw)
-    usual = steps[(steps > 0) & (steps <= _LEAP_SECONDS)]
-    interval = float(np.median(usual)) if len(usual) else 1.0 / fps
-    mended = np.zeros_like(raw)
-    offset = -raw[0]
-    for index in range(1, len(raw)):
-        step = raw[index] - raw[index - 1]
-        if abs(step) > _LEAP_SECONDS:
-            offset += interval - step
-        time = raw[index] + offset
-        mended[index] = time if time > mended[index - 1] else mended[index - 1] + interval
-    return mended

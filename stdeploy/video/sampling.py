@@ -16,24 +16,6 @@ from stdeploy.spec import ClipSpec
 EDGE_SECONDS = 1e-3
 
 
-def duration_seconds(timestamps: NDArray[np.float64], *, fps: float) -> float:
-    """How long a video stands on the screen.
-
-    The last frame is taken to stand as long as the typical one (the median interval), and a
-    single frame 1 / fps.
-
-    >>> duration_seconds(np.array([0.0, 0.1, 0.2]), fps=25.0)  # doctest: +ELLIPSIS
-    0.300...
-
-    Args:
-        timestamps: of all frames, in seconds, ascending, the first 0.
-        fps: frame rate that is assumed for a video of one frame.
-    """
-    if len(timestamps) == 1:
-        return 1.0 / fps
-    return float(timestamps[-1] + np.median(np.diff(timestamps)))
-
-
 def view_times(duration: float, clip: ClipSpec, views: int) -> NDArray[np.float64]:
     """The moments of evenly spaced clips.
 

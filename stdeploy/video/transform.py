@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
 
 Image = NDArray[np.uint8]
@@ -17,6 +18,9 @@ def resize_short_side(image: Image, short_side_px: int) -> Image:
     Args:
         image: (H, W, 3).
         short_side_px: new length of the shorter side.
+
+    Raises:
+        VideoError: the picture is so narrow that the new one is larger than cv2 can make it.
     """
     height, width = image.shape[:2]
     factor = short_side_px / min(height, width)
@@ -24,7 +28,10 @@ def resize_short_side(image: Image, short_side_px: int) -> Image:
         return image
     size = (max(short_side_px, round(width * factor)), max(short_side_px, round(height * factor)))
     interpolation = cv2.INTER_AREA if factor < 1.0 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, size, interpolation=interpolation), dtype=np.uint8)
+    try:
+        return np.asarray(cv2.resize(image, size, interpolation=interpolation), dtype=np.uint8)
+    except cv2.error as error:
+        raise VideoError(f"has a frame of {width}x{height} px, which cannot be resized") from error
 
 
 def crop(image: Image, side_px: int, *, top: float = 0.5, left: float = 0.5) -> Image:

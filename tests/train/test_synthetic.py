@@ -44,8 +44,8 @@ def test_data_set_has_the_layout_of_something_something(folder: Path) -> None:
 def test_videos_decode(folder: Path) -> None:
     for sample in read_something(folder, "validation").samples:
         reader = VideoReader(sample.video)
-        assert 22 <= len(reader.timestamps) <= 30
-        assert reader.fps == pytest.approx(12.0, rel=0.01)
+        assert 22 <= len(reader.timing.timestamps) <= 30
+        assert reader.timing.fps == pytest.approx(12.0, rel=0.01)
         assert reader.gather(np.array([0]), lambda image: image).shape == (1, 72, 80, 3)
 
 
@@ -102,7 +102,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 def all_frames(video: Path) -> NDArray[np.uint8]:
     reader = VideoReader(video)
-    return reader.gather(np.arange(len(reader.timestamps)), lambda image: image)
+    return reader.gather(lambda timing: np.arange(len(timing.timestamps)), lambda image: image)[1]
 
 
 def test_only_validation_videos_are_perturbed_and_in_nothing_else(tmp_path: Path) -> None:

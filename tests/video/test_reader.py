@@ -5,12 +5,17 @@ import numpy as np
 import pytest
 
 from stdeploy.errors import VideoError
-from stdeploy.video.reader import VideoReader, mend_timestamps
+from stdeploy.video.reader import VideoReader
+from stdeploy.video.timing import mend_timestamps
 from tests.video.videos import number_of, numbered_frames, set_rotation, write_video
 
 
 def same(image: np.ndarray) -> np.ndarray:
     return image
+
+
+def gather(reader: VideoReader, numbers: np.ndarray) -> np.ndarray:
+    return reader.gather(lambda _timing: numbers, same)[1]
 
 
 @pytest.mark.parametrize(
@@ -19,16 +24,16 @@ def same(image: np.ndarray) -> np.ndarray:
 def test_every_frame_comes_with_its_timestamp(tmp_path: Path, name: str, codec: str) -> None:
     path = write_video(tmp_path / name, numbered_frames(12), fps=10.0, codec=codec)
     reader = VideoReader(path)
-    np.testing.assert_allclose(reader.timestamps, np.arange(12) / 10, atol=1e-3)
-    assert reader.fps == pytest.approx(10.0, rel=0.01)
-    frames = reader.gather(np.arange(12), same)
+    np.testing.assert_allclose(reader.timing.timestamps, np.arange(12) / 10, atol=1e-3)
+    assert reader.timing.fps == pytest.approx(10.0, rel=0.01)
+    frames = gather(reader, np.arange(12))
     assert [number_of(frame) for frame in frames] == list(range(12))
 
 
 def test_gather_keeps_shape_order_and_repeats(tmp_path: Path) -> None:
     reader = VideoReader(write_video(tmp_path / "a.mp4", numbered_frames(12)))
     wanted = np.array([[7, 2, 2], [11, 0, 7]])
-    frames = reader.gather(wanted, same)
+    frames = gather(reader, wanted)
     assert frames.shape == (2, 3, 48, 64, 3)
     assert [[number_of(frame) for frame in row] for row in frames] == wanted.tolist()
 
@@ -36,7 +41,9 @@ def test_gather_keeps_shape_order_and_repeats(tmp_path: Path) -> None:
 def test_only_wanted_frames_are_prepared(tmp_path: Path) -> None:
     reader = VideoReader(write_video(tmp_path / "a.mp4", numbered_frames(12)))
     seen = []
-    reader.gather(np.array([3, 9, 3]), lambda image: seen.append(number_of(image)) or image)
+    reader.gather(
+        lambda _timing: np.array([3, 9, 3]), lambda image: seen.append(number_of(image)) or image
+    )
     assert seen == [3, 9]
 
 
@@ -56,7 +63,7 @@ def test_frames_are_upright_whatever_the_rotation_tag(
     frame[:16] = (0, 0, 255)
     path = write_video(tmp_path / "a.mp4", [frame] * 3)
     set_rotation(path, degrees)
-    upright = VideoReader(path).gather(np.array([1]), same)[0]
+    upright = gather(VideoReader(path), np.array([1]))[0]
     assert upright.shape == shape
     row, column = (int(f * size) for f, size in zip(red_at, shape, strict=False))
     assert upright[row, column, 2] > 200
@@ -67,9 +74,8 @@ def test_a_truncated_video_gives_the_frames_that_are_there(tmp_path: Path) -> No
     path = write_video(tmp_path / "a.avi", numbered_frames(40), codec="MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     reader = VideoReader(path)
-    count = len(reader.timestamps)
-    assert 5 < count < 35
-    frames = reader.gather(np.arange(count), same)
+    numbers, frames = reader.gather(lambda timing: np.arange(len(timing.timestamps)), same)
+    assert 5 < len(numbers) < 35
     assert [number_of(frame) for frame in frames[:5]] == [0, 1, 2, 3, 4]
 
 
@@ -100,7 +106,7 @@ def test_odd_names_are_files_like_others(
 ) -> None:
     write_video(tmp_path / "plain.mp4", numbered_frames(5)).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    assert len(VideoReader(Path(name)).timestamps) == 5
+    assert len(VideoReader(Path(name)).timing.timestamps) == 5
 
 
 def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
@@ -171,10 +177,11 @@ FRAMES_OF_SHARED_VIDEOS = {
 def test_odd_videos_give_all_their_frames(shared_videos: Path, name: str) -> None:
     count, size = FRAMES_OF_SHARED_VIDEOS[name]
     reader = VideoReader(shared_videos / name)
-    assert len(reader.timestamps) == count
-    assert reader.timestamps[0] == 0
-    assert (np.diff(reader.timestamps) > 0).all()
-    assert reader.gather(np.array([0, count - 1]), same).shape == (2, *size, 3)
+    reader.scan()
+    assert len(reader.timing.timestamps) == count
+    assert reader.timing.timestamps[0] == 0
+    assert (np.diff(reader.timing.timestamps) > 0).all()
+    assert gather(reader, np.array([0, count - 1])).shape == (2, *size, 3)
 
 
 @pytest.mark.parametrize("name", ["empty.flv", "nasa_13013.mp4.audio.mp3"])

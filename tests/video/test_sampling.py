@@ -3,7 +3,8 @@ import pytest
 
 from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
-from stdeploy.video.sampling import duration_seconds, frames_at, view_times
+from stdeploy.video.sampling import frames_at, view_times
+from stdeploy.video.timing import Timing
 
 FOUR = ClipSpec(num_frames=4, frame_stride=2, fps=10.0, short_side_px=8, crop_px=8)
 
@@ -13,7 +14,7 @@ def constant(num_frames: int, fps: float) -> np.ndarray:
 
 
 def chosen(timestamps: np.ndarray, clip: ClipSpec, views: int = 1, fps: float = 10.0) -> list:
-    duration = duration_seconds(timestamps, fps=fps)
+    duration = Timing(timestamps, fps).duration
     return frames_at(timestamps, view_times(duration, clip, views)).tolist()
 
 
@@ -94,5 +95,5 @@ def test_rounded_timestamps_neither_skip_nor_repeat() -> None:
 
 
 def test_duration_counts_the_last_frame() -> None:
-    assert duration_seconds(np.array([0.0, 0.1, 0.2, 0.3]), fps=99) == pytest.approx(0.4)
-    assert duration_seconds(np.array([0.0]), fps=25) == pytest.approx(0.04)
+    assert Timing(np.array([0.0, 0.1, 0.2, 0.3]), fps=99).duration == pytest.approx(0.4)
+    assert Timing(np.array([0.0]), fps=25).duration == pytest.approx(0.04)

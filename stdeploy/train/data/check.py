@@ -12,8 +12,8 @@ from pathlib import Path
 from stdeploy.errors import DatasetError, VideoError
 from stdeploy.files import sha256_of
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
-from stdeploy.video.reader import VideoReader, limit_threads
-from stdeploy.video.sampling import duration_seconds
+from stdeploy.video.opencv import limit_threads
+from stdeploy.video.reader import VideoReader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +72,14 @@ def look(video: Path) -> Looked:
     """Decode a video once, to its end."""
     try:
         reader = VideoReader(video)
+        reader.scan()
         digest = sha256_of(video)
     except VideoError as error:
         return Looked(video, str(error))
     except OSError as error:
         return Looked(video, f"cannot be read: {error.strerror}")
-    seconds = duration_seconds(reader.timestamps, fps=reader.fps)
-    return Looked(video, None, len(reader.timestamps), seconds, digest)
+    timing = reader.timing
+    return Looked(video, None, len(timing.timestamps), timing.duration, digest)
 
 
 def look_at_all(

@@ -1,0 +1,11 @@
+"""Which files FFmpeg may open.
+
+FFmpeg opens whatever a file says it is: a text file named .mp4 can be a list of other local
+files, and a playlist can name URLs. Only real containers, only local files.
+"""
+
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,asf,ogg,gif,mjpeg,"
+    "h264,hevc,ivf,av1,obu,dv,nut,rm"
+)
+PROTOCOLS = "file"

@@ -1,0 +1,73 @@
+"""How much of this machine one video may use."""
+
+import dataclasses
+
+from stdeploy.errors import VideoError
+from stdeploy.video.decoder import Index
+
+_MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one video may hold, and what decoding it may cost.
+
+    A file of 400 kB can hold 60 GB of pixels. The reader checks what a file holds; what it costs
+    can only be limited from outside, for a process (see `decode_pool`).
+
+    Attributes:
+        pixels: of one frame, width x height.
+        frames: of a file.
+        streams: of a file: pictures, sound, subtitles.
+        memory_bytes: address space of the process that decodes.
+        cpu_seconds: processor time of one video.
+        wall_seconds: from asking for a video to having it.
+    """
+
+    pixels: int = 7680 * 4320
+    frames: int = 1_000_000
+    streams: int = 32
+    memory_bytes: int = 4096 * _MIB
+    cpu_seconds: int = 120
+    wall_seconds: float = 180.0
+
+    def check(self, index: Index) -> None:
+        """Compare with what the packets and the header announce.
+
+        Raises:
+            VideoError: it is more.
+        """
+        self.check_size(index.width, index.height)
+        self.check_frames(len(index.times))
+
+    def check_size(self, width: int, height: int) -> None:
+        """Compare with the size of a frame.
+
+        Raises:
+            VideoError: it is larger.
+        """
+        if width * height > self.pixels:
+            raise VideoError(
+                f"has frames of {width}x{height} px; at most {self.pixels / 1e6:.1f} million "
+                "pixels are allowed"
+            )
+
+    def check_frames(self, count: int) -> None:
+        """Compare with the number of frames.
+
+        Raises:
+            VideoError: there are more.
+        """
+        if count > self.frames:
+            raise VideoError(f"has more than {self.frames} frames, which is not allowed")
+
+
+_UNLIMITED = 2**62
+NO_LIMITS = Limits(
+    pixels=_UNLIMITED,
+    frames=_UNLIMITED,
+    streams=_UNLIMITED,
+    memory_bytes=_UNLIMITED,
+    cpu_seconds=_UNLIMITED,
+    wall_seconds=float("inf"),
+)
