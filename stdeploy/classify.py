@@ -1,20 +1,87 @@
 """The Classifier: the one place that knows the whole way from a video file to a prediction."""
 
+import contextlib
+import dataclasses
+import os
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard, read_card
+from stdeploy.dense import DenseWindows, Trunk
 from stdeploy.errors import VideoError
 from stdeploy.files import sha256_of
-from stdeploy.prediction import Prediction, rank
+from stdeploy.ordered import ordered_map, prefetch
+from stdeploy.prediction import Logits, Prediction, rank, softmax
 from stdeploy.runtime.base import DEFAULT_OPTIONS, Runtime, RuntimeOptions
 from stdeploy.runtime.opening import open_runtime
-from stdeploy.video.views import read_views
+from stdeploy.timeline import Timeline, TimelineMaker, TimelineOptions
+from stdeploy.video.clips import ClipRequest, Clips, ReadClips, read_clips
+from stdeploy.video.decoder import DecoderName
+from stdeploy.video.opencv import decoding_threads, limit_threads
+
+_MOST_JOBS = 8
+_WINDOWS_AHEAD = 2  # groups of windows, or chunks of frames, that wait for the network
+_CHUNK_FRAMES = 16
+_STRETCH_FRAMES = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifyOptions:
+    """How videos become clips and clips become batches.
+
+    Attributes:
+        views: clips per video; None takes the card's.
+        crops: of each of those, 1 (the centre) or 3 (along the longer side).
+        batch: clips that the network gets at once, of one video or of several.
+        jobs: videos decoded at once; None is one for each processor, at most 8.
+        decoder: the library that reads them, see `VideoReader`.
+    """
+
+    views: int | None = None
+    crops: Literal[1, 3] = 1
+    batch: int = 1
+    jobs: int | None = None
+    decoder: DecoderName = "auto"
+
+    @property
+    def decoding_jobs(self) -> int:
+        """Videos decoded at once."""
+        return self.jobs or min(_MOST_JOBS, os.cpu_count() or 1)
+
+
+DEFAULT_CLASSIFY = ClassifyOptions()
+
+
+@dataclasses.dataclass
+class _Awaited:
+    """A video of which not all clips have been through the network.
+
+    Attributes:
+        video: the file.
+        clips: decoded; None where it gave none.
+        error: why not.
+        decode_ms: how long that took.
+        logits: of the clips that are done.
+        infer_ms: its share of the time that the batches took.
+    """
+
+    video: Path
+    clips: Clips | None
+    error: VideoError | None
+    decode_ms: float
+    logits: list[NDArray[np.float32]] = dataclasses.field(default_factory=list)
+    infer_ms: float = 0.0
+
+    @property
+    def done(self) -> bool:
+        return self.clips is None or len(self.logits) == len(self.clips.frames)
 
 
 class Classifier:
@@ -24,9 +91,9 @@ class Classifier:
         runtime: runs the network.
         card: of the artifact.
         artifact_sha256: its digest.
-        views: clips per video; None takes the card's.
-        crops: of each of those, 1 (the centre) or 3 (along the longer side).
-        max_batch: clips that the network gets at once.
+        options: views, batches, how many videos at once.
+        read: how clips are read: in this process, or by a `DecodePool` for files that are not
+            trusted.
     """
 
     def __init__(
@@ -35,35 +102,37 @@ class Classifier:
         card: ModelCard,
         *,
         artifact_sha256: str,
-        views: int | None = None,
-        crops: int = 1,
-        max_batch: int = 1,
+        options: ClassifyOptions = DEFAULT_CLASSIFY,
+        read: ReadClips = read_clips,
     ) -> None:
         self.runtime = runtime
         self.card = card
-        self.views = card.clip.views if views is None else views
-        self.crops = crops
+        self.views = card.clip.views if options.views is None else options.views
+        self.crops = options.crops
+        self.jobs = options.decoding_jobs
+        self._batch = options.batch
+        self._read = read
+        self._request = ClipRequest(
+            clip=card.clip, views=self.views, crops=options.crops, decoder=options.decoder
+        )
         self._artifact_sha256 = artifact_sha256
-        self._max_batch = max_batch
 
     @classmethod
     def open(
         cls,
         artifact: Path,
         *,
-        views: int | None = None,
-        crops: int = 1,
-        max_batch: int = 1,
-        options: RuntimeOptions = DEFAULT_OPTIONS,
+        options: ClassifyOptions = DEFAULT_CLASSIFY,
+        runtime_options: RuntimeOptions = DEFAULT_OPTIONS,
+        read: ReadClips = read_clips,
     ) -> Self:
         """Open an artifact and verify it with its golden clip.
 
         Args:
             artifact: a .onnx, .engine, .fused.safetensors or .pt file.
-            views: clips per video; None takes the card's.
-            crops: of each of those, 1 (the centre) or 3 (along the longer side).
-            max_batch: clips that the network gets at once.
-            options: backend, device and precision.
+            options: views, batches, how many videos at once.
+            runtime_options: backend, device and precision.
+            read: see above.
 
         Raises:
             ArtifactError: it cannot be used.
@@ -71,12 +140,11 @@ class Classifier:
         """
         card = read_card(artifact)
         return cls(
-            open_runtime(artifact, card, options),
+            open_runtime(artifact, card, runtime_options),
             card,
             artifact_sha256=sha256_of(artifact),
-            views=views,
-            crops=crops,
-            max_batch=max_batch,
+            options=options,
+            read=read,
         )
 
     def classify(self, video: Path) -> Prediction:
@@ -85,43 +153,168 @@ class Classifier:
         Raises:
             VideoError: it gives no clip; the message says why, without the path.
         """
-        start = time.perf_counter()
-        decoded_views = read_views(video, self.card.clip, self.views, crops=self.crops)
-        frames = decoded_views.frames
-        decoded = time.perf_counter()
-        view_logits = np.concatenate(
-            [
-                self.runtime.run(frames[first : first + self._max_batch])
-                for first in range(0, len(frames), self._max_batch)
-            ]
-        )
-        inferred = time.perf_counter()
-        labels, scores = rank(view_logits, self.card.labels)
-        shown = decoded_views.times_seconds
-        return Prediction(
-            video=str(video),
-            labels=labels,
-            scores=scores,
-            view_logits=view_logits,
-            view_spans_seconds=tuple((float(t.min()), float(t.max())) for t in shown),
-            timings_ms={"decode": 1e3 * (decoded - start), "infer": 1e3 * (inferred - decoded)},
-            device=f"{self.runtime.name} on {self.runtime.device}",
-            artifact_sha256=self._artifact_sha256,
-        )
+        awaited = self._decode(video)
+        while not awaited.done:
+            self._infer([awaited])
+        return self._prediction(awaited)
 
     def classify_all(
         self, videos: Iterable[Path]
     ) -> Iterator[tuple[Path, Prediction | VideoError]]:
-        """Classify videos one after the other; a broken one gives its error and the rest go on."""
-        for video in videos:
-            try:
-                yield video, self.classify(video)
-            except VideoError as error:
-                yield video, error
+        """Classify videos; a broken one gives its error and the rest go on.
+
+        Some are decoded while others are in the network, and clips of several share its batches.
+
+        Yields:
+            Each video with its result, in the order in which they came.
+        """
+        waiting: deque[_Awaited] = deque()
+        with _one_thread_each(self.jobs):
+            decoded = ordered_map(self._decode, videos, threads=self.jobs, ahead=self.jobs)
+            with contextlib.closing(decoded):
+                for _, awaited in decoded:
+                    waiting.append(awaited)
+                    while self._missing(waiting) >= self._batch:
+                        self._infer(waiting)
+                    yield from self._finished(waiting)
+            while self._missing(waiting):
+                self._infer(waiting)
+            yield from self._finished(waiting)
+
+    def timeline(
+        self,
+        video: Path,
+        options: TimelineOptions,
+        *,
+        trunk: Trunk | None = None,
+        progress: Callable[[float, float], None] = lambda _done, _of: None,
+    ) -> Timeline:
+        """Classify windows all along a video; an hour needs as much memory as a minute.
+
+        Args:
+            video: a file.
+            options: hop and thresholds. With a trunk the hop is rounded to whole frames.
+            trunk: of the same artifact; windows then share its work, see dense.py.
+            progress: is told how many seconds are done, and of how many.
+
+        Raises:
+            VideoError: it gives no clip, or is damaged on the way.
+        """
+        clip = self.card.clip
+        if trunk is not None:
+            hop_frames = max(1, round(options.hop_seconds / clip.interval_seconds))
+            options = dataclasses.replace(options, hop_seconds=hop_frames * clip.interval_seconds)
+            scores = self._dense_scores(video, trunk, hop_frames)
+        else:
+            scores = self._window_scores(video, options.hop_seconds)
+        maker = TimelineMaker(clip.span_seconds, options)
+        duration = 0.0
+        for number, (logits, duration) in enumerate(scores):
+            maker.add(softmax(logits))
+            progress(min(number * options.hop_seconds, duration), duration)
+        cells, segments = maker.finish(duration)
+        return Timeline(
+            video=str(video),
+            labels=self.card.labels,
+            duration_seconds=duration,
+            options=options,
+            cells=cells,
+            segments=segments,
+            how="windows" if trunk is None else "dense",
+            device=self._device,
+            artifact_sha256=self._artifact_sha256,
+        )
 
     def close(self) -> None:
         """Close the runtime."""
         self.runtime.close()
+
+    def _window_scores(self, video: Path, hop: float) -> Iterator[tuple[Logits, float]]:
+        """Logits (K,) of each window, and the duration of the video."""
+        request = self._request.model_copy(update={"hop_seconds": hop, "group": self._batch})
+        with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
+            for clips in read:
+                for logits in self.runtime.run(clips.frames):
+                    yield logits, clips.duration_seconds
+
+    def _dense_scores(
+        self, video: Path, trunk: Trunk, hop_frames: int
+    ) -> Iterator[tuple[Logits, float]]:
+        request = self._request.model_copy(update={"chunk_frames": _CHUNK_FRAMES})
+        windows = DenseWindows(
+            trunk, window=self.card.clip.num_frames, hop=hop_frames, stretch=_STRETCH_FRAMES
+        )
+        duration = 0.0
+        with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
+            for clips in read:
+                duration = clips.duration_seconds
+                for together in windows.add(clips.frames[0]):
+                    for logits in together:
+                        yield logits, duration
+        for together in windows.finish():
+            for logits in together:
+                yield logits, duration
+
+    def _decode(self, video: Path) -> _Awaited:
+        start = time.perf_counter()
+        clips, found = None, None
+        try:
+            (clips,) = self._read(video, self._request)
+        except VideoError as error:
+            found = error
+        return _Awaited(video, clips, found, 1e3 * (time.perf_counter() - start))
+
+    def _infer(self, waiting: Iterable[_Awaited]) -> None:
+        """Run one batch of the clips that have waited longest."""
+        batch: list[tuple[_Awaited, NDArray[np.uint8]]] = []
+        for awaited in waiting:
+            if awaited.clips is not None:
+                room = self._batch - len(batch)
+                first = len(awaited.logits)
+                batch += [(awaited, clip) for clip in awaited.clips.frames[first : first + room]]
+        start = time.perf_counter()
+        # One clip needs no copy.
+        frames = batch[0][1][None] if len(batch) == 1 else np.stack([clip for _, clip in batch])
+        logits = self.runtime.run(frames)
+        each_ms = 1e3 * (time.perf_counter() - start) / len(batch)
+        for (awaited, _), row in zip(batch, logits, strict=True):
+            awaited.logits.append(row)
+            awaited.infer_ms += each_ms
+
+    @property
+    def _device(self) -> str:
+        return f"{self.runtime.name} on {self.runtime.device}"
+
+    def _missing(self, waiting: Iterable[_Awaited]) -> int:
+        return sum(len(a.clips.frames) - len(a.logits) for a in waiting if a.clips is not None)
+
+    def _finished(self, waiting: deque[_Awaited]) -> Iterator[tuple[Path, Prediction | VideoError]]:
+        while waiting and waiting[0].done:
+            awaited = waiting.popleft()
+            yield awaited.video, awaited.error or self._prediction(awaited)
+
+    def _prediction(self, awaited: _Awaited) -> Prediction:
+        """What comes of a video whose clips are all done.
+
+        Raises:
+            VideoError: it gave none.
+        """
+        if awaited.clips is None:
+            assert awaited.error is not None
+            raise awaited.error
+        view_logits = np.stack(awaited.logits)
+        labels, scores = rank(view_logits, self.card.labels)
+        shown = awaited.clips.times_seconds
+        return Prediction(
+            video=str(awaited.video),
+            labels=labels,
+            scores=scores,
+            view_logits=view_logits,
+            view_spans_seconds=tuple((float(t.min()), float(t.max())) for t in shown),
+            timings_ms={"decode": awaited.decode_ms, "infer": awaited.infer_ms},
+            device=self._device,
+            artifact_sha256=self._artifact_sha256,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -133,3 +326,15 @@ class Classifier:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _one_thread_each(jobs: int) -> Iterator[None]:
+    """Where several videos are decoded at once, one thread for each is the fastest."""
+    before = decoding_threads()
+    if jobs > 1:
+        limit_threads(1)
+    try:
+        yield
+    finally:
+        limit_threads(before)

@@ -118,6 +118,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of(path: Path) -> str | None:
+    """Like `sha256_of`; None where the file cannot be read."""
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends without an error.

@@ -1,10 +1,11 @@
 """What the verbs share: results go to standard output, progress and notes to standard error."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
@@ -33,6 +34,31 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
         def update(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
+
+        yield update
+
+
+@contextlib.contextmanager
+def rate_bar(what: str, things: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with how many there are a second, on standard error, on a terminal only.
+
+    Yields:
+        A function that takes how much is done and how much there is in all.
+    """
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    start = time.monotonic()
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(what, total=None, rate="")
+
+        def update(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - start, 1e-3)
+            progress.update(task, completed=done, total=total, rate=f"{rate:.1f} {things}/s")
 
         yield update
 

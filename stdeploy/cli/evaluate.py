@@ -80,7 +80,7 @@ def command(
 
     With two artifacts, also on how many videos they agree, and on which not.
     """
-    from stdeploy.classify import Classifier
+    from stdeploy.classify import Classifier, ClassifyOptions
     from stdeploy.picture import checked_picture
     from stdeploy.train.data.opening import read_split
     from stdeploy.train.evaluate import compare, evaluate
@@ -98,10 +98,11 @@ def command(
     )
     if confusion is not None:
         checked_picture(confusion)
+    chain = ClassifyOptions(views=views, crops=3 if int(crops) == 3 else 1)
     labelled = read_split(data, split.value, fold=fold)
     results = []
     for path in [artifact] if other is None else [artifact, other]:
-        with Classifier.open(path, views=views, crops=int(crops), options=options) as classifier:
+        with Classifier.open(path, options=chain, runtime_options=options) as classifier:
             runtime = classifier.runtime
             note(
                 f"{path}, {runtime.name} on {runtime.device} in {runtime.precision}, "

@@ -35,6 +35,18 @@ class PrecisionName(StrEnum):
     INT8 = "int8"
 
 
+class ReaderName(StrEnum):
+    """Libraries that decode videos."""
+
+    AUTO = "auto"
+    OPENCV = "opencv"
+    PYAV = "pyav"
+
+
+ReaderOption = Annotated[
+    ReaderName,
+    typer.Option("--reader", help="auto: OpenCV, and PyAV for what OpenCV cannot read."),
+]
 BackendOption = Annotated[BackendName, typer.Option("--backend", help="auto: see stdeploy doctor.")]
 DeviceOption = Annotated[
     DeviceName, typer.Option("--device", help="cuda is refused where it cannot be had.")

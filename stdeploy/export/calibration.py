@@ -12,7 +12,7 @@ from stdeploy.card import Calibration
 from stdeploy.errors import DatasetError, VideoError
 from stdeploy.files import VIDEO_SUFFIXES
 from stdeploy.spec import ClipSpec
-from stdeploy.video.views import read_views
+from stdeploy.video.clips import read_views
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 
-from stdeploy.classify import Classifier
+from stdeploy.classify import Classifier, ClassifyOptions
 from stdeploy.errors import SpecError, StdeployError, TrainingError
 from stdeploy.files import whole_file
 from stdeploy.train.data.labelled import LabelledVideos
@@ -89,7 +89,7 @@ def run(job: Job, setting: Setting) -> float:
         machine=setting.machine,
         resume=state.is_file(),
     )
-    with Classifier.open(checkpoint, views=setting.views) as classifier:
+    with Classifier.open(checkpoint, options=ClassifyOptions(views=setting.views)) as classifier:
         top1 = evaluate(classifier, setting.held_out).top1
     with whole_file(done) as temporary:
         temporary.write_text(json.dumps({"top1": top1, **made_from}) + "\n")

@@ -16,7 +16,7 @@ from stdeploy.spec import ClipSpec
 from stdeploy.train.clips import begin_worker
 from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.processes import before_they_begin
-from stdeploy.video.views import read_views
+from stdeploy.video.clips import read_views
 
 _Item = tuple[Tensor, int]
 

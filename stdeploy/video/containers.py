@@ -9,3 +9,16 @@ CONTAINERS = (
     "h264,hevc,ivf,av1,obu,dv,nut,rm"
 )
 PROTOCOLS = "file"
+CAPTURE_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # a variable that OpenCV reads
+
+
+def capture_options(streams: int | None = None) -> str:
+    """What `CAPTURE_OPTIONS` has to be, for files like these only.
+
+    Args:
+        streams: that a file may hold; None leaves that to FFmpeg.
+    """
+    options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": CONTAINERS}
+    if streams is not None:
+        options["max_streams"] = str(streams)
+    return "|".join(f"{name};{value}" for name, value in options.items())

@@ -1,6 +1,7 @@
 """How much of this machine one video may use."""
 
 import dataclasses
+from typing import Any
 
 from stdeploy.errors import VideoError
 from stdeploy.video.decoder import Index
@@ -26,10 +27,19 @@ class Limits:
 
     pixels: int = 7680 * 4320
     frames: int = 1_000_000
-    streams: int = 32
-    memory_bytes: int = 4096 * _MIB
+    streams: int = 128
+    memory_bytes: int = 2048 * _MIB
     cpu_seconds: int = 120
     wall_seconds: float = 180.0
+
+    def to_message(self) -> dict[str, Any]:
+        """Plain data, from which the constructor makes it again."""
+        return dataclasses.asdict(self)
+
+    @property
+    def too_much_memory(self) -> str:
+        """What is wrong with a video that needs more memory."""
+        return f"needs more than {self.memory_bytes // _MIB} MiB of memory to decode"
 
     def check(self, index: Index) -> None:
         """Compare with what the packets and the header announce.

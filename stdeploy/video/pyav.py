@@ -23,13 +23,20 @@ _TIMEOUT_SECONDS = 20.0
 
 
 class PyAV:
-    """See `Decoder`."""
+    """See `Decoder`.
+
+    Args:
+        streams: that a file may hold.
+    """
 
     name = "pyav"
 
+    def __init__(self, streams: int) -> None:
+        self._streams = streams
+
     def index(self, path: Path) -> Index:
         """All packets; they are read, not decoded."""
-        with _container(path) as (container, stream):
+        with _container(path, self._streams) as (container, stream):
             packets = [
                 (_seconds(packet, stream), packet.is_keyframe)
                 for packet in container.demux(stream)
@@ -45,7 +52,7 @@ class PyAV:
     @contextlib.contextmanager
     def open(self, path: Path) -> Iterator["_Stream"]:
         """Open a file to decode it."""
-        with _container(path) as (container, stream):
+        with _container(path, self._streams) as (container, stream):
             threads = decoding_threads()
             stream.codec_context.thread_type = "NONE" if threads == 1 else "AUTO"
             stream.codec_context.thread_count = threads
@@ -98,12 +105,16 @@ class _Stream:
 
 @contextlib.contextmanager
 def _container(
-    path: Path,
+    path: Path, streams: int
 ) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
     try:
         container = av.open(
             str(path.absolute()),
-            options={"protocol_whitelist": PROTOCOLS, "format_whitelist": CONTAINERS},
+            options={
+                "protocol_whitelist": PROTOCOLS,
+                "format_whitelist": CONTAINERS,
+                "max_streams": str(streams),
+            },
             metadata_errors="ignore",
             timeout=_TIMEOUT_SECONDS,
         )

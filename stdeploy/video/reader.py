@@ -13,6 +13,7 @@ from stdeploy.video.decoder import Decoder, DecoderName, Stream
 from stdeploy.video.interlaced import refused_by_opencv
 from stdeploy.video.limits import NO_LIMITS, Limits
 from stdeploy.video.opencv import OpenCV
+from stdeploy.video.sliding import Window, slide
 from stdeploy.video.timing import Timing
 from stdeploy.video.transform import Image
 
@@ -22,6 +23,7 @@ Choice = Callable[[Timing], NDArray[np.intp]]
 NO_FRAME = "holds no frame that can be decoded here"
 _SAME_SECONDS = 1e-4  # timestamps of a packet and of its frame differ by rounding only
 _LOST = -2  # a position; -1 is before the first frame
+_MOST_STREAMS = 1000  # of FFmpeg itself
 _FAR_FRAMES = 100  # a leap over fewer frames takes as long as decoding them
 
 
@@ -56,7 +58,7 @@ class VideoReader:
         _check_file(path)
         self.path = path
         self._limits = limits
-        self._others = _others(decoder)
+        self._others = _others(decoder, limits)
         self._decoder: Decoder = self._others.pop(0)()
         self._trusted = self._decoder.name != OpenCV.name
         self._begin()
@@ -93,6 +95,31 @@ class VideoReader:
                     gathered[numbers == number] = frame
                 assert gathered is not None
                 return numbers, gathered
+
+    def slide(
+        self,
+        choose: Callable[[Timing, int], Iterator[NDArray[np.intp]]],
+        prepare: Callable[[Image], Image],
+    ) -> Iterator[Window]:
+        """Fetch windows that slide along the video; see `slide` in sliding.py.
+
+        Args:
+            choose: gives the frame numbers of each window, from a given window on.
+            prepare: turns a decoded frame (H, W, 3), BGR and upright, into what is kept.
+
+        Yields:
+            Each window: its frame numbers (T,) and its frames (T, h, w, 3).
+
+        Raises:
+            VideoError: what the packets announce cannot be decoded.
+        """
+        done = 0
+        while True:
+            with contextlib.suppress(IndexMisleadsError):
+                for window in slide(choose(self.timing, done), self.images, prepare):
+                    yield window
+                    done += 1
+                return
 
     def images(self, numbers: Iterable[int]) -> Iterator[Image]:
         """Decode frames one after the other, while the file is open.
@@ -241,21 +268,21 @@ class VideoReader:
         return False
 
 
-def _others(decoder: DecoderName) -> list[Callable[[], Decoder]]:
+def _others(decoder: DecoderName, limits: Limits) -> list[Callable[[], Decoder]]:
     """Libraries in the order in which they are tried."""
+
+    def pyav() -> Decoder:
+        from stdeploy.video.pyav import PyAV  # an extra
+
+        return PyAV(streams=min(limits.streams, _MOST_STREAMS))
+
     match decoder:
         case "auto":
-            return [OpenCV, _pyav]
+            return [OpenCV, pyav]
         case "opencv":
             return [OpenCV]
         case "pyav":
-            return [_pyav]
-
-
-def _pyav() -> Decoder:
-    from stdeploy.video.pyav import PyAV  # an extra
-
-    return PyAV()
+            return [pyav]
 
 
 def _times_of(stream: Stream, limits: Limits) -> Iterator[float]:
@@ -278,7 +305,9 @@ def _check_file(path: Path) -> None:
         raise VideoError("has a name that is no UTF-8; rename the file") from error
     try:
         if not path.is_file():
-            what = "is a folder without a video" if path.is_dir() else "does not exist"
+            if path.is_dir():
+                raise VideoError("is a folder without a video; name a video file")
+            what = "is no ordinary file" if path.exists() else "does not exist"
             raise VideoError(f"{what}; name a video file")
         if path.stat().st_size == 0:
             raise VideoError("is empty (0 bytes)")

@@ -5,6 +5,9 @@ the next. A clip wants T moments, evenly spaced by the ClipSpec's interval, and 
 that stands at each: the same moments whatever the frame rate, constant or not.
 """
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +17,7 @@ from stdeploy.spec import ClipSpec
 # Containers round timestamps, Matroska to whole milliseconds; a moment that falls on the edge
 # between two frames by less than this belongs to the later one.
 EDGE_SECONDS = 1e-3
+_WHOLE = 1e-6  # a quotient that lacks less than this to a whole number is that number
 
 
 def view_times(duration: float, clip: ClipSpec, views: int) -> NDArray[np.float64]:
@@ -60,6 +64,62 @@ def view_times(duration: float, clip: ClipSpec, views: int) -> NDArray[np.float6
                 "longer video, or a model whose card says what to do with short ones"
             )
     return np.asarray(times[None], dtype=np.float64)
+
+
+def window_times(
+    duration: float, clip: ClipSpec, hop: float, *, first: int = 0
+) -> Iterator[NDArray[np.float64]]:
+    """The moments of clips that start every `hop` seconds, as long as they lie in the video.
+
+    A video shorter than a clip has the one window that `view_times` gives it.
+
+    >>> spec = ClipSpec(num_frames=3, frame_stride=1, fps=2.0)
+    >>> [times.tolist() for times in window_times(2.6, spec, 0.75)]
+    [[0.0, 0.5, 1.0], [0.75, 1.25, 1.75], [1.5, 2.0, 2.5]]
+
+    Args:
+        duration: of the video, in seconds.
+        clip: T and the interval.
+        hop: from the start of one window to the start of the next, in seconds.
+        first: number of the window to begin with.
+
+    Yields:
+        Seconds from the start of the video, (T,).
+
+    Raises:
+        VideoError: the video is short and clip.short_video is "error".
+    """
+    room = duration - clip.span_seconds
+    if room <= 0:
+        if first == 0:
+            yield view_times(duration, clip, 1)[0]
+        return
+    for number in range(first, math.ceil(room / hop - _WHOLE)):
+        yield clip_times(np.array([number * hop]), clip)[0]
+
+
+def chunk_times(
+    duration: float, clip: ClipSpec, frames: int, *, first: int = 0
+) -> Iterator[NDArray[np.float64]]:
+    """All moments of a video at a clip's interval, so many at a time; the last ones are fewer.
+
+    >>> spec = ClipSpec(num_frames=3, frame_stride=1, fps=2.0)
+    >>> [times.tolist() for times in chunk_times(2.2, spec, 4)]
+    [[0.0, 0.5, 1.0, 1.5], [2.0]]
+
+    Args:
+        duration: of the video, in seconds.
+        clip: the interval.
+        frames: in a chunk.
+        first: number of the chunk to begin with.
+
+    Yields:
+        Seconds from the start of the video, (frames,).
+    """
+    moments = max(1, math.ceil(duration / clip.interval_seconds - _WHOLE))
+    for start in range(first * frames, moments, frames):
+        steps = np.arange(start, min(start + frames, moments), dtype=np.float64)
+        yield steps * clip.interval_seconds
 
 
 def clip_times(starts: NDArray[np.float64], clip: ClipSpec) -> NDArray[np.float64]:

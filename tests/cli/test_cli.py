@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from stdeploy.card import read_card
-from stdeploy.classify import Classifier
+from stdeploy.classify import Classifier, ClassifyOptions
 from stdeploy.cli.classify import expand
 from stdeploy.cli.main import main
 from stdeploy.hardware import gpus
@@ -108,7 +108,9 @@ def test_classify_gives_the_numbers_of_the_library(chain: Path) -> None:
     options = ("--views", 3, "--backend", "onnxruntime", "--json")
     (record,) = records(stdeploy("classify", "a.mp4", *options, cwd=chain))
     runtime = RuntimeOptions(backend="onnxruntime")
-    with Classifier.open(chain / "ckpt.onnx", views=3, options=runtime) as classifier:
+    with Classifier.open(
+        chain / "ckpt.onnx", options=ClassifyOptions(views=3), runtime_options=runtime
+    ) as classifier:
         prediction = classifier.classify(chain / "a.mp4")
     assert record["predictions"] == prediction.to_record(5)["predictions"]
     assert record["view_spans_seconds"] == prediction.to_record(5)["view_spans_seconds"]

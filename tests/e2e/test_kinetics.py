@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stdeploy.card import read_card
-from stdeploy.classify import Classifier
+from stdeploy.classify import Classifier, ClassifyOptions
 from stdeploy.errors import DownloadError
 from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
 from stdeploy.pull.download import fetch
@@ -77,9 +77,13 @@ def test_real_videos_are_named(
 
 
 def test_runtimes_agree_on_a_real_video(folder: Path, classifier: Classifier) -> None:
-    with Classifier.open(folder / "kinetics400-i3d.pt", views=1) as original:
+    with Classifier.open(
+        folder / "kinetics400-i3d.pt", options=ClassifyOptions(views=1)
+    ) as original:
         expected = original.classify(folder / "sample.mp4")
-    with Classifier.open(folder / "kinetics400-i3d.onnx", views=1) as exported:
+    with Classifier.open(
+        folder / "kinetics400-i3d.onnx", options=ClassifyOptions(views=1)
+    ) as exported:
         actual = exported.classify(folder / "sample.mp4")
     assert actual.labels[:5] == expected.labels[:5]
     np.testing.assert_allclose(actual.view_logits, expected.view_logits, rtol=1e-3, atol=1e-3)

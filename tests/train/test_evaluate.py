@@ -10,7 +10,7 @@ from stdeploy.spec import ClipSpec
 from stdeploy.train.data.labelled import LabelledVideos, Sample
 from stdeploy.train.evaluate import Evaluation, Judged, calibration_error, compare, count
 from stdeploy.train.pictures import draw_confusion
-from stdeploy.video.views import read_views
+from stdeploy.video.clips import read_views
 from tests.video.videos import write_video
 
 LABELS = ("up", "down", "wave", "clap", "jump", "run", "sit")

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from stdeploy.card import read_card
-from stdeploy.classify import Classifier
+from stdeploy.classify import Classifier, ClassifyOptions
 from stdeploy.errors import ArtifactError, BackendError, DatasetError, TrainingError
 from stdeploy.models.checkpoint import load_model
 from stdeploy.prediction import average_views
@@ -96,7 +96,7 @@ def test_validation_agrees_with_evaluate(folder: Path, tmp_path: Path) -> None:
     card = train(
         small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "a", validation=held_out
     )
-    with Classifier.open(tmp_path / "a.pt", views=1) as classifier:
+    with Classifier.open(tmp_path / "a.pt", options=ClassifyOptions(views=1)) as classifier:
         result = evaluate(classifier, held_out)
     assert card is not None
     assert card.metrics == pytest.approx(

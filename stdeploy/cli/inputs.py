@@ -1,0 +1,57 @@
+"""What people type for videos: files, folders, patterns and lists."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from stdeploy.errors import DatasetError
+
+
+def expand(
+    arguments: Sequence[str], *, lists: Sequence[Path] = (), recursive: bool = False
+) -> list[Path]:
+    """Files, folders and patterns to files, in order, each once.
+
+    A folder stands for the video files in it, sorted. What is no file, holds no video or
+    matches nothing stays as it is, so that it gets its row.
+
+    Args:
+        arguments: as they were typed.
+        lists: text files with a path on each line, relative ones from where the list lies.
+        recursive: folders stand for what lies in their folders too.
+
+    Raises:
+        DatasetError: a list cannot be read.
+    """
+    paths: dict[Path, None] = {}
+    for path in (*map(Path, arguments), *_listed(lists)):
+        if path.is_dir():
+            found = sorted(_videos_in(path, recursive=recursive))
+        elif not os.path.lexists(path):
+            matching = glob.glob(str(path), recursive=recursive)  # noqa: PTH207
+            found = sorted(p for p in map(Path, matching) if p.is_file())
+        else:
+            found = [path]
+        paths.update(dict.fromkeys(found or [path]))
+    return list(paths)
+
+
+def _videos_in(folder: Path, *, recursive: bool) -> Iterator[Path]:
+    from stdeploy.files import VIDEO_SUFFIXES
+
+    for path in folder.rglob("*") if recursive else folder.iterdir():
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
+            yield path
+
+
+def _listed(lists: Sequence[Path]) -> Iterator[Path]:
+    for source in lists:
+        try:
+            lines = source.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is no text"
+            raise DatasetError(f"the list {str(source)!r} cannot be read: {reason}") from error
+        for line in lines:
+            if line.strip():
+                yield source.parent / line.strip()

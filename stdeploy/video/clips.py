@@ -1,0 +1,135 @@
+"""From a file to the clips that a network wants: a few for one answer, or all along the video."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from stdeploy.spec import ClipSpec, Spec
+from stdeploy.video.decoder import DecoderName
+from stdeploy.video.limits import NO_LIMITS, Limits
+from stdeploy.video.reader import VideoReader
+from stdeploy.video.sampling import chunk_times, frames_at, view_times, window_times
+from stdeploy.video.sliding import Window
+from stdeploy.video.timing import Timing
+from stdeploy.video.transform import clip_crops, clip_frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Clips of one video.
+
+    Attributes:
+        frames: uint8 (N, T, H, W, 3), RGB.
+        times_seconds: (N, T), when each frame is shown, from the first frame of the video.
+        duration_seconds: of the video.
+    """
+
+    frames: NDArray[np.uint8] = dataclasses.field(repr=False)
+    times_seconds: NDArray[np.float64] = dataclasses.field(repr=False)
+    duration_seconds: float
+
+
+class ClipRequest(Spec):
+    """Which clips of a video are wanted.
+
+    Attributes:
+        clip: T, the interval, and how large.
+        views: clips, evenly spaced over the video, that are averaged to one answer.
+        crops: of each of those, 1 (the centre) or 3 (along the longer side).
+        hop_seconds: instead, a clip every so many seconds all along the video.
+        chunk_frames: instead, all frames at the clip's interval, so many at a time.
+        group: clips given at once, where they are wanted all along.
+        decoder: see `VideoReader`.
+    """
+
+    clip: ClipSpec
+    views: int = Field(default=1, ge=1)
+    crops: Literal[1, 3] = 1
+    hop_seconds: float | None = Field(default=None, gt=0)
+    chunk_frames: int | None = Field(default=None, ge=1)
+    group: int = Field(default=1, ge=1)
+    decoder: DecoderName = "auto"
+
+
+# How clips are read: in this process, or by one of a `DecodePool`.
+ReadClips = Callable[[Path, ClipRequest], Iterator[Clips]]
+
+
+def read_clips(video: Path, request: ClipRequest, limits: Limits = NO_LIMITS) -> Iterator[Clips]:
+    """Decode what is wanted of a video.
+
+    Args:
+        video: a file.
+        request: what is wanted.
+        limits: what a frame and a file may hold.
+
+    Yields:
+        All views at once; windows in groups and chunks one by one, in the order of time.
+
+    Raises:
+        VideoError: it gives no clip; the message says why, without the path.
+    """
+    reader = VideoReader(video, decoder=request.decoder, limits=limits)
+    if request.hop_seconds is not None:
+        yield from _windows(reader, request.clip, request.hop_seconds, request.group)
+    elif request.chunk_frames is not None:
+        yield from _chunks(reader, request.clip, request.chunk_frames)
+    else:
+        yield _views(reader, request.clip, request.views, request.crops)
+
+
+def read_views(video: Path, clip: ClipSpec, views: int, *, crops: Literal[1, 3] = 1) -> Clips:
+    """Decode the clips of a video, evenly spaced over it; the crops of one time side by side.
+
+    Args:
+        video: a file.
+        clip: which frames, and how large.
+        views: times wanted.
+        crops: clips at each time, 1 (the centre) or 3 (along the longer side).
+
+    Raises:
+        VideoError: it gives no clip; the message says why, without the path.
+    """
+    return _views(VideoReader(video), clip, views, crops)
+
+
+def _views(reader: VideoReader, clip: ClipSpec, views: int, crops: int) -> Clips:
+    def choose(timing: Timing) -> NDArray[np.intp]:
+        return frames_at(timing.timestamps, view_times(timing.duration, clip, views))
+
+    # (times, T, crops, H, W, 3)
+    numbers, frames = reader.gather(choose, functools.partial(clip_crops, clip=clip, crops=crops))
+    clips = frames.swapaxes(1, 2).reshape(-1, *clip.frames_shape)
+    times = reader.timing.timestamps[numbers].repeat(crops, axis=0)
+    return Clips(clips, times, reader.timing.duration)
+
+
+def _windows(reader: VideoReader, clip: ClipSpec, hop: float, group: int) -> Iterator[Clips]:
+    def choose(timing: Timing, first: int) -> Iterator[NDArray[np.intp]]:
+        for times in window_times(timing.duration, clip, hop, first=first):
+            yield frames_at(timing.timestamps, times)
+
+    windows = reader.slide(choose, functools.partial(clip_frame, clip=clip))
+    while together := list(itertools.islice(windows, group)):
+        yield _clips(reader, together)
+
+
+def _chunks(reader: VideoReader, clip: ClipSpec, frames: int) -> Iterator[Clips]:
+    def choose(timing: Timing, first: int) -> Iterator[NDArray[np.intp]]:
+        for times in chunk_times(timing.duration, clip, frames, first=first):
+            yield frames_at(timing.timestamps, times)
+
+    for chunk in reader.slide(choose, functools.partial(clip_frame, clip=clip)):
+        yield _clips(reader, [chunk])
+
+
+def _clips(reader: VideoReader, windows: Sequence[Window]) -> Clips:
+    numbers, frames = (np.stack(parts) for parts in zip(*windows, strict=True))
+    return Clips(frames, reader.timing.timestamps[numbers], reader.timing.duration)

@@ -1,0 +1,207 @@
+"""Decoding files that are not trusted, in processes that can be killed.
+
+FFmpeg has had faults that a file can use, and a file can be made to cost hours or gigabytes. So
+each worker has limits of its own (`decode_worker`), and this side has a clock: a worker that
+crosses a limit is killed, its video gets an error, and a new one takes its place.
+"""
+
+import contextlib
+import os
+import queue
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.errors import VideoError
+from stdeploy.video import messages
+from stdeploy.video.clips import ClipRequest, Clips
+from stdeploy.video.containers import CAPTURE_OPTIONS, capture_options
+from stdeploy.video.limits import Limits
+
+_STARTING_SECONDS = 60.0
+_NONSENSE = "made the process that decodes it talk nonsense"
+_MOST_BYTES = 2**31  # of frames in one message
+
+
+class DecodePool:
+    """Processes that decode; a context manager. Threads may share one.
+
+    Args:
+        workers: processes; as many videos are decoded at once.
+        limits: for each video.
+    """
+
+    def __init__(self, workers: int, limits: Limits) -> None:
+        self._limits = limits
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        self._all: set[_Worker] = set()
+        self._lock = threading.Lock()
+        for _ in range(workers):
+            self._idle.put(None)  # started when it is needed
+
+    def read_clips(self, video: Path, request: ClipRequest) -> Iterator[Clips]:
+        """Like `stdeploy.video.clips.read_clips`, within the limits.
+
+        Waits until a worker is free. The time that passes until the caller wants the next clips
+        does not count.
+
+        Raises:
+            VideoError: the video gives no clip, or not within the limits.
+        """
+        worker = self._idle.get()
+        try:
+            if worker is None:
+                worker = _Worker(self._limits)
+                with self._lock:
+                    self._all.add(worker)
+            yield from worker.read_clips(video, request)
+        finally:
+            if worker is not None and not worker.idle:
+                self._drop(worker)
+                worker = None
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """Kill all workers."""
+        with self._lock:
+            for worker in list(self._all):
+                worker.kill()
+            self._all.clear()
+
+    def _drop(self, worker: "_Worker") -> None:
+        worker.kill()
+        with self._lock:
+            self._all.discard(worker)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Worker:
+    """One process and its pipes.
+
+    Attributes:
+        idle: it has answered in full and can take the next video.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.idle = False
+        self._limits = limits
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "stdeploy.video.decode_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=os.environ
+            | {
+                CAPTURE_OPTIONS: capture_options(streams=limits.streams),
+                # Address space is limited, and threads would reserve it.
+                "OPENBLAS_NUM_THREADS": "1",
+                "MALLOC_ARENA_MAX": "2",
+            },
+            start_new_session=True,  # Ctrl-C is for the program, which then ends its workers
+        )
+        self._left = _STARTING_SECONDS
+        self._send(limits.to_message())
+        if not self._receive()[0].get("ready"):
+            raise VideoError("cannot be decoded: the process for it does not start")
+
+    def read_clips(self, video: Path, request: ClipRequest) -> Iterator[Clips]:
+        """See `DecodePool`."""
+        self.idle = False
+        self._left = self._limits.wall_seconds
+        self._send({"video": str(video.absolute()), "request": request.model_dump(mode="json")})
+        while True:
+            message, frames = self._receive()
+            if frames is None:
+                self.idle = True
+                if "error" in message:
+                    raise VideoError(str(message["error"]))
+                return
+            yield _clips(message, frames)
+
+    def kill(self) -> None:
+        """End the process; it holds nothing that would be lost."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # what ended it is found when nothing comes
+            messages.send(self._process.stdin, message)  # type: ignore[arg-type]
+
+    def _receive(self) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
+        try:
+            return messages.receive(self._read_into, most_bytes=_MOST_BYTES)
+        except messages.BrokenMessageError as error:
+            raise VideoError(_NONSENSE) from error
+
+    def _read_into(self, buffer: memoryview) -> None:
+        """Fill a buffer while there is time left.
+
+        Raises:
+            VideoError: there is none, or the process has ended.
+        """
+        assert self._process.stdout
+        output = self._process.stdout.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ)
+            while buffer:
+                start = time.monotonic()
+                if self._left <= 0 or not selector.select(self._left):
+                    raise VideoError(
+                        f"took more than {self._limits.wall_seconds:g} s to decode, "
+                        "and was given up"
+                    )
+                count = os.readv(output, [buffer])
+                self._left -= time.monotonic() - start
+                if count == 0:
+                    raise VideoError(self._ending())
+                buffer = buffer[count:]
+
+    def _ending(self) -> str:
+        """Why the process is no more."""
+        status = self._process.wait()
+        if status == -signal.SIGXCPU:
+            return (
+                f"took more than {self._limits.cpu_seconds} s of processor time to decode, and was "
+                "given up"
+            )
+        if status == -signal.SIGKILL:
+            return "made the process that decodes it end (killed, perhaps for want of memory)"
+        ended = f"signal {-status}" if status < 0 else f"status {status}"
+        return f"made the process that decodes it crash ({ended})"
+
+
+def _clips(message: dict[str, Any], frames: NDArray[np.uint8]) -> Clips:
+    try:
+        times = np.asarray(message["times"], dtype=np.float64)
+        duration = float(message["duration"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise VideoError(_NONSENSE) from error
+    if frames.ndim != 5 or times.shape != frames.shape[:2]:
+        raise VideoError(_NONSENSE)
+    return Clips(frames, times, duration)

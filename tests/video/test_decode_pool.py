@@ -1,0 +1,142 @@
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stdeploy.errors import VideoError
+from stdeploy.spec import ClipSpec
+from stdeploy.video.clips import ClipRequest, Clips, read_clips
+from stdeploy.video.decode_pool import DecodePool
+from stdeploy.video.limits import Limits
+from tests.video.attacks import ATTACKS, write_secret
+from tests.video.odd import coloured_frames, encode
+
+CLIP = ClipSpec(num_frames=4, frame_stride=2, fps=25.0, short_side_px=32, crop_px=32)
+REQUEST = ClipRequest(clip=CLIP, views=2)
+LIMITS = Limits(memory_bytes=1 << 30, cpu_seconds=1, wall_seconds=6.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("attacks")
+    secret = write_secret(folder / "secret.mp4")
+    for name, (make, _) in ATTACKS.items():
+        make(folder / name, secret)
+    encode(folder / "good.mp4", coloured_frames(40), "libx264")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecodePool]:
+    with DecodePool(1, LIMITS) as pool:
+        yield pool
+
+
+def assert_same(clips: list[Clips], expected: list[Clips]) -> None:
+    assert len(clips) == len(expected)
+    for one, other in zip(clips, expected, strict=True):
+        np.testing.assert_array_equal(one.frames, other.frames)
+        np.testing.assert_array_equal(one.times_seconds, other.times_seconds)
+        assert one.duration_seconds == other.duration_seconds
+
+
+@pytest.mark.parametrize("how", [{}, {"hop_seconds": 0.1, "group": 3}, {"chunk_frames": 7}])
+@pytest.mark.parametrize("decoder", ["opencv", "pyav"])
+def test_clips_are_those_of_this_process(
+    folder: Path, pool: DecodePool, how: dict[str, object], decoder: str
+) -> None:
+    request = ClipRequest.parse({"clip": CLIP, "decoder": decoder} | how)
+    clips = list(pool.read_clips(folder / "good.mp4", request))
+    assert_same(clips, list(read_clips(folder / "good.mp4", request)))
+
+
+@pytest.mark.parametrize("decoder", ["opencv", "pyav", "auto"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_ends_in_an_error_and_the_next_video_is_fine(
+    folder: Path, pool: DecodePool, name: str, decoder: str
+) -> None:
+    request = REQUEST.model_copy(update={"decoder": decoder})
+    expected = ATTACKS[name][1]
+    start = time.monotonic()
+    if expected is None:
+        try:
+            clips = list(pool.read_clips(folder / name, request))
+        except VideoError:
+            pass
+        else:
+            assert clips[0].frames.shape == (2, *CLIP.frames_shape)
+    else:
+        with pytest.raises(VideoError, match=expected):
+            list(pool.read_clips(folder / name, request))
+    assert time.monotonic() - start < LIMITS.wall_seconds + 4
+    good = list(pool.read_clips(folder / "good.mp4", REQUEST))
+    assert_same(good, list(read_clips(folder / "good.mp4", REQUEST)))
+
+
+def test_memory_is_limited(folder: Path) -> None:
+    tight = dataclasses.replace(LIMITS, memory_bytes=700 << 20, pixels=1 << 40, cpu_seconds=20)
+    with (
+        DecodePool(1, tight) as pool,
+        pytest.raises(VideoError, match=r"needs more than 700 MiB of memory|cannot be conv"),
+    ):
+        list(pool.read_clips(folder / "large.mp4", REQUEST))
+
+
+def test_frames_are_limited(folder: Path) -> None:
+    few = dataclasses.replace(LIMITS, frames=39)
+    with DecodePool(1, few) as pool, pytest.raises(VideoError, match="more than 39 frames"):
+        list(pool.read_clips(folder / "good.mp4", REQUEST))
+
+
+def child_of_this_process() -> int:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    workers = [
+        int(child)
+        for child in children
+        if b"decode_worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    return workers[-1]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGSTOP, "took more than 1 s to decode"),
+        (signal.SIGKILL, "made the process that decodes it end"),
+        (signal.SIGSEGV, r"crash \(signal 11\)"),
+    ],
+)
+def test_a_worker_that_hangs_or_dies_is_replaced(
+    folder: Path, number: signal.Signals, message: str
+) -> None:
+    with DecodePool(1, dataclasses.replace(LIMITS, wall_seconds=1.0)) as pool:
+        good = list(pool.read_clips(folder / "good.mp4", REQUEST))
+        os.kill(child_of_this_process(), number)
+        with pytest.raises(VideoError, match=message):
+            list(pool.read_clips(folder / "good.mp4", REQUEST))
+        assert_same(list(pool.read_clips(folder / "good.mp4", REQUEST)), good)
+
+
+def test_clips_that_nobody_wants_any_more_free_the_worker(folder: Path) -> None:
+    sliding = ClipRequest(clip=CLIP, hop_seconds=0.04)
+    with DecodePool(1, LIMITS) as pool:
+        for _ in range(3):
+            clips = pool.read_clips(folder / "good.mp4", sliding)
+            assert next(clips).frames.shape == (1, *CLIP.frames_shape)
+            clips.close()  # type: ignore[attr-defined]
+
+
+def test_threads_share_a_pool(folder: Path) -> None:
+    expected = list(read_clips(folder / "good.mp4", REQUEST))
+    with DecodePool(2, LIMITS) as pool, ThreadPoolExecutor(4) as threads:
+        read: Callable[[int], list[Clips]] = lambda _: list(  # noqa: E731
+            pool.read_clips(folder / "good.mp4", REQUEST)
+        )
+        for clips in threads.map(read, range(12)):
+            assert_same(clips, expected)
