@@ -181,6 +181,26 @@ class Classifier:
                 self._infer(waiting)
             yield from self._finished(waiting)
 
+    def classify_clips(
+        self, frames: NDArray[np.uint8]
+    ) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """Labels and scores, best first, of clips (N, T, H, W, 3) whose logits are averaged."""
+        return rank(self.runtime.run(frames), self.card.labels)
+
+    def clips(self, video: Path) -> Clips:
+        """Decode the clips of a video that `classify` would show to the network.
+
+        Raises:
+            VideoError: it gives no clip; the message says why, without the path.
+        """
+        (clips,) = self._read(video, self._request)
+        return clips
+
+    @property
+    def decoder(self) -> DecoderName:
+        """Which library is to decode."""
+        return self._request.decoder
+
     def timeline(
         self,
         video: Path,

@@ -37,6 +37,20 @@ def expand(
     return list(paths)
 
 
+def default_artifact() -> Path:
+    """The newest artifact of this folder that can be run here.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    from stdeploy.files import ENGINE_SUFFIX, ONNX_SUFFIX, newest
+    from stdeploy.hardware import gpus
+
+    # An engine that was built here for another host is no default of this one.
+    suffixes = (ONNX_SUFFIX, ENGINE_SUFFIX) if gpus() else (ONNX_SUFFIX,)
+    return newest(Path(), *suffixes, made_by="stdeploy export")
+
+
 def _videos_in(folder: Path, *, recursive: bool) -> Iterator[Path]:
     from stdeploy.files import VIDEO_SUFFIXES
 

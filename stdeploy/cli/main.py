@@ -22,6 +22,7 @@ from stdeploy.cli import (
     fuse,
     pull,
     train,
+    watch,
 )
 from stdeploy.cli.console import err
 from stdeploy.errors import StdeployError
@@ -37,7 +38,20 @@ app = typer.Typer(
     "filters, prove that nothing changed, and run them.",
     epilog="Start with: stdeploy pull kinetics400-i3d",
 )
-for verb in (pull, train, ablate, fuse, export, classify, evaluate, bench, flops, card, doctor):
+for verb in (
+    pull,
+    train,
+    ablate,
+    fuse,
+    export,
+    classify,
+    watch,
+    evaluate,
+    bench,
+    flops,
+    card,
+    doctor,
+):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 

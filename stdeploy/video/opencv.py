@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from stdeploy.errors import VideoError
-from stdeploy.video.decoder import NO_VIDEO, Index
+from stdeploy.video.decoder import NO_VIDEO, Index, Stream
 from stdeploy.video.transform import Image
 
 _TIMEOUT_MS = 20_000
@@ -60,6 +60,11 @@ class OpenCV:
         with _capture(path, cv2.CAP_PROP_N_THREADS, _threads) as capture:
             capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
             yield _Stream(capture)
+
+
+def stream_of(capture: cv2.VideoCapture) -> Stream:
+    """The frames of an opened capture."""
+    return _Stream(capture)
 
 
 class _Stream:

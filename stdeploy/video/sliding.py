@@ -32,13 +32,17 @@ def slide(
     """
     held: dict[int, Image] = {}
     pending = _Pending(windows)
-    wanted = pending.wanted()
-    for image in images(wanted):
-        held[pending.last] = prepare(image)
+
+    def complete() -> Iterator[Window]:
         while (numbers := pending.complete()) is not None:
             yield numbers, np.stack([held[int(number)] for number in numbers])
             for number in [number for number in held if number < pending.first]:
                 del held[number]
+
+    for image in images(pending.wanted()):
+        held[pending.last] = prepare(image)
+        yield from complete()
+    yield from complete()  # windows of the same frames as the one before
 
 
 class _Pending:

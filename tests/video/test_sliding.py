@@ -61,6 +61,12 @@ def test_a_window_that_repeats_frames_is_whole() -> None:
     assert window[1][:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2]
 
 
+def test_windows_of_the_same_frames_are_all_given() -> None:
+    numbers = [0, 0, 1, 3, 3, 3]
+    windows = slide(iter([np.array([n]) for n in numbers]), images_of([]), lambda image: image)
+    assert [int(frames[0, 0, 0, 0]) for _, frames in windows] == numbers
+
+
 @pytest.mark.parametrize(
     ("duration", "hop", "starts"),
     [

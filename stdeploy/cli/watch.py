@@ -1,0 +1,119 @@
+"""stdeploy watch: what happens now, before a camera or in a stream?"""
+
+import datetime
+import json
+import math
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stdeploy.cli.console import note, out
+from stdeploy.cli.options import (
+    AllowCpuOption,
+    BackendName,
+    BackendOption,
+    CompileOption,
+    CudaGraphsOption,
+    DeviceName,
+    DeviceOption,
+    PrecisionOption,
+    RebuildOption,
+    ThreadsOption,
+    runtime_options,
+)
+
+
+def command(
+    source: Annotated[
+        str,
+        typer.Argument(help="Number of a camera, a URL (rtsp, http, udp, ...), or - for a pipe."),
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", "-m", help="Default: the newest *.onnx; on GPU hosts also *.engine."
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels each time.")] = 3,
+    hop: Annotated[
+        float,
+        typer.Option("--hop", min=0, help="Seconds between answers, at least. 0: without pause."),
+    ] = 0.5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One line of JSON each time, for programs.")
+    ] = False,
+    reconnect: Annotated[
+        bool | None,
+        typer.Option(
+            "--reconnect/--no-reconnect",
+            help="Open a source again that breaks off. Default: all but pipes.",
+            show_default=False,
+        ),
+    ] = None,
+    backend: BackendOption = BackendName.AUTO,
+    device: DeviceOption = DeviceName.AUTO,
+    precision: PrecisionOption = None,
+    allow_cpu: AllowCpuOption = False,
+    compiled: CompileOption = False,
+    cuda_graphs: CudaGraphsOption = False,
+    threads: ThreadsOption = None,
+    rebuild: RebuildOption = False,
+) -> None:
+    """Classify live video: the newest frames win, whatever comes in meanwhile is left out.
+
+    Each line has the lag: seconds from the arrival of the last frame to its answer. Ctrl-C ends
+    it.
+    """
+    from stdeploy.classify import Classifier
+    from stdeploy.cli.inputs import default_artifact
+    from stdeploy.video.live import STANDARD_INPUT, LiveClips, opener
+
+    options = runtime_options(
+        backend,
+        device,
+        precision,
+        allow_cpu=allow_cpu,
+        compiled=compiled,
+        cuda_graphs=cuda_graphs,
+        threads=threads,
+        rebuild=rebuild,
+    )
+    open_stream = opener(source)
+    artifact = model or default_artifact()
+    again = source != STANDARD_INPUT if reconnect is None else reconnect
+    with Classifier.open(artifact, runtime_options=options) as classifier:
+        runtime = classifier.runtime
+        note(f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}")
+        note(
+            f"waiting for {source}; a clip spans {classifier.card.clip.span_seconds:.1f} s; "
+            "Ctrl-C ends"
+        )
+        after = -math.inf
+        try:
+            with LiveClips(open_stream, classifier.card.clip, reconnect=again, report=note) as live:
+                while (window := live.next(after=after)) is not None:
+                    after = window.end_seconds + max(hop, 1e-6)
+                    labels, scores = classifier.classify_clips(window.frames[None])
+                    lag = time.monotonic() - window.arrived
+                    best = list(zip(labels[:top_k], scores[:top_k], strict=True))
+                    _print(best, window.end_seconds, lag, as_json=as_json)
+        except KeyboardInterrupt:
+            note("ended")
+
+
+def _print(best: list[tuple[str, float]], seconds: float, lag: float, *, as_json: bool) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    if as_json:
+        record = {
+            "time": now.isoformat(timespec="milliseconds"),
+            "stream_seconds": round(seconds, 3),
+            "lag_seconds": round(lag, 3),
+            "predictions": [{"label": label, "score": round(score, 6)} for label, score in best],
+        }
+        print(json.dumps(record), flush=True)
+        return
+    found = "   ".join(f"{score:.3f} {label}" for label, score in best)
+    clock = now.astimezone().strftime("%H:%M:%S")
+    out.print(f"{clock}  lag {lag:4.1f} s  {found}", markup=False, soft_wrap=True)

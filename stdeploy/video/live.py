@@ -1,0 +1,256 @@
+"""Live video: a camera, a network stream or a pipe. The newest frames win, older ones are left.
+
+A thread reads without pause, so that nothing queues up before it, and keeps the last T frames at
+the clip's interval. Whoever classifies takes the newest window each time; however slow that is,
+it is never more than one window behind.
+"""
+
+import contextlib
+import dataclasses
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.errors import SpecError, VideoError
+from stdeploy.spec import ClipSpec
+from stdeploy.video.containers import CAPTURE_OPTIONS
+from stdeploy.video.decoder import Stream
+from stdeploy.video.opencv import stream_of
+from stdeploy.video.transform import Image, clip_frame
+
+STANDARD_INPUT = "-"
+_URL_PROTOCOLS = "udp,rtp,rtsp,rtmp,srt,tcp,http,https,tls,crypto"
+_TIMEOUT_MS = 10_000
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_UNCHANGED = 1e-9
+
+Opener = Callable[[], AbstractContextManager[Stream]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveWindow:
+    """The newest clip of a stream.
+
+    Attributes:
+        frames: uint8 (T, H, W, 3), RGB.
+        end_seconds: when its last frame was shown, by the clock of the stream.
+        arrived: `time.monotonic()` when that frame was read.
+    """
+
+    frames: NDArray[np.uint8] = dataclasses.field(repr=False)
+    end_seconds: float
+    arrived: float
+
+
+def opener(source: str) -> Opener:
+    """How to open a source: the number of a camera, a URL, or "-" for a pipe.
+
+    Raises:
+        SpecError: it is none of these.
+    """
+    if source == STANDARD_INPUT:
+        return lambda: _opened(f"pipe:{sys.stdin.fileno()}", "protocol_whitelist;pipe")
+    if source.isdecimal():
+        return lambda: _camera(int(source))
+    scheme = source.partition("://")[0]
+    if "://" not in source or scheme not in _URL_PROTOCOLS.split(","):
+        raise SpecError(
+            f"{source!r} is no live source: give the number of a camera, a URL "
+            f"({_URL_PROTOCOLS.replace(',', ', ')}) or - for a pipe; "
+            "files are for stdeploy classify"
+        )
+    # Without a buffer, what was read to find out about the stream is not shown, late, first.
+    return lambda: _opened(
+        source, f"protocol_whitelist;{_URL_PROTOCOLS}|fflags;nobuffer|flags;low_delay"
+    )
+
+
+class LiveClips:
+    """The newest clip of a live source; a context manager that reads while it is open.
+
+    Args:
+        open_stream: opens the source, and again when it breaks off.
+        clip: which frames, and how large.
+        reconnect: open it again, after pauses of 1 to 30 s, instead of ending with it.
+        report: is told in words when the source breaks off and comes back.
+    """
+
+    def __init__(
+        self,
+        open_stream: Opener,
+        clip: ClipSpec,
+        *,
+        reconnect: bool,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._open_stream = open_stream
+        self._clip = clip
+        self._reconnect = reconnect
+        self._report = report
+        self._newest: deque[tuple[float, float, Image]] = deque(maxlen=clip.num_frames)
+        self._changed = threading.Condition()
+        self._ended = False
+        self._error: VideoError | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="live", daemon=True)
+
+    def next(self, *, after: float) -> LiveWindow | None:
+        """Wait for a window that ends at least so late, and take the newest there is.
+
+        A source that ends before it has filled one window gives what there is, its last frame
+        held.
+
+        Args:
+            after: seconds by the clock of the stream; -inf for any.
+
+        Returns:
+            None when the source has ended and nothing newer is left.
+
+        Raises:
+            VideoError: the source cannot be opened, or not read.
+        """
+        with self._changed:
+            # A timeout, so that Ctrl-C is noticed.
+            while not (self._ready(after) or self._ended):
+                self._changed.wait(0.2)
+            if not self._ready(after):
+                if self._error is not None:
+                    raise self._error
+                if not self._newest or self._newest[-1][0] < after or after > -np.inf:
+                    return None
+            held = list(self._newest)
+        end, arrived, last = held[-1]
+        frames = [frame for *_, frame in held]
+        frames += [last] * (self._clip.num_frames - len(frames))
+        return LiveWindow(np.stack(frames), end, arrived)
+
+    def close(self) -> None:
+        """Stop reading. A thread that waits for the source is left to its timeout."""
+        self._stop.set()
+        self._thread.join(timeout=1.0)
+
+    def __enter__(self) -> "LiveClips":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ready(self, after: float) -> bool:
+        full = len(self._newest) == self._clip.num_frames
+        return full and self._newest[-1][0] >= after
+
+    def _read(self) -> None:
+        """What the thread does: read, and open again what breaks off."""
+        pause, clock = _FIRST_PAUSE, _Clock()
+        while not self._stop.is_set():
+            try:
+                with self._open_stream() as stream:
+                    clock.begin()
+                    while not self._stop.is_set() and self._take(stream, clock):
+                        pause = _FIRST_PAUSE
+                reason = "the source has ended"
+            except VideoError as error:
+                reason = f"the source {error}"
+                if not self._reconnect:
+                    self._error = VideoError(reason)
+            if self._stop.is_set() or not self._reconnect:
+                break
+            self._report(f"{reason}; trying again in {pause:g} s")
+            self._stop.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _take(self, stream: Stream, clock: "_Clock") -> bool:
+        """Read one frame, and keep it if it is due; whether there was one."""
+        shown = stream.grab()
+        if shown is None:
+            return False
+        arrived = time.monotonic()
+        seconds = clock.seconds(shown, arrived)
+        if not clock.due(seconds, self._clip.interval_seconds):
+            return True  # grabbed, but never converted
+        frame = clip_frame(stream.image(), self._clip)
+        with self._changed:
+            self._newest.append((seconds, arrived, frame))
+            self._changed.notify_all()
+        return True
+
+
+class _Clock:
+    """Seconds that go on over breaks: the stream's own, or those of arrival where it has none."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._due = 0.0
+
+    def begin(self) -> None:
+        """A stream begins, or begins anew."""
+        self._last: tuple[float, float] | None = None
+        self._by_arrival = False
+
+    def seconds(self, shown: float, arrived: float) -> float:
+        """When a frame is shown, by a clock that never goes back."""
+        if self._last is not None:
+            by_stream, by_arrival = shown - self._last[0], arrived - self._last[1]
+            if by_stream <= _UNCHANGED:
+                self._by_arrival = True
+            self._now += by_arrival if self._by_arrival else by_stream
+        self._last = shown, arrived
+        return self._now
+
+    def due(self, seconds: float, interval: float) -> bool:
+        """Whether a frame is the next one at the clip's interval."""
+        if seconds < self._due - interval / 100:
+            return False
+        self._due = max(self._due + interval, seconds + interval / 2)
+        return True
+
+
+@contextlib.contextmanager
+def _opened(address: str, options: str) -> Iterator[Stream]:
+    before = os.environ.get(CAPTURE_OPTIONS)
+    os.environ[CAPTURE_OPTIONS] = options
+    try:
+        capture = cv2.VideoCapture(
+            address,
+            cv2.CAP_FFMPEG,
+            (
+                *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS),
+                *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS),
+                *(cv2.CAP_PROP_N_THREADS, 1),  # more would hold frames back
+            ),
+        )
+    finally:
+        if before is None:
+            del os.environ[CAPTURE_OPTIONS]
+        else:
+            os.environ[CAPTURE_OPTIONS] = before
+    with _released(capture):
+        yield stream_of(capture)
+
+
+@contextlib.contextmanager
+def _camera(number: int) -> Iterator[Stream]:
+    with _released(cv2.VideoCapture(number)) as capture:
+        yield stream_of(capture)
+
+
+@contextlib.contextmanager
+def _released(capture: cv2.VideoCapture) -> Iterator[cv2.VideoCapture]:
+    try:
+        if not capture.isOpened():
+            raise VideoError("cannot be opened, or sends no video")
+        yield capture
+    finally:
+        capture.release()
