@@ -252,7 +252,7 @@ class VideoReader:
         """
         height, width = image.shape[:2]
         self._limits.check_size(width, height)
-        if self._trusted or last is None or not np.array_equal(image, last):
+        if self._trusted or last is None or not _same(image, last):
             return False
         self._trusted = True
         if self._others:
@@ -266,6 +266,11 @@ class VideoReader:
                 "pip install 'stdeploy[pyav]' and leave the reader to auto"
             )
         return False
+
+
+def _same(one: Image, other: Image) -> bool:
+    # Nearly always a few rows tell.
+    return np.array_equal(one[::16], other[::16]) and np.array_equal(one, other)
 
 
 def _others(decoder: DecoderName, limits: Limits) -> list[Callable[[], Decoder]]:
