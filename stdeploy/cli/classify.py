@@ -1,18 +1,15 @@
 """stdeploy classify: what happens in these videos?"""
 
 import contextlib
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from stdeploy.cli.console import err, note, out, progress_bar, rate_bar
-from stdeploy.cli.inputs import default_artifact, expand
+from stdeploy.cli.console import err, note, progress_bar, rate_bar
+from stdeploy.cli.inputs import Unfinished, default_artifact, expand
 from stdeploy.cli.options import (
     AllowCpuOption,
     BackendName,
@@ -28,12 +25,14 @@ from stdeploy.cli.options import (
     ThreadsOption,
     runtime_options,
 )
+from stdeploy.cli.showing import Record, Show, ShowJson, ShowTable
 from stdeploy.errors import SpecError, VideoError
 from stdeploy.prediction import Prediction
 from stdeploy.timeline import Timeline, TimelineOptions
 
 if TYPE_CHECKING:
     from stdeploy.classify import Classifier
+    from stdeploy.cli.saving import Saving
     from stdeploy.runtime.dense import DenseTrunk
 
 Result = Prediction | Timeline | VideoError
@@ -134,6 +133,20 @@ def command(
             "--contact-sheet", help="Write the frames that the network saw: a .png, or a folder."
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            help="Work on a Ray cluster: its address, or local to start one here.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="With --ray: copies of the network.")
+    ] = 2,
+    gpus_per_worker: Annotated[
+        float, typer.Option("--gpus-per-worker", min=0, help="With --ray: 0 for none, or a share.")
+    ] = 0.0,
     reader: ReaderOption = ReaderName.AUTO,
     backend: BackendOption = BackendName.AUTO,
     device: DeviceOption = DeviceName.AUTO,
@@ -151,17 +164,21 @@ def command(
     """
     from stdeploy.classify import Classifier, ClassifyOptions
     from stdeploy.cli.saving import Saving
-    from stdeploy.files import digest_of, sha256_of
+    from stdeploy.cluster import ClusterOptions, classify_on_ray
+    from stdeploy.files import sha256_of
     from stdeploy.results import DIGEST, ResultFile
     from stdeploy.runtime.dense import DenseTrunk
     from stdeploy.video.clips import ReadClips, read_clips
     from stdeploy.video.decode_pool import DecodePool
     from stdeploy.video.limits import Limits
+    from stdeploy.video.memory import give_back_large_arrays
 
     if not videos and not lists:
         raise SpecError("no videos were named; give files, folders, patterns or --list FILE")
     if resume and output is None:
         raise SpecError("--resume needs --output FILE, whose rows tell what is done")
+    if ray is not None and (timeline or save_video or contact_sheet):
+        raise SpecError("--ray gives rows only; leave --timeline, --save-video and sheets out")
     if save_plot is not None and timeline is None:
         raise SpecError("--save-plot draws a timeline; add --timeline windows")
     if timeline is not None and output is not None and output.suffix != ".jsonl":
@@ -181,60 +198,59 @@ def command(
     artifact = model or default_artifact()
     chain = ClassifyOptions(views=views, batch=batch, jobs=jobs, decoder=reader.value)
     saving = Saving(save_plot, save_video, contact_sheet, num_videos=len(paths))
-    show = _shower(len(paths), top_k, as_json=as_json, to_file=output is not None)
+    show = ShowJson() if as_json else ShowTable(len(paths)) if output is None else Show()
+    give_back_large_arrays()
     failed = done = 0
-    digests: dict[Path, str] = {}
     with contextlib.ExitStack() as opened:
         file = None
         if output is not None:
             file = opened.enter_context(
                 ResultFile(output, artifact_sha256=sha256_of(artifact), top_k=top_k, resume=resume)
             )
-        read: ReadClips = read_clips
-        if untrusted:
-            pool = opened.enter_context(DecodePool(chain.decoding_jobs, Limits()))
-            read = pool.read_clips
-        classifier = opened.enter_context(
-            Classifier.open(artifact, options=chain, runtime_options=options, read=read)
-        )
-        runtime = classifier.runtime
-        note(
-            f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}, "
-            f"{classifier.views} view(s) a video"
-        )
-
-        def wanted() -> Iterator[Path]:
-            nonlocal done
-            for path in paths:
-                if file is not None and (digest := digest_of(path)) is not None:
-                    if digest in file.done:
-                        done += 1
-                        continue
-                    digests[path] = digest
-                yield path
-
-        progress = opened.enter_context(rate_bar("classifying", "videos"))
-        opened.callback(show.end)  # also what was done before an interruption
-        results: Iterator[tuple[Path, Result]]
-        if timeline is None:
-            results = classifier.classify_all(wanted())
+        wanted = Unfinished(paths, file.done if file is not None else None)
+        one_by_one = timeline is not None and len(paths) == 1
+        bar = progress_bar("classifying") if one_by_one else rate_bar("classifying", "videos")
+        progress = opened.enter_context(bar)
+        if ray is not None:
+            cluster = ClusterOptions(address=ray, workers=workers, gpus_per_worker=gpus_per_worker)
+            note(f"{artifact} on Ray at {ray}, {workers} worker(s)")
+            rows = classify_on_ray(
+                wanted, artifact, cluster, chain, options, top_k=top_k, untrusted=untrusted
+            )
         else:
-            trunk = None
-            if timeline is TimelineKind.DENSE:
-                trunk = DenseTrunk.open(artifact, classifier.card, runtime)
-            results = _timelines(classifier, wanted(), over_time, trunk)
-        for path, result in results:
-            failed += isinstance(result, VideoError)
-            show.add(path, result)
+            read: ReadClips = read_clips
+            if untrusted:
+                pool = opened.enter_context(DecodePool(chain.decoding_jobs, Limits()))
+                read = pool.read_clips
+            classifier = opened.enter_context(
+                Classifier.open(artifact, options=chain, runtime_options=options, read=read)
+            )
+            runtime = classifier.runtime
+            note(
+                f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}, "
+                f"{classifier.views} view(s) a video"
+            )
+            results: Iterator[tuple[Path, Result]] = classifier.classify_all(wanted)
+            if timeline is not None:
+                trunk = None
+                if timeline is TimelineKind.DENSE:
+                    trunk = DenseTrunk.open(artifact, classifier.card, runtime)
+                seconds = progress if one_by_one else lambda _done, _of: None
+                results = _timelines(classifier, wanted, over_time, trunk, seconds)
+            rows = _saved(results, classifier, saving, top_k)
+        opened.callback(show.end)
+        for row in rows:
+            failed += "error" in row
+            show.add(row)
             if file is not None:
-                digest = digests.pop(path, None)
-                file.write(_record(path, result, top_k) | ({DIGEST: digest} if digest else {}))
-            saving.save(path, result, classifier)
+                digest = wanted.digests.pop(row["video"], None)
+                file.write(row | ({DIGEST: digest} if digest else {}))
             done += 1
-            progress(done, len(paths))
+            if not one_by_one:
+                progress(done + wanted.skipped, len(paths))
     if output is not None:
-        kept = len(file.done) if file is not None else 0
-        note(f"{output}: {done} videos" + (f", {kept} of them from before" if kept else ""))
+        before = f", {wanted.skipped} of them from before" if wanted.skipped else ""
+        note(f"{output}: {done + wanted.skipped} videos{before}")
     if failed:
         err.print(f"{failed} of {len(paths)} videos could not be classified", style="red")
         raise typer.Exit(VideoError.exit_status)
@@ -242,96 +258,34 @@ def command(
 
 def _timelines(
     classifier: "Classifier",
-    videos: Iterator[Path],
+    videos: Iterable[Path],
     options: TimelineOptions,
     trunk: "DenseTrunk | None",
+    progress: Callable[[float, float], None],
 ) -> Iterator[tuple[Path, Result]]:
     """A timeline of each; a broken one gives its error and the others go on."""
     for video in videos:
         try:
-            with progress_bar(video.name) as progress:
-                result = classifier.timeline(video, options, trunk=trunk, progress=progress)
+            result = classifier.timeline(video, options, trunk=trunk, progress=progress)
         except VideoError as error:
             yield video, error
         else:
             yield video, result
 
 
-def _shower(num_videos: int, top_k: int, *, as_json: bool, to_file: bool) -> "_Show":
-    if as_json:
-        return _Json(top_k)
-    return _Show() if to_file else _Screen(num_videos, top_k)
-
-
-class _Show:
-    """What standard output gets: here nothing, because the rows go to a file."""
-
-    def add(self, path: Path, result: Result) -> None:
-        """Show a row."""
-
-    def end(self) -> None:
-        """Show what could not be shown before."""
-
-
-class _Json(_Show):
-    def __init__(self, top_k: int) -> None:
-        self._top_k = top_k
-
-    def add(self, path: Path, result: Result) -> None:
-        print(json.dumps(_record(path, result, self._top_k)), flush=True)
-
-
-class _Screen(_Show):
-    def __init__(self, num_videos: int, top_k: int) -> None:
-        self._top_k = top_k
-        self._table = Table(show_lines=num_videos > 1)
-        self._table.add_column("video", overflow="fold")
-        self._table.add_column("score  label")
-
-    def add(self, path: Path, result: Result) -> None:
-        if isinstance(result, Timeline):
-            self._table.add_row(Text(str(path)), _segments(result))
-            return
+def _saved(
+    results: Iterator[tuple[Path, Result]],
+    classifier: "Classifier",
+    saving: "Saving",
+    top_k: int,
+) -> Iterator[Record]:
+    """Results as rows, once their pictures are written."""
+    for path, result in results:
+        try:
+            saving.save(path, result, classifier)
+        except VideoError as error:
+            note(f"{path} {error}")
         if isinstance(result, VideoError):
-            self._table.add_row(Text(str(path)), Text(f"error: {result}", style="red"))
-            return
-        best = Table.grid(padding=(0, 2))  # a long label wraps beside its score, not under the next
-        for label, score in result.top(self._top_k):
-            best.add_row(f"{score:.3f}", Text(label))
-        self._table.add_row(Text(str(path)), best)
-
-    def end(self) -> None:
-        out.print(self._table)
-
-
-def _record(path: Path, result: Result, top_k: int) -> dict[str, object]:
-    if isinstance(result, VideoError):
-        return {"video": str(path), "error": str(result)}
-    return result.to_record() if isinstance(result, Timeline) else result.to_record(top_k)
-
-
-def _segments(timeline: Timeline) -> Table | Text:
-    """Segments in words; where there is none, the best label of each window."""
-    rows = Table.grid(padding=(0, 2))
-    for segment in timeline.segments:
-        label = timeline.labels[segment.label]
-        rows.add_row(_stretch(segment.start, segment.end), f"{segment.mean:.3f}", Text(label))
-    if not timeline.segments:
-        best: dict[int, float] = {}
-        for cell in timeline.cells:
-            best[cell.best[0]] = max(best.get(cell.best[0], 0.0), cell.scores[0])
-        nearest, score = max(best.items(), key=lambda item: item[1])
-        return Text(
-            f"no label reaches {timeline.options.enter:g}; the nearest is "
-            f"{timeline.labels[nearest]!r} with {score:.3f}"
-        )
-    return rows
-
-
-def _stretch(start: float, end: float) -> str:
-    return f"{_clock(start)} to {_clock(end)}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds, 1), 60)
-    return f"{int(minutes)}:{rest:04.1f}"
+            yield {"video": str(path), "error": str(result)}
+        else:
+            yield result.to_record() if isinstance(result, Timeline) else result.to_record(top_k)

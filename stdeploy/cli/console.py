@@ -39,7 +39,7 @@ def progress_bar(what: str) -> Iterator[Callable[[float, float], None]]:
 
 
 @contextlib.contextmanager
-def rate_bar(what: str, things: str) -> Iterator[Callable[[int, int], None]]:
+def rate_bar(what: str, things: str) -> Iterator[Callable[[float, float], None]]:
     """A bar with how many there are a second, on standard error, on a terminal only.
 
     Yields:
@@ -56,7 +56,7 @@ def rate_bar(what: str, things: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task(what, total=None, rate="")
 
-        def update(done: int, total: int) -> None:
+        def update(done: float, total: float) -> None:
             rate = done / max(time.monotonic() - start, 1e-3)
             progress.update(task, completed=done, total=total, rate=f"{rate:.1f} {things}/s")
 

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from stdeploy.errors import DatasetError
@@ -35,6 +35,37 @@ def expand(
             found = [path]
         paths.update(dict.fromkeys(found or [path]))
     return list(paths)
+
+
+class Unfinished:
+    """The videos that are still to be done, with the digest of their content.
+
+    Args:
+        paths: all videos.
+        done: digests of those that are done; None where none is asked for.
+
+    Attributes:
+        digests: of the videos that were given, by their path as text.
+        skipped: videos that were done.
+    """
+
+    def __init__(self, paths: Sequence[Path], done: Collection[str] | None) -> None:
+        self.digests: dict[str, str] = {}
+        self.skipped = 0
+        self._paths = paths
+        self._done = done
+
+    def __iter__(self) -> Iterator[Path]:
+        from stdeploy.files import digest_of
+
+        for path in self._paths:
+            digest = None if self._done is None else digest_of(path)
+            if digest is not None:
+                if self._done is not None and digest in self._done:
+                    self.skipped += 1
+                    continue
+                self.digests[str(path)] = digest
+            yield path
 
 
 def default_artifact() -> Path:

@@ -191,8 +191,12 @@ def crop_clip(frames: Frames, side_px: int, draw: Draw) -> Frames:
     corners = crop_corners(height, width, side_px, count, draw)
     cut = np.empty((count, side_px, side_px, 3), dtype=np.uint8)
     for frame, (top, left), out in zip(frames, corners, cut, strict=True):
-        out[:] = frame[top : top + side_px, left : left + side_px]
-    return np.ascontiguousarray(cut[:, :, ::-1]) if draw.mirrored else cut
+        square = frame[top : top + side_px, left : left + side_px]
+        if draw.mirrored:
+            cv2.flip(square, 1, dst=out)
+        else:
+            out[:] = square
+    return cut
 
 
 def jitter_colours(frames: Frames, draw: Draw) -> Frames:
@@ -207,12 +211,18 @@ def jitter_colours(frames: Frames, draw: Draw) -> Frames:
     """
     brightness, contrast, saturation, hue = draw.colour
     if draw.colour[:3] != (1.0, 1.0, 1.0):
-        pixels = frames.astype(np.float32) * np.float32(brightness)
-        middle = float((pixels @ _LUMA).mean())
-        pixels = (pixels - middle) * np.float32(contrast) + np.float32(middle)
-        grey = (pixels @ _LUMA)[..., None]
-        pixels = (pixels - grey) * np.float32(saturation) + grey
-        frames = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        # All three are linear in R, G and B, so one pass over the clip does them together.
+        tall = frames.reshape(-1, *frames.shape[2:])
+        middle = brightness * float(np.asarray(cv2.mean(tall)[:3]) @ _LUMA)
+        factor, offset = contrast * brightness, middle * (1 - contrast)
+        if saturation == 1.0:
+            values = np.rint(np.arange(256) * factor + offset).clip(0, 255).astype(np.uint8)
+            changed = cv2.LUT(tall, values)
+        else:
+            grey = np.broadcast_to(_LUMA, (3, 3))
+            mixed = factor * (saturation * np.eye(3) + (1 - saturation) * grey)
+            changed = cv2.transform(tall, np.column_stack([mixed, np.full(3, offset)]))
+        frames = np.asarray(changed, dtype=np.uint8).reshape(frames.shape)
     if hue:
         flat = frames.reshape(-1, *frames.shape[2:])  # one tall picture
         hsv = cv2.cvtColor(flat, cv2.COLOR_RGB2HSV_FULL)

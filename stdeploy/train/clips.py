@@ -16,6 +16,7 @@ from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
 from stdeploy.train.augment import Augmentation, Draw, crop_clip, jitter_colours, sampled_times
 from stdeploy.train.data.labelled import LabelledVideos, mirrored_labels
+from stdeploy.video.memory import give_back_large_arrays
 from stdeploy.video.opencv import limit_threads
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import frames_at
@@ -84,6 +85,7 @@ def begin_worker(_number: int) -> None:
     it goes on for as long as the step needs to end and the state to be saved.
     """
     limit_threads(1)
+    give_back_large_arrays()
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked when it was started
 

@@ -15,6 +15,7 @@ from stdeploy.errors import StdeployError
 from stdeploy.video import messages
 from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.limits import Limits
+from stdeploy.video.memory import give_back_large_arrays
 from stdeploy.video.opencv import limit_threads
 
 _FILES = 64  # that may be open at once
@@ -27,6 +28,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     limit_threads(1)
+    give_back_large_arrays()
     limits = Limits(**_next(requests))
     _confine(limits)
     messages.send(replies, {"ready": True})

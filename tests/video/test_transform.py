@@ -31,7 +31,7 @@ def test_shrinking_averages() -> None:
 @pytest.mark.parametrize(("height", "width"), [(360, 640), (1080, 1920), (600, 600)])
 def test_shrinking_is_near_the_average_over_areas(height: int, width: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    image = cv2.GaussianBlur(noise, (0, 0), 2.0)
+    image = cv2.GaussianBlur(noise, (0, 0), height / 180)  # a photograph of any size
     image = cv2.normalize(image, np.empty_like(image), 0, 255, cv2.NORM_MINMAX)
     resized = resize_short_side(image, 256)
     area = cv2.resize(image, resized.shape[1::-1], interpolation=cv2.INTER_AREA)
