@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits
 
 LOCAL = "local"
+_REACHABLE_SECONDS = 5.0
 _VIDEOS_AT_ONCE = 8  # that a worker is given; what a worker that dies has to do again
 
 
@@ -141,17 +143,36 @@ class _Worker:
 @contextlib.contextmanager
 def _connected(ray: Any, cluster: ClusterOptions) -> Iterator[None]:
     where: dict[str, Any] = {"address": cluster.address}
+    _check_reachable(cluster.address)
     if cluster.address == LOCAL:
         where |= {"num_cpus": cluster.workers, "include_dashboard": False}
     try:
         ray.init(**where, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BackendError(
-            f"no Ray cluster answers at {cluster.address!r}: {reason}; give its address, or "
-            f"{LOCAL!r} to start one on this machine"
-        ) from error
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise _unreachable(cluster.address, str(error).strip().splitlines()[0]) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        BackendError: nothing listens at an address like host:port or ray://host:port.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACHABLE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def _unreachable(address: str, reason: str) -> BackendError:
+    return BackendError(
+        f"no Ray cluster answers at {address!r} ({reason}); give its address, or {LOCAL!r} to "
+        "start one on this machine"
+    )
