@@ -24,6 +24,7 @@ from stdeploy.spec import ClipSpec
 from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits
+from stdeploy.video.memory import give_back_large_arrays
 from tests.video.attacks import ATTACKS, write_secret
 from tests.video.odd import ODD_VIDEOS
 
@@ -49,7 +50,7 @@ def odd(paths: list[Path], runs: int) -> None:
     ]
     jobs = itertools.product(requests, paths)
     for run, (request, path) in zip(range(runs), itertools.cycle(jobs), strict=False):
-        if run % (runs // 5) == runs // 10:
+        if run % (runs // 10) == runs // 20:
             print(f"  after {run}: {state()}", flush=True)
         try:
             for _ in read_clips(path, request):
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--attacks", type=int, default=200)
     parser.add_argument("--more", type=Path)
     arguments = parser.parse_args()
+    give_back_large_arrays()  # as `stdeploy classify` does
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for odd_name, make in ODD_VIDEOS.items():

@@ -15,7 +15,7 @@ import pytest
 
 from stdeploy.card import read_card
 from stdeploy.classify import Classifier, ClassifyOptions
-from stdeploy.cli.classify import expand
+from stdeploy.cli.inputs import expand
 from stdeploy.cli.main import main
 from stdeploy.hardware import gpus
 from stdeploy.models.checkpoint import save_checkpoint
