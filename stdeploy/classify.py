@@ -25,6 +25,7 @@ from stdeploy.timeline import Timeline, TimelineMaker, TimelineOptions
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips, read_clips
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.opencv import decoding_threads, limit_threads
+from stdeploy.video.sampling import view_times
 
 _MOST_JOBS = 8
 _WINDOWS_AHEAD = 2  # groups of windows, or chunks of frames, that wait for the network
@@ -116,6 +117,8 @@ class Classifier:
             clip=card.clip, views=self.views, crops=options.crops, decoder=options.decoder
         )
         self._artifact_sha256 = artifact_sha256
+        # What ends decoding that is under way, when its results are not wanted any more.
+        self.give_up: Callable[[], None] = lambda: None
 
     @classmethod
     def open(
@@ -170,7 +173,9 @@ class Classifier:
         """
         waiting: deque[_Awaited] = deque()
         with _one_thread_each(self.jobs):
-            decoded = ordered_map(self._decode, videos, threads=self.jobs, ahead=self.jobs)
+            decoded = ordered_map(
+                self._decode, videos, threads=self.jobs, ahead=self.jobs, give_up=self.give_up
+            )
             with contextlib.closing(decoded):
                 for _, awaited in decoded:
                     waiting.append(awaited)
@@ -233,6 +238,8 @@ class Classifier:
             maker.add(softmax(logits))
             progress(min(number * options.hop_seconds, duration), duration)
         cells, segments = maker.finish(duration)
+        if not cells:
+            raise VideoError("gives no window")
         return Timeline(
             video=str(video),
             labels=self.card.labels,
@@ -268,6 +275,8 @@ class Classifier:
         with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
             for clips in read:
                 duration = clips.duration_seconds
+                if duration <= self.card.clip.span_seconds:
+                    view_times(duration, self.card.clip, 1)  # which may refuse a short video
                 for together in windows.add(clips.frames[0]):
                     for logits in together:
                         yield logits, duration

@@ -8,8 +8,10 @@ another; rows come back to this process, which writes them.
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import socket
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from typing import Any
 from stdeploy.classify import Classifier, ClassifyOptions
 from stdeploy.errors import BackendError, VideoError, require
 from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.video.clips import ReadClips, read_clips
 from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits
 
@@ -49,7 +50,6 @@ def classify_on_ray(
     runtime_options: RuntimeOptions,
     *,
     top_k: int,
-    untrusted: bool,
 ) -> Iterator[dict[str, Any]]:
     """Classify videos on a cluster.
 
@@ -60,7 +60,6 @@ def classify_on_ray(
         options: of the classifier in each worker.
         runtime_options: likewise.
         top_k: labels in a row.
-        untrusted: decode in killable processes with limits.
 
     Yields:
         A row for each video, as `Prediction.to_record` makes it, or with "error"; in the order of
@@ -81,7 +80,8 @@ def classify_on_ray(
         # Each worker's network would take all processors.
         each = max(1, (os.cpu_count() or 1) // cluster.workers)
         runtime_options = dataclasses.replace(runtime_options, threads=each)
-    with _connected(ray, cluster):
+    # Ray prints news of its workers to standard output, where rows go.
+    with contextlib.redirect_stdout(sys.stderr), _connected(ray, cluster):
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
@@ -93,7 +93,6 @@ def classify_on_ray(
                 options,
                 runtime_options,
                 top_k,
-                untrusted,
             ),
             batch_size=_VIDEOS_AT_ONCE,
             compute=ray.data.ActorPoolStrategy(size=cluster.workers),
@@ -117,13 +116,15 @@ class _Worker:
         options: ClassifyOptions,
         runtime_options: RuntimeOptions,
         top_k: int,
-        untrusted: bool,
     ) -> None:
-        read: ReadClips = read_clips
-        if untrusted:
-            read = DecodePool(options.decoding_jobs, Limits()).read_clips
+        # In processes of their own always: Ray would start a worker that a file brings down again
+        # and again, and never come to an end.
+        self._pool = DecodePool(options.decoding_jobs, Limits())
         self._classifier = Classifier.open(
-            Path(artifact), options=options, runtime_options=runtime_options, read=read
+            Path(artifact),
+            options=options,
+            runtime_options=runtime_options,
+            read=self._pool.read_clips,
         )
         self._top_k = top_k
 
@@ -142,6 +143,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def _connected(ray: Any, cluster: ClusterOptions) -> Iterator[None]:
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     where: dict[str, Any] = {"address": cluster.address}
     _check_reachable(cluster.address)
     if cluster.address == LOCAL:

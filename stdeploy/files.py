@@ -101,7 +101,7 @@ def checked_output(path: Path, suffix: str, *, source: Path | None = None) -> Pa
     """
     if not path.name.endswith(suffix):
         raise ArtifactError(f"cannot write {str(path)!r}: the name has to end in {suffix}")
-    if source is not None and path.exists() and path.samefile(source):
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise ArtifactError(f"cannot write {str(path)!r} over the file that it is made from")
     if path.is_dir():
         raise ArtifactError(f"cannot write {str(path)!r}: it is a folder")
@@ -119,10 +119,10 @@ def sha256_of(path: Path) -> str:
 
 
 def digest_of(path: Path) -> str | None:
-    """Like `sha256_of`; None where the file cannot be read."""
+    """Like `sha256_of`; None for what is no file that can be read."""
     try:
-        return sha256_of(path)
-    except OSError:
+        return sha256_of(path) if path.is_file() else None
+    except (OSError, ValueError):  # a name with a zero in it
         return None
 
 

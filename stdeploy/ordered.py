@@ -12,7 +12,12 @@ Result = TypeVar("Result")
 
 
 def ordered_map(
-    work: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    threads: int,
+    ahead: int,
+    give_up: Callable[[], None] = lambda: None,
 ) -> Generator[tuple[Item, Result]]:
     """Call `work` on items, several at a time.
 
@@ -22,6 +27,8 @@ def ordered_map(
         threads: that work at once.
         ahead: items at most that are being worked on or done, beyond the one that is given back.
             It bounds the memory.
+        give_up: is called when the results are not wanted any more, so that what is being worked
+            on ends soon.
 
     Yields:
         Each item with its result, in the order of the items.
@@ -41,6 +48,9 @@ def ordered_map(
                 return
             item, future = under_way.popleft()
             yield item, future.result()
+    except BaseException:
+        give_up()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -18,6 +18,8 @@ from stdeploy.files import checked_output, whole_file
 DIGEST = "video_sha256"
 _ARTIFACT = "artifact_sha256"
 _ERROR = "error"
+_DIGITS = 64
+_TEXT: Any = {"encoding": "utf-8", "newline": ""}
 _PARQUET_ROWS = 10_000
 Record = dict[str, Any]
 
@@ -50,20 +52,18 @@ class ResultFile:
             _pyarrow()
         self._growing = path.with_name(path.name + ".unfinished.jsonl") if self._parquet else path
         form = _Csv(top_k) if path.suffix == ".csv" else _JsonLines()
-        kept = self._rows_there(form, artifact_sha256) if resume else iter(())
-        # What is kept is copied: a row that was cut short, or holds an error, is left out.
-        with whole_file(self._growing) as temporary, temporary.open("w", newline="") as file:
-            form.begin(file)
-            for row in kept:
-                form.write(file, row)
-                self.done.add(row[DIGEST])
         self._form = form
-        self._file: IO[str] = self._growing.open("a", newline="")
+        self._file: IO[str] | None = None
+        if resume:
+            self._begin(self._rows_there(form, artifact_sha256))
 
     def write(self, record: Record) -> None:
-        """Add a row."""
-        self._form.write(self._file, record)
-        self._file.flush()
+        """Add a row. The first one replaces what was there, if that is not to be gone on with."""
+        file = self._file or self._begin(iter(()))
+        # Names of files need not be text.
+        name = str(record["video"]).encode("utf-8", "backslashreplace").decode()
+        self._form.write(file, record | {"video": name})
+        file.flush()
 
     def close(self, *, finished: bool) -> None:
         """Close the file.
@@ -71,12 +71,34 @@ class ResultFile:
         Args:
             finished: all rows are there, so that a Parquet file can be made of them.
         """
+        if self._file is None:
+            if not finished:
+                return  # what was there stays
+            self._begin(iter(()))
+        assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         if self._parquet and finished:
             _write_parquet(self._growing, self._path)
             self._growing.unlink()
+
+    def _begin(self, kept: Iterator[Record]) -> IO[str]:
+        """Write a new file of the rows that are kept: without those cut short or with an error."""
+        with whole_file(self._growing) as temporary, temporary.open("w", **_TEXT) as file:
+            self._form.begin(file)
+            try:
+                for row in kept:
+                    self._form.write(file, row)
+                    if row.get(DIGEST):
+                        self.done.add(row[DIGEST])
+            except (ValueError, csv.Error) as error:  # Arrow's errors are ValueErrors
+                reason = str(error).splitlines()[0]
+                raise ArtifactError(
+                    f"{str(self._path)!r} cannot be gone on with: {reason}; name another output"
+                ) from error
+        self._file = self._growing.open("a", **_TEXT)
+        return self._file
 
     def _rows_there(self, form: "_Form", artifact_sha256: str) -> Iterator[Record]:
         """Rows with predictions that the file holds already.
@@ -89,7 +111,7 @@ class ResultFile:
             return
         rows = _read_parquet(source) if source.suffix == ".parquet" else form.read(source)
         for row in rows:
-            if row.get(_ERROR) or not row.get(DIGEST):
+            if row.get(_ERROR):
                 continue
             if row.get(_ARTIFACT) != artifact_sha256:
                 raise ArtifactError(
@@ -129,7 +151,7 @@ class _JsonLines:
         file.write(json.dumps(record) + "\n")
 
     def read(self, path: Path) -> Iterator[Record]:
-        with path.open() as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 with contextlib.suppress(json.JSONDecodeError):  # the last line, cut short
                     row = json.loads(line)
@@ -166,7 +188,7 @@ class _Csv:
         csv.DictWriter(file, self._columns, extrasaction="ignore").writerow(row)
 
     def read(self, path: Path) -> Iterator[Record]:
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
             reader = csv.DictReader(file)
             if reader.fieldnames is not None and list(reader.fieldnames) != self._columns:
                 raise ArtifactError(
@@ -174,7 +196,8 @@ class _Csv:
                     "--top-k, name another output or leave --resume out"
                 )
             for row in reader:
-                if row.get(DIGEST):  # the last column: a row that was cut short lacks it
+                # The last column: a row that was cut short has none, or not all of it.
+                if len(row.get(DIGEST) or "") == _DIGITS or row.get(_ERROR):
                     yield row
 
 

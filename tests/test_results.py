@@ -122,3 +122,45 @@ def test_csv_of_other_columns_is_refused(tmp_path: Path) -> None:
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"has to end in \.jsonl, \.csv or \.parquet"):
         opened(tmp_path / "rows.xlsx")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_there_stays_until_the_first_row(tmp_path: Path, name: str) -> None:
+    with opened(tmp_path / name) as file:
+        file.write(record(0))
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(RuntimeError), opened(tmp_path / name):
+        raise RuntimeError  # the artifact cannot be opened, say
+    assert (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_is_no_text_is_written(tmp_path: Path, name: str) -> None:
+    with opened(tmp_path / name) as file:
+        file.write(record(0, video="a\udcff.mp4"))
+    assert videos_in(tmp_path / name) == ["a\\udcff.mp4"]
+
+
+def test_rows_without_a_digest_are_kept(tmp_path: Path) -> None:
+    row = record(0)
+    del row["video_sha256"]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with opened(tmp_path / "rows.jsonl", resume=True) as file:
+        assert not file.done
+    assert videos_in(tmp_path / "rows.jsonl") == [row["video"]]
+
+
+def test_a_digest_that_was_cut_short_is_none(tmp_path: Path) -> None:
+    with opened(tmp_path / "rows.csv") as file:
+        file.write(record(0))
+        file.write(record(1))
+    content = (tmp_path / "rows.csv").read_bytes()
+    (tmp_path / "rows.csv").write_bytes(content[:-30])
+    with opened(tmp_path / "rows.csv", resume=True) as file:
+        assert file.done == {f"{0:064d}"}
+
+
+def test_a_damaged_parquet_file_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1" + bytes(100))
+    with pytest.raises(ArtifactError, match="cannot be gone on with"):
+        opened(tmp_path / "rows.parquet", resume=True)

@@ -179,6 +179,8 @@ def command(
         raise SpecError("--resume needs --output FILE, whose rows tell what is done")
     if ray is not None and (timeline or save_video or contact_sheet):
         raise SpecError("--ray gives rows only; leave --timeline, --save-video and sheets out")
+    if untrusted and save_video is not None:
+        raise SpecError("--save-video decodes in this program, which --untrusted is to prevent")
     if save_plot is not None and timeline is None:
         raise SpecError("--save-plot draws a timeline; add --timeline windows")
     if timeline is not None and output is not None and output.suffix != ".jsonl":
@@ -197,7 +199,7 @@ def command(
     paths = expand(videos or [], lists=lists or [], recursive=recursive)
     artifact = model or default_artifact()
     chain = ClassifyOptions(views=views, batch=batch, jobs=jobs, decoder=reader.value)
-    saving = Saving(save_plot, save_video, contact_sheet, num_videos=len(paths))
+    saving = Saving(save_plot, save_video, contact_sheet, videos=paths)
     show = ShowJson() if as_json else ShowTable(len(paths)) if output is None else Show()
     give_back_large_arrays()
     failed = done = 0
@@ -214,9 +216,7 @@ def command(
         if ray is not None:
             cluster = ClusterOptions(address=ray, workers=workers, gpus_per_worker=gpus_per_worker)
             note(f"{artifact} on Ray at {ray}, {workers} worker(s)")
-            rows = classify_on_ray(
-                wanted, artifact, cluster, chain, options, top_k=top_k, untrusted=untrusted
-            )
+            rows = classify_on_ray(wanted, artifact, cluster, chain, options, top_k=top_k)
         else:
             read: ReadClips = read_clips
             if untrusted:
@@ -225,6 +225,8 @@ def command(
             classifier = opened.enter_context(
                 Classifier.open(artifact, options=chain, runtime_options=options, read=read)
             )
+            if untrusted:
+                classifier.give_up = pool.close
             runtime = classifier.runtime
             note(
                 f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}, "

@@ -3,12 +3,20 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
+# Rows go to standard output while a bar is shown: rich is not to take them for the bar's terminal.
+_BAR: dict[str, Any] = {
+    "transient": True,
+    "disable": not err.is_terminal,
+    "redirect_stdout": False,
+    "redirect_stderr": False,
+}
 
 
 def note(text: str) -> None:
@@ -29,7 +37,7 @@ def progress_bar(what: str) -> Iterator[Callable[[float, float], None]]:
         TextColumn("{task.percentage:3.0f} %"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=err, **_BAR) as progress:
         task = progress.add_task(what, total=None)
 
         def update(done: float, total: float) -> None:
@@ -53,7 +61,7 @@ def rate_bar(what: str, things: str) -> Iterator[Callable[[float, float], None]]
         TimeRemainingColumn(),
     )
     start = time.monotonic()
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=err, **_BAR) as progress:
         task = progress.add_task(what, total=None, rate="")
 
         def update(done: float, total: float) -> None:
@@ -71,7 +79,7 @@ def phase_bars() -> Iterator[Callable[[str, int, int], None]]:
         A function that takes what is being done, how much of it is done and how much there is.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=err, **_BAR) as progress:
         task = progress.add_task("", total=None)
         current = ""
 

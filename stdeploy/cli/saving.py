@@ -1,6 +1,7 @@
 """What can be looked at afterwards: --save-plot, --save-video, --contact-sheet."""
 
 import bisect
+from collections.abc import Sequence
 from pathlib import Path
 
 from stdeploy.classify import Classifier
@@ -23,7 +24,7 @@ class Saving:
         plot: a picture for the only video, or a folder for one of each; None for none.
         video: likewise.
         sheet: likewise.
-        num_videos: how many videos there are.
+        videos: that are classified, and must stay as they are.
 
     Raises:
         SpecError: one file for several videos.
@@ -31,21 +32,21 @@ class Saving:
     """
 
     def __init__(
-        self, plot: Path | None, video: Path | None, sheet: Path | None, *, num_videos: int
+        self, plot: Path | None, video: Path | None, sheet: Path | None, *, videos: Sequence[Path]
     ) -> None:
         for path in (plot, video, sheet):
             if path is None:
                 continue
             if not path.suffix:
                 path.mkdir(parents=True, exist_ok=True)
-            elif num_videos > 1:
+            elif len(videos) > 1:
                 raise SpecError(
-                    f"{str(path)!r} is one file, but there are {num_videos} videos; name a folder"
+                    f"{str(path)!r} is one file, but there are {len(videos)} videos; name a folder"
                 )
         if plot is not None and plot.suffix:
             checked_picture(plot)
         if video is not None and video.suffix:
-            checked_output(video, ".mp4")
+            checked_output(video, ".mp4", source=next(iter(videos), None))
         if sheet is not None and sheet.suffix:
             checked_output(sheet, ".png")
         self._plot = plot
@@ -73,7 +74,7 @@ class Saving:
         if wanted.suffix:
             return wanted
         number, path = 1, wanted / (video.stem + suffix)
-        while path in self._taken:
+        while path in self._taken or (path.exists() and path.samefile(video)):
             number += 1
             path = wanted / f"{video.stem}-{number}{suffix}"
         self._taken.add(path)

@@ -1,6 +1,7 @@
 """Rows of results on standard output: a table for people, lines of JSON for programs."""
 
 import json
+import sys
 from typing import Any
 
 from rich.table import Table
@@ -24,9 +25,12 @@ class Show:
 class ShowJson(Show):
     """A line for each row, as soon as it is there."""
 
+    def __init__(self) -> None:
+        self._stream = sys.stdout  # as it is now, whatever a library makes of it later
+
     def add(self, row: Record) -> None:
         """Print a line."""
-        print(json.dumps(row), flush=True)
+        print(json.dumps(row), file=self._stream, flush=True)
 
 
 class ShowTable(Show):
@@ -44,7 +48,7 @@ class ShowTable(Show):
     def add(self, row: Record) -> None:
         """Add a row."""
         if "error" in row:
-            found: Table | Text = Text(f"error: {row['error']}", style="red")
+            found: Table | Text = Text(_plain(f"error: {row['error']}"), style="red")
         elif "segments" in row:
             found = _segments(row)
         else:
@@ -52,11 +56,16 @@ class ShowTable(Show):
             found = Table.grid(padding=(0, 2))
             for best in row["predictions"]:
                 found.add_row(f"{best['score']:.3f}", Text(best["label"]))
-        self._table.add_row(Text(row["video"]), found)
+        self._table.add_row(Text(_plain(row["video"])), found)
 
     def end(self) -> None:
         """Print the table, also of what was done before an interruption."""
         out.print(self._table)
+
+
+def _plain(text: str) -> str:
+    """Without what could steer a terminal: names of files are anyone's."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _segments(row: Record) -> Table | Text:

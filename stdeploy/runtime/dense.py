@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from stdeploy.card import ModelCard
-from stdeploy.errors import ArtifactError, SpecError, require
+from stdeploy.errors import ArtifactError, BackendError, SpecError, require
 from stdeploy.files import ONNX_SUFFIX
 from stdeploy.golden import check_golden, golden_clip
 from stdeploy.parity import RUNTIME_TOLERANCE
@@ -162,6 +162,8 @@ def _runner(model: bytes, runtime: Runtime) -> Features:
     if runtime.device != "CPU":
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
     session = ort.InferenceSession(model, settings, providers=providers)
+    if len(providers) > 1 and session.get_providers()[0] == "CPUExecutionProvider":
+        raise BackendError("the trunk of a dense timeline cannot use the GPU; try --device cpu")
     (output,) = (tensor.name for tensor in session.get_outputs())
 
     def on_onnxruntime(frames: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -42,7 +42,7 @@ def write_with_labels(
     fps = min(_MOST_FPS, max(1.0, count / reader.timing.duration))
 
     def choose(timing: Timing, first: int) -> Iterator[NDArray[np.intp]]:
-        moments = np.arange(first, int(timing.duration * fps)) / fps
+        moments = np.arange(first, max(1, round(timing.duration * fps))) / fps
         for number in frames_at(timing.timestamps, moments):
             yield np.array([number])
 

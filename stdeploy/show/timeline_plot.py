@@ -41,13 +41,18 @@ def draw_timeline(timeline: Timeline, path: Path) -> None:
             curves.axhline(threshold, color=GREY, linewidth=0.8, linestyle=":")
         curves.set_ylabel("score")
         curves.set_ylim(0, 1.02)
-        curves.set_title(Path(timeline.video).name, fontsize=10)
-        bars.set_yticks(range(len(labels)), [timeline.labels[label] for label in labels])
+        curves.set_title(_plain(Path(timeline.video).name), fontsize=10)
+        bars.set_yticks(range(len(labels)), [_plain(timeline.labels[label]) for label in labels])
         bars.set_ylim(len(labels) - 0.5, -0.5)
         bars.set_xlim(0, max(timeline.duration_seconds, 1e-3))
         bars.set_xlabel("time, s")
         for tick, colour in zip(bars.get_yticklabels(), _COLOURS, strict=False):
             tick.set_color(colour)
+
+
+def _plain(text: str) -> str:
+    """Not to be taken for a formula."""
+    return text.replace("$", r"\$")
 
 
 def shown_labels(timeline: Timeline, most: int) -> list[int]:

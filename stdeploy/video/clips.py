@@ -57,6 +57,11 @@ class ClipRequest(Spec):
     group: int = Field(default=1, ge=1)
     decoder: DecoderName = "auto"
 
+    @property
+    def in_one_piece(self) -> bool:
+        """Whether all that is wanted comes at once."""
+        return self.hop_seconds is None and self.chunk_frames is None
+
 
 # How clips are read: in this process, or by one of a `DecodePool`.
 ReadClips = Callable[[Path, ClipRequest], Iterator[Clips]]

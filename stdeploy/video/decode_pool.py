@@ -8,6 +8,7 @@ crosses a limit is killed, its video gets an error, and a new one takes its plac
 import contextlib
 import os
 import queue
+import secrets
 import selectors
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from stdeploy.video.limits import Limits
 
 _STARTING_SECONDS = 60.0
 _NONSENSE = "made the process that decodes it talk nonsense"
+_LONGEST_ERROR = 500
 _MOST_BYTES = 2**31  # of frames in one message
 
 
@@ -46,6 +48,7 @@ class DecodePool:
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._all: set[_Worker] = set()
         self._lock = threading.Lock()
+        self._closed = False
         for _ in range(workers):
             self._idle.put(None)  # started when it is needed
 
@@ -64,19 +67,21 @@ class DecodePool:
                 worker = _Worker(self._limits)
                 with self._lock:
                     self._all.add(worker)
+            if self._closed:
+                raise VideoError("was not decoded, because the work was ended")
             yield from worker.read_clips(video, request)
         finally:
-            if worker is not None and not worker.idle:
+            if worker is not None and (self._closed or not worker.idle):
                 self._drop(worker)
                 worker = None
             self._idle.put(worker)
 
     def close(self) -> None:
-        """Kill all workers."""
+        """Kill all workers; whoever waits for one of them gets an error."""
         with self._lock:
-            for worker in list(self._all):
-                worker.kill()
-            self._all.clear()
+            self._closed = True
+            for worker in self._all:
+                worker.stop()
 
     def _drop(self, worker: "_Worker") -> None:
         worker.kill()
@@ -93,6 +98,10 @@ class DecodePool:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        with self._lock:
+            for worker in self._all:
+                worker.kill()
+            self._all.clear()
 
 
 class _Worker:
@@ -106,7 +115,8 @@ class _Worker:
         self.idle = False
         self._limits = limits
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "stdeploy.video.decode_worker"],
+            # -P: a file named like a module may lie beside the videos.
+            [sys.executable, "-P", "-m", "stdeploy.video.decode_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -121,32 +131,59 @@ class _Worker:
             start_new_session=True,  # Ctrl-C is for the program, which then ends its workers
         )
         self._left = _STARTING_SECONDS
-        self._send(limits.to_message())
-        if not self._receive()[0].get("ready"):
-            raise VideoError("cannot be decoded: the process for it does not start")
+        self._token = ""
+        try:
+            self._send(limits.to_message())
+            if not self._receive()[0].get("ready"):
+                raise VideoError(_NONSENSE)
+        except BaseException as error:
+            self.kill()
+            if isinstance(error, VideoError):
+                raise VideoError("cannot be decoded: the process for it does not start") from error
+            raise
 
     def read_clips(self, video: Path, request: ClipRequest) -> Iterator[Clips]:
         """See `DecodePool`."""
         self.idle = False
         self._left = self._limits.wall_seconds
-        self._send({"video": str(video.absolute()), "request": request.model_dump(mode="json")})
+        # A process that a file has got hold of cannot answer for the next one.
+        self._token = secrets.token_hex(16)
+        self._send(
+            {
+                "token": self._token,
+                "video": str(video.absolute()),
+                "request": request.model_dump(mode="json"),
+            }
+        )
+        given = 0
         while True:
             message, frames = self._receive()
             if frames is None:
-                self.idle = True
                 if "error" in message:
-                    raise VideoError(str(message["error"]))
+                    self.idle = True
+                    raise VideoError(_printable(str(message["error"])))
+                if given == 0 and request.in_one_piece:
+                    raise VideoError(_NONSENSE)
+                self.idle = True
                 return
-            yield _clips(message, frames)
+            given += 1
+            if given > 1 and request.in_one_piece:
+                raise VideoError(_NONSENSE)
+            yield _clips(message, frames, request)
 
     def kill(self) -> None:
-        """End the process; it holds nothing that would be lost."""
-        self._process.kill()
+        """End the process and what it has started; it holds nothing that would be lost."""
+        self.stop()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+    def stop(self) -> None:
+        """Send the process its end; who reads from it sees that."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin
@@ -155,9 +192,12 @@ class _Worker:
 
     def _receive(self) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
         try:
-            return messages.receive(self._read_into, most_bytes=_MOST_BYTES)
+            message, frames = messages.receive(self._read_into, most_bytes=_MOST_BYTES)
         except messages.BrokenMessageError as error:
             raise VideoError(_NONSENSE) from error
+        if message.get("token", "") != self._token:
+            raise VideoError(_NONSENSE)
+        return message, frames
 
     def _read_into(self, buffer: memoryview) -> None:
         """Fill a buffer while there is time left.
@@ -196,12 +236,28 @@ class _Worker:
         return f"made the process that decodes it crash ({ended})"
 
 
-def _clips(message: dict[str, Any], frames: NDArray[np.uint8]) -> Clips:
+def _clips(message: dict[str, Any], frames: NDArray[np.uint8], request: ClipRequest) -> Clips:
+    """What was sent, if it is what was asked for."""
+    clip = request.clip
     try:
         times = np.asarray(message["times"], dtype=np.float64)
         duration = float(message["duration"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise VideoError(_NONSENSE) from error
-    if frames.ndim != 5 or times.shape != frames.shape[:2]:
+    length = clip.num_frames if request.chunk_frames is None else request.chunk_frames
+    if (
+        frames.ndim != 5
+        or not 1 <= len(frames) <= max(request.views * request.crops, request.group)
+        or not 1 <= frames.shape[1] <= length
+        or frames.shape[2:] != (clip.crop_px, clip.crop_px, 3)
+        or times.shape != frames.shape[:2]
+        or not np.isfinite(times).all()
+        or not np.isfinite(duration)
+    ):
         raise VideoError(_NONSENSE)
     return Clips(frames, times, duration)
+
+
+def _printable(text: str) -> str:
+    """Without what could steer a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text[:_LONGEST_ERROR])

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import cv2
+
 from stdeploy.errors import StdeployError
 from stdeploy.video import messages
 from stdeploy.video.clips import ClipRequest, read_clips
@@ -35,7 +37,7 @@ def main() -> None:
     while True:
         request = _next(requests)
         _allow_seconds(limits.cpu_seconds)
-        _serve(replies, Path(request["video"]), ClipRequest.parse(request["request"]), limits)
+        _serve(replies, request, limits)
 
 
 def _next(requests: BinaryIO) -> dict[str, Any]:
@@ -49,19 +51,18 @@ def _next(requests: BinaryIO) -> dict[str, Any]:
     return messages.receive(read_into, most_bytes=0)[0]
 
 
-def _serve(replies: BinaryIO, video: Path, request: ClipRequest, limits: Limits) -> None:
+def _serve(replies: BinaryIO, wanted: dict[str, Any], limits: Limits) -> None:
+    mine = {"token": wanted["token"]}
+    request = ClipRequest.parse(wanted["request"])
     try:
-        for clips in read_clips(video, request, limits):
-            messages.send(
-                replies,
-                {"times": clips.times_seconds.tolist(), "duration": clips.duration_seconds},
-                clips.frames,
-            )
-        messages.send(replies, {"end": True})
-    except MemoryError:
-        messages.send(replies, {"error": limits.too_much_memory})
+        for clips in read_clips(Path(wanted["video"]), request, limits):
+            shown = {"times": clips.times_seconds.tolist(), "duration": clips.duration_seconds}
+            messages.send(replies, mine | shown, clips.frames)
+        messages.send(replies, mine | {"end": True})
+    except (MemoryError, cv2.error):  # what cv2 raises here is want of memory
+        messages.send(replies, mine | {"error": limits.too_much_memory})
     except StdeployError as error:
-        messages.send(replies, {"error": str(error)})
+        messages.send(replies, mine | {"error": str(error)})
 
 
 def _confine(limits: Limits) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-_SIGN = "interlaced"
+_SIGN = "Cannot convert interlaced"
 _FRAMES = 300
 _SECONDS = 30.0
 
@@ -23,15 +23,18 @@ def refused_by_opencv(path: Path) -> bool:
     Args:
         path: of a video that OpenCV opens.
     """
-    result = subprocess.run(
-        [sys.executable, "-m", __name__, str(path.absolute())],
-        env=os.environ | {"OPENCV_FFMPEG_LOGLEVEL": "16"},  # errors
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-        timeout=_SECONDS,
-    )
-    return _SIGN in result.stdout.decode(errors="replace")
+    try:
+        result = subprocess.run(
+            [sys.executable, "-P", "-m", __name__, str(path.absolute())],
+            env=os.environ | {"OPENCV_FFMPEG_LOGLEVEL": "16"},  # errors
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return False  # nothing was complained about as far as it went
+    return result.returncode == 0 and _SIGN in result.stdout.decode(errors="replace")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ class Limits:
     Attributes:
         pixels: of one frame, width x height.
         frames: of a file.
+        seconds: that a video may last, by its timestamps.
         streams: of a file: pictures, sound, subtitles.
         memory_bytes: address space of the process that decodes.
         cpu_seconds: processor time of one video.
@@ -27,6 +28,7 @@ class Limits:
 
     pixels: int = 7680 * 4320
     frames: int = 1_000_000
+    seconds: float = 86_400.0
     streams: int = 128
     memory_bytes: int = 2048 * _MIB
     cpu_seconds: int = 120
@@ -71,11 +73,24 @@ class Limits:
         if count > self.frames:
             raise VideoError(f"has more than {self.frames} frames, which is not allowed")
 
+    def check_duration(self, seconds: float) -> None:
+        """Compare with how long a video lasts: a few frames can be made to last for years.
+
+        Raises:
+            VideoError: it is longer.
+        """
+        if seconds > self.seconds:
+            raise VideoError(
+                f"lasts {seconds / 3600:.0f} hours by its timestamps; at most "
+                f"{self.seconds / 3600:.0f} are allowed"
+            )
+
 
 _UNLIMITED = 2**62
 NO_LIMITS = Limits(
     pixels=_UNLIMITED,
     frames=_UNLIMITED,
+    seconds=float("inf"),
     streams=_UNLIMITED,
     memory_bytes=_UNLIMITED,
     cpu_seconds=_UNLIMITED,

@@ -23,7 +23,7 @@ from stdeploy.errors import SpecError, VideoError
 from stdeploy.spec import ClipSpec
 from stdeploy.video.containers import CAPTURE_OPTIONS
 from stdeploy.video.decoder import Stream
-from stdeploy.video.opencv import stream_of
+from stdeploy.video.opencv import OPENING, stream_of
 from stdeploy.video.transform import Image, clip_frame
 
 STANDARD_INPUT = "-"
@@ -31,6 +31,9 @@ _URL_PROTOCOLS = "udp,rtp,rtsp,rtmp,srt,tcp,http,https,tls,crypto"
 _TIMEOUT_MS = 10_000
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _UNCHANGED = 1e-9
+_SUSPICIOUS = 8  # frames that are equal to the last bit
+_LOST = 8  # frames in a row without a timestamp of their own
+_MOST_CAMERAS = 1000
 
 Opener = Callable[[], AbstractContextManager[Stream]]
 
@@ -57,8 +60,10 @@ def opener(source: str) -> Opener:
         SpecError: it is none of these.
     """
     if source == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise SpecError("there is no pipe: standard input is closed")
         return lambda: _opened(f"pipe:{sys.stdin.fileno()}", "protocol_whitelist;pipe")
-    if source.isdecimal():
+    if source.isdecimal() and int(source) < _MOST_CAMERAS:
         return lambda: _camera(int(source))
     scheme = source.partition("://")[0]
     if "://" not in source or scheme not in _URL_PROTOCOLS.split(","):
@@ -99,6 +104,8 @@ class LiveClips:
         self._changed = threading.Condition()
         self._ended = False
         self._error: VideoError | None = None
+        self._last: Image | None = None
+        self._equal = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="live", daemon=True)
 
@@ -150,11 +157,23 @@ class LiveClips:
 
     def _read(self) -> None:
         """What the thread does: read, and open again what breaks off."""
+        try:
+            self._follow()
+        except Exception as error:  # of a library: whoever waits for a window has to hear of it
+            self._error = VideoError(f"the source cannot be read: {error}")
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _follow(self) -> None:
         pause, clock = _FIRST_PAUSE, _Clock()
         while not self._stop.is_set():
             try:
                 with self._open_stream() as stream:
                     clock.begin()
+                    with self._changed:
+                        self._newest.clear()  # a clip does not go over a break
                     while not self._stop.is_set() and self._take(stream, clock):
                         pause = _FIRST_PAUSE
                 reason = "the source has ended"
@@ -167,9 +186,6 @@ class LiveClips:
             self._report(f"{reason}; trying again in {pause:g} s")
             self._stop.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
 
     def _take(self, stream: Stream, clock: "_Clock") -> bool:
         """Read one frame, and keep it if it is due; whether there was one."""
@@ -180,11 +196,24 @@ class LiveClips:
         seconds = clock.seconds(shown, arrived)
         if not clock.due(seconds, self._clip.interval_seconds):
             return True  # grabbed, but never converted
-        frame = clip_frame(stream.image(), self._clip)
+        image = stream.image()
+        self._look(image)
+        frame = clip_frame(image, self._clip)
         with self._changed:
             self._newest.append((seconds, arrived, frame))
             self._changed.notify_all()
         return True
+
+    def _look(self, image: Image) -> None:
+        """Say so where pictures do not change: OpenCV cannot convert interlaced ones."""
+        same = self._last is not None and np.array_equal(image, self._last)
+        self._equal = self._equal + 1 if same else 0
+        self._last = image
+        if self._equal == _SUSPICIOUS:
+            self._report(
+                f"{_SUSPICIOUS} frames were the same to the last bit: the source stands still, or "
+                "is interlaced, which cannot be converted here, and answers are worth nothing"
+            )
 
 
 class _Clock:
@@ -193,19 +222,23 @@ class _Clock:
     def __init__(self) -> None:
         self._now = 0.0
         self._due = 0.0
+        self._usual = 0.0
 
     def begin(self) -> None:
         """A stream begins, or begins anew."""
         self._last: tuple[float, float] | None = None
-        self._by_arrival = False
+        self._without = 0
 
     def seconds(self, shown: float, arrived: float) -> float:
         """When a frame is shown, by a clock that never goes back."""
         if self._last is not None:
             by_stream, by_arrival = shown - self._last[0], arrived - self._last[1]
-            if by_stream <= _UNCHANGED:
-                self._by_arrival = True
-            self._now += by_arrival if self._by_arrival else by_stream
+            self._without = self._without + 1 if by_stream <= _UNCHANGED else 0
+            if self._without == 0:
+                self._now += by_stream
+                self._usual = by_stream
+            else:  # one that repeats is a slip; where none goes on, the stream has no clock
+                self._now += by_arrival if self._without > _LOST else self._usual
         self._last = shown, arrived
         return self._now
 
@@ -219,22 +252,21 @@ class _Clock:
 
 @contextlib.contextmanager
 def _opened(address: str, options: str) -> Iterator[Stream]:
-    before = os.environ.get(CAPTURE_OPTIONS)
-    os.environ[CAPTURE_OPTIONS] = options
-    try:
-        capture = cv2.VideoCapture(
-            address,
-            cv2.CAP_FFMPEG,
-            (
-                *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS),
-                *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS),
-                *(cv2.CAP_PROP_N_THREADS, 1),  # more would hold frames back
-            ),
-        )
-    finally:
-        if before is None:
-            del os.environ[CAPTURE_OPTIONS]
-        else:
+    # OpenCV takes options from the environment, which is the whole program's; files have others.
+    with OPENING:
+        before = os.environ[CAPTURE_OPTIONS]
+        os.environ[CAPTURE_OPTIONS] = options
+        try:
+            capture = cv2.VideoCapture(
+                address,
+                cv2.CAP_FFMPEG,
+                (
+                    *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS),
+                    *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS),
+                    *(cv2.CAP_PROP_N_THREADS, 1),  # more would hold frames back
+                ),
+            )
+        finally:
             os.environ[CAPTURE_OPTIONS] = before
     with _released(capture):
         yield stream_of(capture)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 _LENGTH = struct.Struct("<I")
 _LONGEST = 64 * 2**20
+_MOST_SIDES = 8
 _SHAPE = "shape"
 
 
@@ -64,9 +65,9 @@ def receive(
         if shape is None:
             return message, None
         sides = tuple(int(side) for side in shape)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BrokenMessageError from error
-    if any(side < 0 for side in sides) or math.prod(sides) > most_bytes:
+    if len(sides) > _MOST_SIDES or min(sides, default=0) < 1 or math.prod(sides) > most_bytes:
         raise BrokenMessageError
     frames = np.empty(sides, dtype=np.uint8)
     read_into(frames.data.cast("B"))

@@ -189,6 +189,7 @@ class VideoReader:
         self._announced = times
         self._keys = np.flatnonzero(keys)
         self.timing = Timing.of(times, fps)
+        self._limits.check_duration(self.timing.duration)
 
     def _try_another(self, reason: str) -> None:
         """Read the packets with the next library.

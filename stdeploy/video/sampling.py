@@ -94,7 +94,7 @@ def window_times(
         if first == 0:
             yield view_times(duration, clip, 1)[0]
         return
-    for number in range(first, math.ceil(room / hop - _WHOLE)):
+    for number in range(first, max(1, math.ceil(room / hop - _WHOLE))):
         yield clip_times(np.array([number * hop]), clip)[0]
 
 

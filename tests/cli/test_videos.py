@@ -200,3 +200,37 @@ def test_watch_refuses_files(folder: Path) -> None:
     result = stdeploy("watch", "long.mp4", cwd=folder)
     assert result.returncode == 2
     assert "files are for stdeploy classify" in " ".join(result.stderr.split())
+
+
+def test_rows_go_to_standard_output_beside_a_bar_on_a_terminal(folder: Path) -> None:
+    ours, theirs = os.openpty()
+    result = subprocess.run(
+        [sys.executable, "-m", "stdeploy", "classify", "clips/one.mp4", "--json", *RUN],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        env=os.environ | {"STDEPLOY_CACHE": str(folder.parent / "stdeploy-cache")},
+        check=True,
+    )
+    os.close(theirs)
+    os.close(ours)
+    assert json.loads(result.stdout)["video"] == "clips/one.mp4"
+
+
+def test_a_video_is_not_written_over_itself(folder: Path) -> None:
+    before = (folder / "long.mp4").read_bytes()
+    result = stdeploy("classify", "long.mp4", "--save-video", "long.mp4", *RUN, cwd=folder)
+    assert result.returncode == 2
+    assert "over the file that it is made from" in " ".join(result.stderr.split())
+    assert (folder / "long.mp4").read_bytes() == before
+
+
+def test_a_pipe_in_a_folder_has_its_row(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.mp4")
+    result = stdeploy(
+        *("classify", tmp_path, "-m", folder / "a.onnx", "-o", tmp_path / "r.jsonl", *RUN),
+        cwd=folder,
+    )
+    assert result.returncode == 1
+    assert rows_of(tmp_path / "r.jsonl")[0]["error"] == "is no ordinary file; name a video file"

@@ -11,6 +11,7 @@ import pytest
 
 from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
+from stdeploy.video import messages
 from stdeploy.video.clips import ClipRequest, Clips, read_clips
 from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits
@@ -101,6 +102,7 @@ def child_of_this_process() -> int:
         for child in children
         if b"decode_worker" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
+    assert workers
     return workers[-1]
 
 
@@ -140,3 +142,51 @@ def test_threads_share_a_pool(folder: Path) -> None:
         )
         for clips in threads.map(read, range(12)):
             assert_same(clips, expected)
+
+
+def test_a_module_beside_the_videos_is_not_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("open('was-run', 'w')\nraise SystemExit\n")
+    monkeypatch.chdir(tmp_path)
+    with DecodePool(1, LIMITS) as pool:
+        assert list(pool.read_clips(folder / "good.mp4", REQUEST))
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_after_closing_nothing_is_decoded(folder: Path) -> None:
+    with DecodePool(1, LIMITS) as pool:
+        list(pool.read_clips(folder / "good.mp4", REQUEST))
+        pool.close()
+        with pytest.raises(VideoError, match="work was ended"):
+            list(pool.read_clips(folder / "good.mp4", REQUEST))
+
+
+def test_a_video_that_lasts_for_years_is_refused(folder: Path, tmp_path: Path) -> None:
+    times = [number * 299_000 for number in range(400)]
+    encode(tmp_path / "years.mkv", coloured_frames(40) * 10, "libx264", times=times)
+    with DecodePool(1, LIMITS) as pool, pytest.raises(VideoError, match="33 hours by its timest"):
+        list(pool.read_clips(tmp_path / "years.mkv", ClipRequest(clip=CLIP, hop_seconds=0.1)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x04\x00\x00\x00null",
+        b"\x10\x00\x00\x00" + b"[" * 16,
+        b'\x12\x00\x00\x00{"shape":[1e999]}x',
+        b'\x10\x00\x00\x00{"shape": [0,1]}',
+        b'\x1b\x00\x00\x00{"shape": [99999999999999]}',
+        b"\xff\xff\xff\xff",
+    ],
+)
+def test_what_is_no_message_is_nonsense(content: bytes) -> None:
+    position = 0
+
+    def read_into(buffer: memoryview) -> None:
+        nonlocal position
+        buffer[:] = content[position : position + len(buffer)].ljust(len(buffer), b"\0")
+        position += len(buffer)
+
+    with pytest.raises(messages.BrokenMessageError):
+        messages.receive(read_into, most_bytes=1 << 20)

@@ -78,7 +78,7 @@ def test_the_newest_window_wins() -> None:
             assert window is not None
             ends.append(window.end_seconds)
             time.sleep(0.2)  # slow, while a hundred frames come
-            assert time.monotonic() - window.arrived < 0.3
+            assert time.monotonic() - window.arrived < 0.9  # 0.2 s and a busy machine
     assert (np.diff(ends) > 1.0).all()
 
 
@@ -169,7 +169,7 @@ def test_a_network_stream_is_followed(film: Path) -> None:
                 ends.append(window.end_seconds)
                 after = window.end_seconds + 0.1
         assert len(lags) == 6
-        assert max(lags) < 0.3 + 2 * CLIP.interval_seconds + 0.3
+        assert max(lags) < 0.3 + 2 * CLIP.interval_seconds + 0.8
         assert (np.diff(ends) > 0.1).all()
     finally:
         sender.kill()
