@@ -73,8 +73,12 @@ def opener(source: str) -> Opener:
             "files are for stdeploy classify"
         )
     # Without a buffer, what was read to find out about the stream is not shown, late, first.
+    # And FFmpeg's own thread for UDP, which it ends by cancelling it, is not needed: this reads
+    # without pause.
     return lambda: _opened(
-        source, f"protocol_whitelist;{_URL_PROTOCOLS}|fflags;nobuffer|flags;low_delay"
+        source,
+        f"protocol_whitelist;{_URL_PROTOCOLS}|fflags;nobuffer|flags;low_delay"
+        "|fifo_size;0|buffer_size;8388608",
     )
 
 

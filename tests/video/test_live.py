@@ -1,5 +1,6 @@
 import contextlib
 import itertools
+import json
 import math
 import os
 import socket
@@ -155,25 +156,39 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+FOLLOWER = """
+import json, math, sys, time
+from stdeploy.spec import ClipSpec
+from stdeploy.video.live import LiveClips, opener
+clip = ClipSpec.model_validate_json(sys.argv[2])
+with LiveClips(opener(sys.argv[1]), clip, reconnect=False) as live:
+    lags, ends, after = [], [], -math.inf
+    while len(lags) < 6 and (window := live.next(after=after)) is not None:
+        time.sleep(0.3)  # slower than the stream
+        lags.append(time.monotonic() - window.arrived)
+        ends.append(window.end_seconds)
+        after = window.end_seconds + 0.1
+print(json.dumps([lags, ends]))
+"""
+
+
 def test_a_network_stream_is_followed(film: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
-        address = f"udp://127.0.0.1:{free.getsockname()[1]}?pkt_size=1316"
-    sender = subprocess.Popen([sys.executable, "-c", SENDER, str(film), address])
+        address = f"udp://127.0.0.1:{free.getsockname()[1]}"
+    sending = [sys.executable, "-c", SENDER, str(film), f"{address}?pkt_size=1316"]
+    sender = subprocess.Popen(sending)
     try:
-        with LiveClips(opener(address.partition("?")[0]), CLIP, reconnect=False) as live:
-            lags, ends, after = [], [], -math.inf
-            while len(lags) < 6 and (window := live.next(after=after)) is not None:
-                time.sleep(0.3)  # slower than the stream
-                lags.append(time.monotonic() - window.arrived)
-                ends.append(window.end_seconds)
-                after = window.end_seconds + 0.1
-        assert len(lags) == 6
-        assert max(lags) < 0.3 + 2 * CLIP.interval_seconds + 0.8
-        assert (np.diff(ends) > 0.1).all()
+        # In a process of its own, as `stdeploy watch` is.
+        following = [sys.executable, "-c", FOLLOWER, address, CLIP.model_dump_json()]
+        result = subprocess.run(following, stdout=subprocess.PIPE, check=True, timeout=60)
     finally:
         sender.kill()
         sender.wait()
+    lags, ends = json.loads(result.stdout)
+    assert len(lags) == 6
+    assert max(lags) < 0.3 + 2 * CLIP.interval_seconds + 0.8
+    assert (np.diff(ends) > 0.1).all()
 
 
 def test_a_pipe_is_followed_to_its_end(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
