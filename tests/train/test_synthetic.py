@@ -46,7 +46,8 @@ def test_videos_decode(folder: Path) -> None:
         reader = VideoReader(sample.video)
         assert 22 <= len(reader.timing.timestamps) <= 30
         assert reader.timing.fps == pytest.approx(12.0, rel=0.01)
-        assert reader.gather(np.array([0]), lambda image: image).shape == (1, 72, 80, 3)
+        _, frames = reader.gather(lambda _timing: np.array([0]), lambda image: image)
+        assert frames.shape == (1, 72, 80, 3)
 
 
 def test_second_class_of_a_pair_is_the_first_played_backwards(
