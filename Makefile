@@ -28,7 +28,7 @@ check: install
 # Two at a time, whole files, so that a file's artifacts are made once. Apart: the backends, whose
 # libraries (TensorRT-RTX, OpenVINO) stay loaded, from what starts many processes of its own.
 # And by itself what crashed in a process that had run most of the others, for a reason that is not
-# known yet: its video is the first that PyAV encodes there.
+# known yet.
 LIVE := tests/video/test_live.py
 BACKENDS := tests/bench tests/cli tests/engine tests/export tests/gpu tests/runtime
 test: install
