@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 
 import numpy as np
@@ -19,7 +18,7 @@ from stdeploy.errors import VideoError
 from stdeploy.files import sha256_of
 from stdeploy.ordered import ordered_map, prefetch
 from stdeploy.prediction import Logits, Prediction, rank, softmax
-from stdeploy.runtime.base import DEFAULT_OPTIONS, Runtime, RuntimeOptions
+from stdeploy.runtime.base import DEFAULT_OPTIONS, ClosesOnExit, Runtime, RuntimeOptions
 from stdeploy.runtime.opening import open_runtime
 from stdeploy.timeline import Timeline, TimelineMaker, TimelineOptions
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips, read_clips
@@ -85,7 +84,7 @@ class _Awaited:
         return self.clips is None or len(self.logits) == len(self.clips.frames)
 
 
-class Classifier:
+class Classifier(ClosesOnExit):
     """An opened artifact that classifies video files; a context manager.
 
     Args:
@@ -95,6 +94,7 @@ class Classifier:
         options: views, batches, how many videos at once.
         read: how clips are read: in this process, or by a `DecodePool` for files that are not
             trusted.
+        give_up: ends reading that is under way, when its clips are not wanted any more.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class Classifier:
         artifact_sha256: str,
         options: ClassifyOptions = DEFAULT_CLASSIFY,
         read: ReadClips = read_clips,
+        give_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.runtime = runtime
         self.card = card
@@ -117,8 +118,7 @@ class Classifier:
             clip=card.clip, views=self.views, crops=options.crops, decoder=options.decoder
         )
         self._artifact_sha256 = artifact_sha256
-        # What ends decoding that is under way, when its results are not wanted any more.
-        self.give_up: Callable[[], None] = lambda: None
+        self._give_up = give_up
 
     @classmethod
     def open(
@@ -128,6 +128,7 @@ class Classifier:
         options: ClassifyOptions = DEFAULT_CLASSIFY,
         runtime_options: RuntimeOptions = DEFAULT_OPTIONS,
         read: ReadClips = read_clips,
+        give_up: Callable[[], None] = lambda: None,
     ) -> Self:
         """Open an artifact and verify it with its golden clip.
 
@@ -136,6 +137,7 @@ class Classifier:
             options: views, batches, how many videos at once.
             runtime_options: backend, device and precision.
             read: see above.
+            give_up: likewise.
 
         Raises:
             ArtifactError: it cannot be used.
@@ -148,6 +150,7 @@ class Classifier:
             artifact_sha256=sha256_of(artifact),
             options=options,
             read=read,
+            give_up=give_up,
         )
 
     def classify(self, video: Path) -> Prediction:
@@ -174,7 +177,7 @@ class Classifier:
         waiting: deque[_Awaited] = deque()
         with _one_thread_each(self.jobs):
             decoded = ordered_map(
-                self._decode, videos, threads=self.jobs, ahead=self.jobs, give_up=self.give_up
+                self._decode, videos, threads=self.jobs, ahead=self.jobs, give_up=self._give_up
             )
             with contextlib.closing(decoded):
                 for _, awaited in decoded:
@@ -344,17 +347,6 @@ class Classifier:
             device=self._device,
             artifact_sha256=self._artifact_sha256,
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ from stdeploy.cli.options import (
     CudaGraphsOption,
     DeviceName,
     DeviceOption,
+    ModelOption,
     PrecisionOption,
     ReaderName,
     ReaderOption,
@@ -49,12 +50,7 @@ def command(
     videos: Annotated[
         list[str] | None, typer.Argument(help="Files, folders or patterns.", show_default=False)
     ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model", "-m", help="Default: the newest *.onnx; on GPU hosts also *.engine."
-        ),
-    ] = None,
+    model: ModelOption = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels per video.")] = 5,
     views: Annotated[
         int | None,
@@ -168,7 +164,6 @@ def command(
     from stdeploy.files import sha256_of
     from stdeploy.results import DIGEST, ResultFile
     from stdeploy.runtime.dense import DenseTrunk
-    from stdeploy.video.clips import ReadClips, read_clips
     from stdeploy.video.decode_pool import DecodePool
     from stdeploy.video.limits import Limits
     from stdeploy.video.memory import give_back_large_arrays
@@ -218,15 +213,13 @@ def command(
             note(f"{artifact} on Ray at {ray}, {workers} worker(s)")
             rows = classify_on_ray(wanted, artifact, cluster, chain, options, top_k=top_k)
         else:
-            read: ReadClips = read_clips
+            how: dict[str, Any] = {}
             if untrusted:
                 pool = opened.enter_context(DecodePool(chain.decoding_jobs, Limits()))
-                read = pool.read_clips
+                how = {"read": pool.read_clips, "give_up": pool.close}
             classifier = opened.enter_context(
-                Classifier.open(artifact, options=chain, runtime_options=options, read=read)
+                Classifier.open(artifact, options=chain, runtime_options=options, **how)
             )
-            if untrusted:
-                classifier.give_up = pool.close
             runtime = classifier.runtime
             note(
                 f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}, "

@@ -1,6 +1,7 @@
 """Options that several verbs share: which backend runs, where, and in which precision."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,6 +44,10 @@ class ReaderName(StrEnum):
     PYAV = "pyav"
 
 
+ModelOption = Annotated[
+    Path | None,
+    typer.Option("--model", "-m", help="Default: the newest *.onnx; on GPU hosts also *.engine."),
+]
 ReaderOption = Annotated[
     ReaderName,
     typer.Option("--reader", help="auto: OpenCV, and PyAV for what OpenCV cannot read."),

@@ -4,7 +4,6 @@ import datetime
 import json
 import math
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +17,7 @@ from stdeploy.cli.options import (
     CudaGraphsOption,
     DeviceName,
     DeviceOption,
+    ModelOption,
     PrecisionOption,
     RebuildOption,
     ThreadsOption,
@@ -30,12 +30,7 @@ def command(
         str,
         typer.Argument(help="Number of a camera, a URL (rtsp, http, udp, ...), or - for a pipe."),
     ],
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model", "-m", help="Default: the newest *.onnx; on GPU hosts also *.engine."
-        ),
-    ] = None,
+    model: ModelOption = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels each time.")] = 3,
     hop: Annotated[
         float,

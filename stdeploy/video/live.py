@@ -23,7 +23,7 @@ from stdeploy.errors import SpecError, VideoError
 from stdeploy.spec import ClipSpec
 from stdeploy.video.containers import CAPTURE_OPTIONS
 from stdeploy.video.decoder import Stream
-from stdeploy.video.opencv import OPENING, stream_of
+from stdeploy.video.opencv import stream_of
 from stdeploy.video.transform import Image, clip_frame
 
 STANDARD_INPUT = "-"
@@ -34,6 +34,8 @@ _UNCHANGED = 1e-9
 _SUSPICIOUS = 8  # frames that are equal to the last bit
 _LOST = 8  # frames in a row without a timestamp of their own
 _MOST_CAMERAS = 1000
+
+_OPENING = threading.Lock()
 
 Opener = Callable[[], AbstractContextManager[Stream]]
 
@@ -256,8 +258,10 @@ class _Clock:
 
 @contextlib.contextmanager
 def _opened(address: str, options: str) -> Iterator[Stream]:
-    # OpenCV takes options from the environment, which is the whole program's; files have others.
-    with OPENING:
+    # OpenCV takes options from the environment, which is the whole program's, and files have
+    # others: one live source is opened at a time, and a program that opens files meanwhile would
+    # open them with these. `stdeploy watch` opens none.
+    with _OPENING:
         before = os.environ[CAPTURE_OPTIONS]
         os.environ[CAPTURE_OPTIONS] = options
         try:

@@ -1,7 +1,6 @@
 """Decoding with OpenCV and the FFmpeg inside it."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from stdeploy.video.decoder import NO_VIDEO, Index, Stream
 from stdeploy.video.transform import Image
 
 _TIMEOUT_MS = 20_000
-# Held while the options for files in the environment are replaced by those of a live source.
-OPENING = threading.Lock()
 _UNDECODED = -1  # a CAP_PROP_FORMAT: packets as they are
 _threads = 0  # of one decoder; 0 is one for each processor
 
@@ -89,8 +86,6 @@ class _Stream:
 
 @contextlib.contextmanager
 def _capture(path: Path, *parameters: float) -> Iterator[cv2.VideoCapture]:
-    with OPENING:
-        pass  # not while a live source is opened, which may be anything
     capture = cv2.VideoCapture(
         str(path.absolute()),  # FFmpeg would take "10:30.mp4" for a protocol
         cv2.CAP_FFMPEG,
