@@ -18,9 +18,9 @@ from stdeploy.errors import VideoError
 from stdeploy.files import sha256_of
 from stdeploy.ordered import ordered_map, prefetch
 from stdeploy.prediction import Logits, Prediction, rank, softmax
-from stdeploy.runtime.base import DEFAULT_OPTIONS, ClosesOnExit, Runtime, RuntimeOptions
+from stdeploy.runtime.base import DEFAULT_OPTIONS, ClosesOnExit, RunsClips, RuntimeOptions
 from stdeploy.runtime.opening import open_runtime
-from stdeploy.timeline import Timeline, TimelineMaker, TimelineOptions
+from stdeploy.timeline import Cell, Timeline, TimelineMaker, TimelineOptions
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips, read_clips
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.opencv import decoding_threads, limit_threads
@@ -99,7 +99,7 @@ class Classifier(ClosesOnExit):
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: RunsClips,
         card: ModelCard,
         *,
         artifact_sha256: str,
@@ -216,6 +216,7 @@ class Classifier(ClosesOnExit):
         *,
         trunk: Trunk | None = None,
         progress: Callable[[float, float], None] = lambda _done, _of: None,
+        window: Callable[[Cell], None] = lambda _cell: None,
     ) -> Timeline:
         """Classify windows all along a video; an hour needs as much memory as a minute.
 
@@ -224,6 +225,7 @@ class Classifier(ClosesOnExit):
             options: hop and thresholds. With a trunk the hop is rounded to whole frames.
             trunk: of the same artifact; windows then share its work, see dense.py.
             progress: is told how many seconds are done, and of how many.
+            window: is told of each window, one behind the network.
 
         Raises:
             VideoError: it gives no clip, or is damaged on the way.
@@ -238,11 +240,14 @@ class Classifier(ClosesOnExit):
         maker = TimelineMaker(clip.span_seconds, options)
         duration = 0.0
         for number, (logits, duration) in enumerate(scores):
-            maker.add(softmax(logits))
+            before = maker.add(softmax(logits))
+            if before is not None:
+                window(before)
             progress(min(number * options.hop_seconds, duration), duration)
         cells, segments = maker.finish(duration)
         if not cells:
             raise VideoError("gives no window")
+        window(cells[-1])
         return Timeline(
             video=str(video),
             labels=self.card.labels,

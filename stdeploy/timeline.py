@@ -1,6 +1,7 @@
 """An answer over time: what a network says to each window, and segments of labels. Pure."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,15 @@ class Cell:
     best: tuple[int, ...]
     scores: tuple[float, ...]
 
+    def to_record(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Plain data, ready for JSON, with the names of the labels."""
+        return {
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "labels": [labels[label] for label in self.best],
+            "scores": [round(score, 6) for score in self.scores],
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
@@ -69,6 +79,16 @@ class Segment:
     end: float
     mean: float
     peak: float
+
+    def to_record(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Plain data, ready for JSON, with the name of the label."""
+        return {
+            "label": labels[self.label],
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "mean_score": round(self.mean, 6),
+            "peak_score": round(self.peak, 6),
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,25 +124,8 @@ class Timeline:
             "duration_seconds": round(self.duration_seconds, 3),
             "timeline": self.how,
             "hop_seconds": self.options.hop_seconds,
-            "windows": [
-                {
-                    "start": round(cell.start, 3),
-                    "end": round(cell.end, 3),
-                    "labels": [self.labels[label] for label in cell.best],
-                    "scores": [round(score, 6) for score in cell.scores],
-                }
-                for cell in self.cells
-            ],
-            "segments": [
-                {
-                    "label": self.labels[segment.label],
-                    "start": round(segment.start, 3),
-                    "end": round(segment.end, 3),
-                    "mean_score": round(segment.mean, 6),
-                    "peak_score": round(segment.peak, 6),
-                }
-                for segment in self.segments
-            ],
+            "windows": [cell.to_record(self.labels) for cell in self.cells],
+            "segments": [segment.to_record(self.labels) for segment in self.segments],
             "device": self.device,
             "artifact_sha256": self.artifact_sha256,
         }
@@ -145,13 +148,15 @@ class TimelineMaker:
         self._ended: list[Segment] = []
         self._count = 0
 
-    def add(self, probabilities: NDArray[np.float64]) -> None:
-        """Take the scores (K,) of the next window."""
+    def add(self, probabilities: NDArray[np.float64]) -> Cell | None:
+        """Take the scores (K,) of the next window; the cell of the one before is then known."""
+        before = None
         if self._last is not None:
             middle = (self._count - 1) * self._options.hop_seconds + self._span / 2
-            self._take(self._last, end=middle + self._options.hop_seconds / 2)
+            before = self._take(self._last, end=middle + self._options.hop_seconds / 2)
         self._last = probabilities
         self._count += 1
+        return before
 
     def finish(self, duration: float) -> tuple[tuple[Cell, ...], tuple[Segment, ...]]:
         """End the last cell and all segments with the video."""
@@ -165,17 +170,16 @@ class TimelineMaker:
     def _start(self) -> float:
         return self._cells[-1].end if self._cells else 0.0
 
-    def _take(self, probabilities: NDArray[np.float64], *, end: float) -> None:
+    def _take(self, probabilities: NDArray[np.float64], *, end: float) -> Cell:
         start = self._start
         order = np.argsort(-probabilities, kind="stable")[: self._options.top_k]
-        self._cells.append(
-            Cell(
-                start,
-                end,
-                tuple(int(label) for label in order),
-                tuple(float(probabilities[label]) for label in order),
-            )
+        cell = Cell(
+            start,
+            end,
+            tuple(int(label) for label in order),
+            tuple(float(probabilities[label]) for label in order),
         )
+        self._cells.append(cell)
         for entering in np.flatnonzero(probabilities >= self._options.enter):
             self._open.setdefault(int(entering), _Open(start))
         for label, under_way in list(self._open.items()):
@@ -185,6 +189,7 @@ class TimelineMaker:
             else:
                 under_way.weight += score * (end - start)
                 under_way.peak = max(under_way.peak, score)
+        return cell
 
     def _end(self, label: int, end: float) -> None:
         under_way = self._open.pop(label)

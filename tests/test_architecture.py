@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "runtime": {"engine", "golden", "models"},
     "classify": {"video", "runtime", "prediction", "timeline", "dense", "ordered"},
     "cluster": {"classify"},
+    "serve": {"classify"},
     "show": {"picture", "timeline", "video"},
     "export": {"engine", "models", "runtime", "video"},
     "bench": {"picture", "runtime"},
@@ -52,6 +53,7 @@ MAY_IMPORT = {
         "results",
         "show",
         "cluster",
+        "serve",
     },
 }
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cv2")

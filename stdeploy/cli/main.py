@@ -21,6 +21,7 @@ from stdeploy.cli import (
     flops,
     fuse,
     pull,
+    serve,
     train,
     watch,
 )
@@ -46,6 +47,7 @@ for verb in (
     export,
     classify,
     watch,
+    serve,
     evaluate,
     bench,
     flops,

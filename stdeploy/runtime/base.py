@@ -48,8 +48,8 @@ class RuntimeOptions:
 DEFAULT_OPTIONS = RuntimeOptions()
 
 
-class Runtime(Protocol):
-    """An opened artifact that classifies clips; a context manager.
+class RunsClips(Protocol):
+    """What classifies clips.
 
     Attributes:
         name: of the backend.
@@ -60,6 +60,22 @@ class Runtime(Protocol):
     name: str
     device: str
     precision: Precision
+
+    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 frames (N, T, H, W, 3), RGB, to logits (N, K).
+
+        Raises:
+            ArtifactError: shape or type of the frames are not those of the artifact.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what is held; harmless when called twice."""
+        ...
+
+
+class Runtime(RunsClips, Protocol):
+    """An opened artifact that classifies clips; a context manager."""
 
     @classmethod
     def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
@@ -74,18 +90,6 @@ class Runtime(Protocol):
             ArtifactError: the file does not fit its card or cannot be loaded.
             BackendError: the backend, its device or its precision is not there.
         """
-        ...
-
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 frames (N, T, H, W, 3), RGB, to logits (N, K).
-
-        Raises:
-            ArtifactError: shape or type of the frames are not those of the artifact.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release what is held; harmless when called twice."""
         ...
 
     def __enter__(self) -> Self: ...

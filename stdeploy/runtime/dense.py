@@ -14,7 +14,7 @@ from stdeploy.errors import ArtifactError, BackendError, SpecError, require
 from stdeploy.files import ONNX_SUFFIX
 from stdeploy.golden import check_golden, golden_clip
 from stdeploy.parity import RUNTIME_TOLERANCE
-from stdeploy.runtime.base import Runtime
+from stdeploy.runtime.base import RunsClips
 
 Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -38,7 +38,7 @@ class DenseTrunk:
         self._bias = bias.astype(np.float64)
 
     @classmethod
-    def open(cls, artifact: Path, card: ModelCard, runtime: Runtime) -> Self:
+    def open(cls, artifact: Path, card: ModelCard, runtime: RunsClips) -> Self:
         """Cut the head off an artifact and make the rest answer the golden clip.
 
         Args:
@@ -137,7 +137,7 @@ def _cut(graph: onnx.GraphProto, artifact: Path) -> tuple[NDArray[np.float32], N
     return weight, bias
 
 
-def _runner(model: bytes, runtime: Runtime) -> Features:
+def _runner(model: bytes, runtime: RunsClips) -> Features:
     """The graph in the backend of a runtime."""
     if runtime.name == "openvino":
         openvino = require("openvino", extra="openvino", purpose="the openvino backend")

@@ -22,3 +22,47 @@ def capture_options(streams: int | None = None) -> str:
     if streams is not None:
         options["max_streams"] = str(streams)
     return "|".join(f"{name};{value}" for name, value in options.items())
+
+
+_PACKET = 188  # bytes, of an MPEG transport stream
+_STARTS = {
+    b"\x1aE\xdf\xa3": "Matroska or WebM",
+    b"FLV\x01": "FLV",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "ASF",
+    b"OggS": "Ogg",
+    b"GIF8": "GIF",
+    b"\x00\x00\x01\xba": "MPEG",
+    b"\x00\x00\x01\xb3": "MPEG video",
+    b"DKIF": "IVF",
+    b".RMF": "RealMedia",
+}
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+HEAD_BYTES = 2 * _PACKET
+
+
+def container_of(head: bytes) -> str | None:
+    """Which container a file seems to be, by its first bytes.
+
+    It tells pictures, texts and archives from videos before anything is decoded; what really is
+    in the file, decoding tells.
+
+    Args:
+        head: the first `HEAD_BYTES` of the file, or all of a shorter one.
+
+    Returns:
+        A name for people; None where it is none of those that are read here.
+    """
+    for start, name in _STARTS.items():
+        if head.startswith(start):
+            return name
+    if head[4:8] in _BOXES:
+        return "MP4 or QuickTime"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "AVI"
+    # M2TS has four bytes before each packet.
+    for first, step in ((0, _PACKET), (4, _PACKET + 4)):
+        if head[first : first + 1] == b"G" and head[first + step : first + step + 1] == b"G":
+            return "MPEG transport stream"
+    if head[:4] == b"\x00\x00\x00\x01" or head[:3] == b"\x00\x00\x01":
+        return "H.264, HEVC or MPEG-4 video"
+    return None

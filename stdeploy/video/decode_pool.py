@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,8 +30,18 @@ from stdeploy.video.limits import Limits
 
 _STARTING_SECONDS = 60.0
 _NONSENSE = "made the process that decodes it talk nonsense"
+_GIVEN_UP = "was not decoded, because the work was ended"
 _LONGEST_ERROR = 500
 _MOST_BYTES = 2**31  # of frames in one message
+_ASK_AGAIN_SECONDS = 0.05
+
+
+class DecoderLostError(VideoError):
+    """The process that decoded a video has died: by a fault in the file, or by no fault of it."""
+
+
+class NoDecoderError(DecoderLostError):
+    """The process that was to decode a video has died before it saw it."""
 
 
 class DecodePool:
@@ -51,29 +61,53 @@ class DecodePool:
         for _ in range(workers):
             self._idle.put(None)  # started when it is needed
 
-    def read_clips(self, video: Path, request: ClipRequest) -> Iterator[Clips]:
+    def read_clips(
+        self,
+        video: Path,
+        request: ClipRequest,
+        *,
+        unwanted: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Clips]:
         """Like `stdeploy.video.clips.read_clips`, within the limits.
 
         Waits until a worker is free. The time that passes until the caller wants the next clips
         does not count.
 
+        Args:
+            video: a file.
+            request: which clips.
+            unwanted: is asked again and again; the work ends where it says yes.
+
         Raises:
-            VideoError: the video gives no clip, or not within the limits.
+            VideoError: the video gives no clip, or not within the limits, or is not wanted any
+                more; `DecoderLostError` where the process died.
         """
-        worker = self._idle.get()
+        worker = self._free_worker(unwanted)
         try:
-            if worker is None:
-                worker = _Worker(self._limits)
-                with self._lock:
-                    self._all.add(worker)
+            worker = worker or self._new_worker()
             if self._closed:
-                raise VideoError("was not decoded, because the work was ended")
-            yield from worker.read_clips(video, request)
+                raise VideoError(_GIVEN_UP)
+            yield from worker.read_clips(video, request, unwanted)
         finally:
             if worker is not None and (self._closed or not worker.idle):
                 self._drop(worker)
                 worker = None
             self._idle.put(worker)
+
+    def start(self) -> None:
+        """Start all workers now, so that no video has to wait for it.
+
+        Raises:
+            NoDecoderError: one does not start.
+        """
+        free = [self._idle.get() for _ in range(self._idle.qsize())]
+        try:
+            for place, worker in enumerate(free):
+                if worker is None:
+                    free[place] = self._new_worker()
+        finally:
+            for worker in free:
+                self._idle.put(worker)
 
     def close(self) -> None:
         """Kill all workers; whoever waits for one of them gets an error."""
@@ -81,6 +115,20 @@ class DecodePool:
             self._closed = True
             for worker in self._all:
                 worker.stop()
+
+    def _free_worker(self, unwanted: Callable[[], bool]) -> "_Worker | None":
+        while True:
+            try:
+                return self._idle.get(timeout=_ASK_AGAIN_SECONDS)
+            except queue.Empty:
+                if unwanted():
+                    raise VideoError(_GIVEN_UP) from None
+
+    def _new_worker(self) -> "_Worker":
+        worker = _Worker(self._limits)
+        with self._lock:
+            self._all.add(worker)
+        return worker
 
     def _drop(self, worker: "_Worker") -> None:
         worker.kill()
@@ -126,6 +174,7 @@ class _Worker:
         )
         self._left = _STARTING_SECONDS
         self._token = ""
+        self._unwanted: Callable[[], bool] = lambda: False
         try:
             self._send(limits.to_message())
             if not self._receive()[0].get("ready"):
@@ -133,12 +182,17 @@ class _Worker:
         except BaseException as error:
             self.kill()
             if isinstance(error, VideoError):
-                raise VideoError("cannot be decoded: the process for it does not start") from error
+                raise NoDecoderError(
+                    "cannot be decoded: the process for it does not start"
+                ) from error
             raise
 
-    def read_clips(self, video: Path, request: ClipRequest) -> Iterator[Clips]:
+    def read_clips(
+        self, video: Path, request: ClipRequest, unwanted: Callable[[], bool]
+    ) -> Iterator[Clips]:
         """See `DecodePool`."""
         self.idle = False
+        self._unwanted = unwanted
         self._left = self._limits.wall_seconds
         # A process that a file has got hold of cannot answer for the next one.
         self._token = secrets.token_hex(16)
@@ -205,29 +259,36 @@ class _Worker:
             selector.register(output, selectors.EVENT_READ)
             while buffer:
                 start = time.monotonic()
-                if self._left <= 0 or not selector.select(self._left):
+                if self._left <= 0:
                     raise VideoError(
                         f"took more than {self._limits.wall_seconds:g} s to decode, "
                         "and was given up"
                     )
-                count = os.readv(output, [buffer])
+                ready = selector.select(min(self._left, _ASK_AGAIN_SECONDS))
+                if not ready and self._unwanted():
+                    raise VideoError(_GIVEN_UP)
+                count = os.readv(output, [buffer]) if ready else None
                 self._left -= time.monotonic() - start
+                if count is None:
+                    continue
                 if count == 0:
-                    raise VideoError(self._ending())
+                    raise self._ending()
                 buffer = buffer[count:]
 
-    def _ending(self) -> str:
+    def _ending(self) -> VideoError:
         """Why the process is no more."""
         status = self._process.wait()
         if status == -signal.SIGXCPU:
-            return (
+            return VideoError(
                 f"took more than {self._limits.cpu_seconds} s of processor time to decode, and was "
                 "given up"
             )
         if status == -signal.SIGKILL:
-            return "made the process that decodes it end (killed, perhaps for want of memory)"
+            return DecoderLostError(
+                "made the process that decodes it end (killed, perhaps for want of memory)"
+            )
         ended = f"signal {-status}" if status < 0 else f"status {status}"
-        return f"made the process that decodes it crash ({ended})"
+        return DecoderLostError(f"made the process that decodes it crash ({ended})")
 
 
 def _clips(message: dict[str, Any], frames: NDArray[np.uint8], request: ClipRequest) -> Clips:

@@ -1,10 +1,12 @@
 """How much of this machine one video may use."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stdeploy.errors import VideoError
-from stdeploy.video.decoder import Index
+
+if TYPE_CHECKING:  # a limit needs no OpenCV
+    from stdeploy.video.decoder import Index
 
 _MIB = 2**20
 
@@ -43,7 +45,7 @@ class Limits:
         """What is wrong with a video that needs more memory."""
         return f"needs more than {self.memory_bytes // _MIB} MiB of memory to decode"
 
-    def check(self, index: Index) -> None:
+    def check(self, index: "Index") -> None:
         """Compare with what the packets and the header announce.
 
         Raises:

@@ -1,0 +1,1 @@
+"""Actions over HTTP: batched, bounded, observed, with a page to try it."""

@@ -1,0 +1,210 @@
+"""What every request that wants an answer passes: room, upload, deadline, and who has left."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from stdeploy.errors import VideoError
+from stdeploy.serve.admission import Admission, TurnedAwayError
+from stdeploy.serve.job import Job
+from stdeploy.serve.life import Life
+from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.network import NetworkFailedError, UnwantedError
+from stdeploy.serve.refusal import RefusalError
+from stdeploy.serve.service import Service
+from stdeploy.serve.settings import ServeSettings
+from stdeploy.serve.uploads import Budget, UploadFolder, VideoBody, too_large
+from stdeploy.video.decode_pool import NoDecoderError
+
+Answer = TypeVar("Answer")
+_BODIES_IN_MEMORY = 8  # of the largest size
+
+
+class GoneError(Exception):
+    """The client has left; there is no one to answer."""
+
+
+class Desk:
+    """One for all requests of a server.
+
+    Args:
+        settings: limits.
+        life: knows whether there is a network.
+        admission: counts who is inside.
+        metrics: are told how long things took.
+        uploads: where videos are kept.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        life: Life,
+        admission: Admission,
+        metrics: Metrics,
+        uploads: UploadFolder,
+    ) -> None:
+        self.settings = settings
+        self.life = life
+        self.metrics = metrics
+        self._admission = admission
+        self._uploads = uploads
+        self._on_disk = Budget(settings.max_held_bytes)
+        self._in_memory = Budget(_BODIES_IN_MEMORY * settings.max_body_bytes)
+
+    def service(self) -> Service:
+        """What answers.
+
+        Raises:
+            RefusalError: not yet, or not any more.
+        """
+        if self.life.phase == "draining":
+            raise RefusalError(
+                "draining", "the server is about to stop; ask another", retry_after_seconds=5
+            )
+        if self.life.service is None:
+            raise RefusalError(
+                "starting", "the model is being opened; ask again soon", retry_after_seconds=2
+            )
+        if self.life.failure is not None:
+            raise _failed()
+        return self.life.service
+
+    @contextlib.contextmanager
+    def admitted(self, request: Request) -> Iterator[str]:
+        """Count a request while it is worked on; its body is here already.
+
+        A body that comes slowly takes no room from requests that could be answered.
+
+        Yields:
+            The client that it counts for.
+
+        Raises:
+            RefusalError: there is no room for it.
+        """
+        client = request.client.host if request.client else ""
+        try:
+            self._admission.enter(client, time.monotonic())
+        except TurnedAwayError as error:
+            raise _turned_away(error) from error
+        try:
+            yield client
+        finally:
+            self._admission.leave(client, time.monotonic())
+
+    @contextlib.asynccontextmanager
+    async def upload(self, request: Request) -> AsyncIterator[tuple[Path, VideoBody]]:
+        """Receive the video of a request into a file that is gone when the block ends.
+
+        Raises:
+            RefusalError: too large, too slow, or no video.
+            GoneError: the client has left.
+        """
+        content_type = request.headers.get("content-type")
+        limit = self.settings.max_body_bytes
+        start = time.monotonic()
+        with self._uploads.new_file() as (path, file), self._on_disk.account() as hold:
+            body = VideoBody(content_type, file, max_bytes=limit, hold=hold)
+            async for chunk in self._body(request, limit):
+                body.feed(chunk)
+            body.end()
+            self.metrics.upload.observe(time.monotonic() - start)
+            self.metrics.upload_bytes.observe(body.received_bytes)
+            yield path, body
+
+    @contextlib.asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytearray]:
+        """Receive the body of a request into memory; raises what `upload` raises."""
+        with self._in_memory.account() as hold:
+            body = bytearray()
+            async for chunk in self._body(request, self.settings.max_body_bytes):
+                hold(len(chunk))
+                body += chunk
+            yield body
+
+    async def answer(self, request: Request, job: Job, work: Coroutine[Any, Any, Answer]) -> Answer:
+        """Wait for work until its deadline, while the client is there.
+
+        Raises:
+            RefusalError: too late, undecodable, or the network failed.
+            GoneError: the client has left.
+        """
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(disconnected(request))
+        try:
+            async with asyncio.timeout_at(job.deadline):
+                await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise GoneError
+            return task.result()
+        except Exception as error:
+            raise refusal_of(error) from error
+        finally:
+            job.give_up()
+            gone.cancel()
+            task.cancel()
+
+    async def _body(self, request: Request, limit: int) -> AsyncIterator[bytes]:
+        """The body, piece by piece, within size and time."""
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            raise too_large(limit)
+        received = 0
+        try:
+            async with asyncio.timeout(self.settings.upload_seconds):
+                async for chunk in request.stream():
+                    received += len(chunk)
+                    if received > limit:
+                        raise too_large(limit)
+                    yield chunk
+        except TimeoutError as error:
+            raise RefusalError(
+                "too_slow",
+                f"the body took longer than {self.settings.upload_seconds:g} s to come",
+            ) from error
+        except ClientDisconnect as error:
+            raise GoneError from error
+
+
+async def disconnected(request: Request) -> None:
+    """Return when the client has left; the body has to be read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def refusal_of(error: Exception) -> Exception:
+    """What the client is told of an error; others stay as they are."""
+    if isinstance(error, NoDecoderError):
+        return RefusalError(
+            "no_decoder", "no process that decodes videos could be started", retry_after_seconds=5
+        )
+    if isinstance(error, VideoError):
+        return RefusalError("undecodable", f"the video {error}")
+    if isinstance(error, NetworkFailedError):
+        return _failed()
+    if isinstance(error, (TimeoutError, UnwantedError)):
+        return RefusalError(
+            "deadline",
+            "the answer was not ready in time; ask again later, or for fewer views",
+        )
+    return error
+
+
+def _failed() -> RefusalError:
+    return RefusalError("failed", "the network failed; the server has to be started again")
+
+
+def _turned_away(error: TurnedAwayError) -> RefusalError:
+    sentence = (
+        "this client has more requests under way than its share, because others ask too"
+        if error.reason == "over_share"
+        else "the server is full"
+    )
+    seconds = error.retry_after_seconds
+    return RefusalError(
+        error.reason, f"{sentence}; ask again in {seconds} s", retry_after_seconds=seconds
+    )

@@ -1,0 +1,30 @@
+"""One request's claim on the house."""
+
+import threading
+import time
+
+
+class Job:
+    """Who asks, until when, and whether the answer is still wanted. Threads may share one.
+
+    Args:
+        client: whose turn it takes in queues.
+        deadline: when the answer is of no use any more, of `time.monotonic`.
+
+    Attributes:
+        waited: seconds that it spent in queues so far: for its "turn", a "decoder", the "network".
+    """
+
+    def __init__(self, client: str, deadline: float) -> None:
+        self.client = client
+        self.deadline = deadline
+        self.waited = {"turn": 0.0, "decoder": 0.0, "network": 0.0}
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        """Nobody wants the answer any more; what works on it ends soon."""
+        self._given_up.set()
+
+    def unwanted(self) -> bool:
+        """Whether to stop working on it."""
+        return self._given_up.is_set() or time.monotonic() >= self.deadline

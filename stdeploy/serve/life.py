@@ -1,0 +1,58 @@
+"""Whether the server lives, is ready, and when it goes."""
+
+from typing import Literal
+
+from stdeploy.serve.admission import Admission
+from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.service import Service
+
+Phase = Literal["starting", "ready", "draining"]
+
+
+class Life:
+    """The phases of a server: it opens the network, answers, and is told to go.
+
+    Args:
+        admission: counts the requests inside.
+        metrics: show what is found here.
+        network_seconds: a batch that takes longer means that the network hangs.
+
+    Attributes:
+        phase: starting, until the golden clip has passed; ready; draining, once told to go.
+        service: there from the second phase on.
+    """
+
+    def __init__(self, admission: Admission, metrics: Metrics, network_seconds: float) -> None:
+        self.phase: Phase = "starting"
+        self.service: Service | None = None
+        self._network_seconds = network_seconds
+        metrics.in_progress.set_function(lambda: admission.inside)
+        metrics.ready.set_function(lambda: float(self.ready))
+        metrics.live.set_function(lambda: float(self.failure is None))
+
+    def opened(self, service: Service) -> None:
+        """The network has answered the golden clip."""
+        self.service = service
+        if self.phase == "starting":
+            self.phase = "ready"
+
+    def drain(self) -> None:
+        """Take no new requests any more."""
+        self.phase = "draining"
+
+    @property
+    def failure(self) -> str | None:
+        """Why only a new process can answer; None where this one can."""
+        if self.service is None:
+            return None
+        network = self.service.network
+        if network.failure is not None:
+            return f"the network failed ({network.failure})"
+        if network.busy_seconds() > self._network_seconds:
+            return f"the network has not answered for {self._network_seconds:g} s"
+        return None
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self.phase == "ready" and self.failure is None

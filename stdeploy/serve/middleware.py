@@ -1,0 +1,188 @@
+"""What surrounds every request: its id, its key, its line in the log, its end."""
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stdeploy.serve import logs
+from stdeploy.serve.desk import GoneError
+from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.refusal import RefusalError
+
+_log = logging.getLogger("stdeploy.serve.requests")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PROTECTED = ("/v1", "/v2")
+_CLIENT_GONE = 499  # as nginx logs it; nobody sees it
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 64 * 2**20
+
+
+class Reception:
+    """Gives each request an id, asks for the key, logs the end, and lets no error out.
+
+    Args:
+        app: the rest.
+        metrics: count answers and refusals.
+        api_key: that requests to /v1 and /v2 carry; None asks for none.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, api_key: str | None) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._api_key = api_key.encode() if api_key is not None else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        token = logs.request_id.set(request_id)
+        start = time.monotonic()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-ID"] = request_id
+                answer["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        try:
+            self._check(scope, headers)
+            await self._app(scope, receive, send_with_id)
+        except GoneError:
+            status = _CLIENT_GONE
+        except RefusalError as error:
+            await refuse(error, self._metrics, send_with_id)
+        except Exception:
+            _log.exception("a request failed")
+            if status:
+                raise  # half an answer is out already
+            await refuse(
+                RefusalError("failed", "the server made a mistake"), self._metrics, send_with_id
+            )
+        finally:
+            self._end(scope, status, time.monotonic() - start)
+            logs.request_id.reset(token)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        if scope["method"] not in ("GET", "HEAD") and (
+            headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        ):
+            # A page of another site could let a visitor's browser work here unasked.
+            raise RefusalError("cross_site", "pages of other sites may not ask this server")
+        if self._api_key is None or not scope["path"].startswith(_PROTECTED):
+            return
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        key = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+        if not hmac.compare_digest(key.encode("utf-8", "replace"), self._api_key):
+            raise RefusalError(
+                "unauthorized", "the API key is missing or wrong; send Authorization: Bearer KEY"
+            )
+
+    def _end(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None) or "other"
+        self._metrics.requests.labels(route, status).inc()
+        quiet = route in ("/livez", "/readyz", "/startupz", "/metrics") and status == 200
+        client = scope.get("client")
+        _log.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "request",
+            extra={
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "seconds": round(seconds, 4),
+                "client": client[0] if client else None,
+            },
+        )
+
+
+class Linger:
+    """Lets a client that is still sending hear why it is refused.
+
+    A connection that is closed while bytes come is reset, and many clients then never see the
+    answer. So the rest of the body is read for a while, and thrown away.
+
+    Args:
+        app: the rest.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        whole = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+
+        asked = False
+
+        async def receive_and_see() -> Message:
+            nonlocal whole, asked
+            asked = True
+            message = await receive()
+            whole = whole or message["type"] == "http.disconnect" or not message.get("more_body")
+            return message
+
+        async def send_and_linger(message: Message) -> None:
+            if message["type"] == "http.response.start" and not whole:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            last = message["type"] == "http.response.body" and not message.get("more_body")
+            # Who waits to be asked for the body has not sent it.
+            unsent = not asked and headers.get("expect", "").lower() == "100-continue"
+            if not last or whole or unsent:
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            await _throw_away(receive_and_see, lambda: whole)
+            await send({"type": "http.response.body", "body": b""})
+
+        await self._app(scope, receive_and_see, send_and_linger)
+
+
+async def refuse(error: RefusalError, metrics: Metrics, send: Send) -> None:
+    """Answer with an error."""
+    metrics.rejections.labels(error.code).inc()
+    body = json.dumps(as_json(error)).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    raw = [(k.lower().encode(), v.encode()) for k, v in (headers | error.headers).items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def as_json(error: RefusalError) -> dict[str, Any]:
+    """The body of an error; "error" is what the Open Inference Protocol asks for."""
+    return {
+        "error": error.sentence,
+        "code": error.code,
+        "request_id": logs.request_id.get(),
+    }
+
+
+async def _throw_away(receive: Receive, done: Callable[[], bool]) -> None:
+    left = _LINGER_BYTES
+    try:
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while not done() and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+    except TimeoutError:
+        pass

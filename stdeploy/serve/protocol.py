@@ -1,0 +1,85 @@
+"""uvicorn's HTTP/1.1 with what it lacks: a clock for the head of a request, and a door."""
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_JSON = (b"content-type", b"application/json")
+
+
+def guarded_protocol(*, header_seconds: float, max_connections: int) -> type[H11Protocol]:
+    """A protocol for uvicorn.
+
+    Args:
+        header_seconds: in which the head of a request has to be there, from the first moment of
+            a connection or the first byte of a later request.
+        max_connections: open at once; a further one is closed.
+    """
+
+    class Guarded(H11Protocol):
+        _head_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > max_connections:
+                self._refuse(503, "there are too many connections", "full")
+                return
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop()
+            super().connection_lost(exc)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.conn.trailing_data[0]:  # the head of a request that came with the last one
+                self._watch()
+
+        def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+            limit = self.config.h11_max_incomplete_event_size
+            sentence = f"this is no HTTP request, or its head is larger than {limit} bytes"
+            self._refuse(400, sentence, "bad_request")
+
+        def _watch(self) -> None:
+            """Let the clock run while a head is awaited."""
+            awaited = self.cycle is None or self.cycle.response_complete
+            if not awaited or self.transport.is_closing():
+                self._stop()
+            elif self._head_timer is None:
+                self._head_timer = self.loop.call_later(header_seconds, self._too_slow)
+
+        def _stop(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+        def _too_slow(self) -> None:
+            self._head_timer = None
+            sentence = f"the head of the request took longer than {header_seconds:g} s to come"
+            self._refuse(408, sentence, "too_slow")
+
+        def _refuse(self, status: int, sentence: str, code: str) -> None:
+            """Answer without having a request, and close."""
+            if self.transport.is_closing():
+                return
+            body = f'{{"error": "{sentence}", "code": "{code}", "request_id": null}}'.encode()
+            headers = [_JSON, (b"connection", b"close"), (b"content-length", b"%d" % len(body))]
+            events: list[Any] = [
+                h11.Response(status_code=status, headers=headers),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ]
+            try:
+                for event in events:
+                    self.transport.write(self.conn.send(event) or b"")
+            except h11.LocalProtocolError:
+                pass  # an answer is under way already
+            self.transport.close()
+
+    return Guarded

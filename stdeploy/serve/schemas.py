@@ -1,0 +1,199 @@
+"""What goes over HTTP, as pydantic models: checked when it comes, documented in OpenAPI."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stdeploy.prediction import Prediction
+from stdeploy.runtime.base import RunsClips
+from stdeploy.serve.job import Job
+from stdeploy.serve.service import Model
+from stdeploy.timeline import Timeline
+
+
+class ClassifyOptions(BaseModel):
+    """What can be asked of /v1/classify, in the query or as fields of the form."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top_k: int = Field(5, ge=1, description="Labels in the answer.")
+    views: int | None = Field(
+        None, ge=1, le=64, description="Clips averaged. Default: the model's."
+    )
+    timeline: bool = Field(False, description="Also an answer over time.")
+    hop_seconds: float = Field(
+        1.0, ge=0.1, le=3600, description="Between the windows of a timeline."
+    )
+    stream: bool = Field(
+        False,
+        description="Server-sent events: `prediction`, then `window` for each window of a "
+        "timeline as it comes, then `end`; or `error`.",
+    )
+
+
+class Error(BaseModel):
+    """Why a request was not answered."""
+
+    error: str = Field(description="A sentence for people.")
+    code: str = Field(description="A word for programs.")
+    request_id: str
+
+
+class ModelName(BaseModel):
+    """Which artifact answered."""
+
+    name: str
+    sha256: str
+
+
+class LabelScore(BaseModel):
+    """A label with its probability."""
+
+    label: str
+    score: float = Field(ge=0, le=1)
+
+
+class TimingsMs(BaseModel):
+    """Wall time of each stage, in milliseconds."""
+
+    upload: float
+    queue: float = Field(description="Waiting for its turn, a decoding process, the network.")
+    decode: float
+    infer: float
+    total: float
+
+
+class Window(BaseModel):
+    """The stretch that one window of a timeline answers for, in seconds."""
+
+    start: float
+    end: float
+    labels: list[str]
+    scores: list[float]
+
+
+class Segment(BaseModel):
+    """A stretch in which a label goes on, in seconds."""
+
+    label: str
+    start: float
+    end: float
+    mean_score: float
+    peak_score: float
+
+
+class Segments(BaseModel):
+    """What a timeline comes to."""
+
+    duration_seconds: float
+    hop_seconds: float
+    segments: list[Segment]
+
+
+class TimelineAnswer(Segments):
+    """An answer over time."""
+
+    windows: list[Window]
+
+
+class End(Segments):
+    """The last event of a stream."""
+
+    timings_ms: TimingsMs
+
+
+class Classified(BaseModel):
+    """What happens in a video."""
+
+    request_id: str
+    model: ModelName
+    predictions: list[LabelScore] = Field(description="Best first.")
+    views: int
+    view_spans_seconds: list[tuple[float, float]]
+    timings_ms: TimingsMs
+    device: str = Field(description="Where the network really ran.")
+    timeline: TimelineAnswer | None = None
+
+
+class ModelInfo(BaseModel):
+    """A model that answers here."""
+
+    name: str
+    sha256: str
+    architecture: str
+    num_classes: int
+    labels: list[str]
+    clip: dict[str, Any] = Field(description="Which frames the network sees.")
+    backend: str
+    device: str
+    precision: str
+
+
+class Models(BaseModel):
+    """All models that answer here."""
+
+    models: list[ModelInfo]
+
+
+class Health(BaseModel):
+    """The answer to a probe."""
+
+    status: str
+    reason: str | None = None
+
+
+def classified(
+    prediction: Prediction,
+    model: Model,
+    job: Job,
+    *,
+    request_id: str,
+    top_k: int,
+    upload_seconds: float,
+    total_seconds: float,
+) -> Classified:
+    """An answer from what the library found; the same numbers as `Prediction.to_record`."""
+    record = prediction.to_record(top_k)
+    waited = job.waited
+    return Classified(
+        request_id=request_id,
+        model=ModelName(name=model.name, sha256=model.sha256),
+        predictions=record["predictions"],
+        views=record["views"],
+        view_spans_seconds=record["view_spans_seconds"],
+        device=record["device"],
+        timings_ms=TimingsMs(
+            upload=_ms(upload_seconds),
+            queue=_ms(sum(waited.values())),
+            # These hold the time in the queue before them.
+            decode=_ms(prediction.timings_ms["decode"] / 1e3 - waited["decoder"]),
+            infer=_ms(prediction.timings_ms["infer"] / 1e3 - waited["network"]),
+            total=_ms(total_seconds),
+        ),
+    )
+
+
+def over_time(timeline: Timeline) -> TimelineAnswer:
+    """A timeline as the library records it."""
+    record = timeline.to_record()
+    return TimelineAnswer(**{name: record[name] for name in TimelineAnswer.model_fields})
+
+
+def model_info(model: Model, runtime: RunsClips) -> ModelInfo:
+    """What clients may know of a model."""
+    card = model.card
+    return ModelInfo(
+        name=model.name,
+        sha256=model.sha256,
+        architecture=card.model.architecture,
+        num_classes=card.model.num_classes,
+        labels=list(card.labels),
+        clip=card.clip.model_dump(mode="json"),
+        backend=runtime.name,
+        device=runtime.device,
+        precision=runtime.precision,
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * max(0.0, seconds), 1)

@@ -1,0 +1,234 @@
+"""From an uploaded video to an answer: who decodes when, and on which thread.
+
+Each video is worked on by a thread of its own, which runs the same `Classifier` as the command
+line: its clips are read by a `DecodePool`, and its network is the one that all share. So HTTP
+gives the numbers that the library gives.
+"""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.card import ModelCard
+from stdeploy.classify import Classifier, ClassifyOptions
+from stdeploy.errors import VideoError
+from stdeploy.prediction import Prediction
+from stdeploy.serve.job import Job
+from stdeploy.serve.network import Network, SharedRuntime, UnwantedError
+from stdeploy.serve.turns import Turns
+from stdeploy.timeline import Cell, Timeline, TimelineOptions
+from stdeploy.video.clips import ClipRequest, Clips
+from stdeploy.video.decode_pool import DecodePool, DecoderLostError
+from stdeploy.video.limits import Limits
+
+_log = logging.getLogger(__name__)
+_AHEAD = 2  # videos whose clips are ready or in the network, beside those that are decoded
+_ASK_AGAIN_SECONDS = 0.05
+
+Answer = TypeVar("Answer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """What answers.
+
+    Attributes:
+        name: of the artifact's file, without its suffix.
+        sha256: of the file.
+        card: of the artifact.
+    """
+
+    name: str
+    sha256: str
+    card: ModelCard
+
+
+class Service:
+    """Classifies videos and clips of many requests at once.
+
+    Args:
+        model: what the network is.
+        network: runs it.
+        decode_workers: videos decoded at once.
+        limits: of each video.
+        views: clips that are averaged where a request does not say; None takes the model's.
+        max_batch: clips of one video that are offered to the network together.
+        decoded: is told how many seconds decoding a video took.
+        lost: is told of each decoding process that died.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        network: Network,
+        *,
+        decode_workers: int,
+        limits: Limits,
+        views: int | None,
+        max_batch: int,
+        decoded: Callable[[float], None] = lambda _seconds: None,
+        lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model = model
+        self.network = network
+        self._pool = DecodePool(decode_workers, limits)
+        self._decoding = threading.Semaphore(decode_workers)
+        self._views = views
+        self._max_batch = max_batch
+        self._decoded = decoded
+        self._lost = lost
+        # A timeline holds a decoding process until its end, so some are kept for the others.
+        self._timelines = Turns(max(1, decode_workers // 2))
+        self._turns = Turns(decode_workers + _AHEAD)
+        self._threads = concurrent.futures.ThreadPoolExecutor(
+            decode_workers + _AHEAD, thread_name_prefix="video"
+        )
+
+    def start(self) -> None:
+        """Start the decoding processes, so that the first video need not wait for them.
+
+        Raises:
+            VideoError: one does not start.
+        """
+        self._pool.start()
+
+    @property
+    def waiting(self) -> int:
+        """Videos that wait for a thread."""
+        return self._turns.waiting + self._timelines.waiting
+
+    async def classify(self, video: Path, job: Job, *, views: int | None) -> Prediction:
+        """Classify a video.
+
+        Args:
+            video: a file.
+            job: of the request.
+            views: clips that are averaged; None takes the server's.
+
+        Raises:
+            VideoError: it gives no clip; the message says why.
+            UnwantedError: the job was given up, or its deadline has passed.
+            NetworkFailedError: the network cannot answer any more.
+        """
+        options = ClassifyOptions(views=views or self._views, batch=self._max_batch)
+        classifier = self._classifier(job, options)
+        return await self._on_thread(job, lambda: classifier.classify(video))
+
+    async def timeline(
+        self,
+        video: Path,
+        job: Job,
+        options: TimelineOptions,
+        window: Callable[[Cell], None] = lambda _cell: None,
+    ) -> Timeline:
+        """Classify windows all along a video; raises what `classify` raises.
+
+        Args:
+            video: a file.
+            job: of the request.
+            options: hop and thresholds.
+            window: is told, by another thread, of each window that is done.
+        """
+        classifier = self._classifier(job, ClassifyOptions(batch=self._max_batch))
+        async with self._timelines.turn(job):
+            return await self._on_thread(
+                job, lambda: classifier.timeline(video, options, window=window)
+            )
+
+    async def infer(self, frames: NDArray[np.uint8], job: Job) -> NDArray[np.float32]:
+        """Logits (N, K) of clips (N, T, H, W, 3); raises what `Network.run` raises."""
+        waiting = [asyncio.wrap_future(future) for future in self.network.submit(frames, job)]
+        try:
+            return np.stack(await asyncio.gather(*waiting))
+        finally:
+            self.network.discard(job)
+
+    def close(self) -> None:
+        """End decoding processes and threads; the network is the caller's."""
+        self._pool.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._pool.__exit__()
+
+    def _classifier(self, job: Job, options: ClassifyOptions) -> Classifier:
+        def read(video: Path, request: ClipRequest) -> Iterator[Clips]:
+            return self._read(video, request, job)
+
+        return Classifier(
+            SharedRuntime(self.network, job),
+            self.model.card,
+            artifact_sha256=self.model.sha256,
+            options=options,
+            read=read,
+        )
+
+    def _read(self, video: Path, request: ClipRequest, job: Job) -> Iterator[Clips]:
+        """Read clips when a process is free; once more where it dies before it gave any."""
+        start = time.monotonic()
+        while not self._decoding.acquire(timeout=_ASK_AGAIN_SECONDS):
+            if job.unwanted():
+                raise UnwantedError
+        try:
+            job.waited["decoder"] += time.monotonic() - start
+            for attempt in (1, 2):
+                given = False
+                start = time.monotonic()
+                try:
+                    for clips in self._pool.read_clips(video, request, unwanted=job.unwanted):
+                        given = True
+                        yield clips
+                    if request.in_one_piece:  # else the network's time lies between
+                        self._decoded(time.monotonic() - start)
+                    return
+                except DecoderLostError as error:
+                    self._lost()
+                    _log.warning("a decoding process died: %s", error)
+                    if given or attempt == 2:
+                        raise
+        finally:
+            self._decoding.release()
+
+    async def _on_thread(self, job: Job, work: Callable[[], Answer]) -> Answer:
+        """Call `work` on a thread when it is the client's turn.
+
+        Whoever waits may be cancelled at once; the slot is held until the thread has ended.
+        """
+        start = time.monotonic()
+        started = False
+
+        def run() -> Answer:
+            try:
+                return work()
+            except VideoError:
+                if job.unwanted():
+                    raise UnwantedError from None  # it is no fault of the video
+                raise
+
+        async def hold_slot() -> Answer:
+            nonlocal started
+            async with self._turns.turn(job):
+                started = True
+                if job.unwanted():
+                    raise UnwantedError
+                job.waited["turn"] += time.monotonic() - start
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._threads, run)
+
+        task = asyncio.ensure_future(hold_slot())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            job.give_up()
+            self.network.discard(job)
+            if not started:
+                task.cancel()  # out of the queue
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise

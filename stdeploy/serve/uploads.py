@@ -1,0 +1,330 @@
+"""Videos that come over HTTP: into files of a private folder, and out of it again."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, Self
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from stdeploy.errors import BackendError
+from stdeploy.serve.refusal import RefusalError
+from stdeploy.video.containers import HEAD_BYTES, container_of
+
+RAW_TYPES = ("video/*", "application/octet-stream")
+MULTIPART = "multipart/form-data"
+_LOCK = ".lock"
+_MOST_FIELD_BYTES = 1024
+_MOST_PARTS = 16
+
+
+class Budget:
+    """Bytes that may be held at once, by all requests together.
+
+    Args:
+        most_bytes: of them.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._left = most_bytes
+
+    @contextlib.contextmanager
+    def account(self) -> Iterator[Callable[[int], None]]:
+        """Hold bytes until the block ends.
+
+        Yields:
+            A function that takes so many more; it raises RefusalError where there are not.
+        """
+        held = 0
+
+        def take(count: int) -> None:
+            nonlocal held
+            if count > self._left:
+                raise RefusalError(
+                    "no_room", "there is no room for the upload now", retry_after_seconds=10
+                )
+            self._left -= count
+            held += count
+
+        try:
+            yield take
+        finally:
+            self._left += held
+
+
+class UploadFolder:
+    """A folder that only this user can look into, and in it one that only this process uses.
+
+    At the start, what processes that are no more have left is taken away; a process that lives
+    holds a lock. A context manager; at its end nothing is left.
+
+    Args:
+        base: shared by the processes of this user; None takes one in the system's temporary
+            folder.
+
+    Raises:
+        BackendError: the folder cannot be made, or is someone else's.
+    """
+
+    def __init__(self, base: Path | None = None) -> None:
+        own = Path(tempfile.gettempdir()) / f"stdeploy-uploads-{os.getuid()}"
+        base, is_own = base or own, base is None
+        try:
+            base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if is_own:
+                _check_private(base)
+            _sweep(base)
+            self.path = Path(tempfile.mkdtemp(prefix="serve-", dir=base))
+            self._lock = (self.path / _LOCK).open("wb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise BackendError(
+                f"uploads cannot be kept in {str(base)!r} ({error.strerror}); name a folder that "
+                "this user can write to with --upload-folder"
+            ) from error
+
+    @contextlib.contextmanager
+    def new_file(self) -> Iterator[tuple[Path, IO[bytes]]]:
+        """A new file, open for writing, that is gone when the block ends."""
+        handle, name = tempfile.mkstemp(dir=self.path)
+        path = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield path, file
+        finally:
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Take the folder and all that is in it away."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class VideoBody:
+    """The body of a request while it comes: one video, raw or as a part of a form.
+
+    What it must not be is found at its first bytes, not at its end.
+
+    Args:
+        content_type: of the request.
+        file: the video goes here.
+        max_bytes: of the whole body.
+        hold: see `Budget.account`.
+
+    Attributes:
+        received_bytes: so far.
+        fields: of a form, beside the video.
+
+    Raises:
+        RefusalError: the type is none of those that are taken.
+    """
+
+    def __init__(
+        self,
+        content_type: str | None,
+        file: IO[bytes],
+        *,
+        max_bytes: int,
+        hold: Callable[[int], None] = lambda _bytes: None,
+    ) -> None:
+        self.received_bytes = 0
+        self.fields: dict[str, str] = {}
+        self._file = file
+        self._max_bytes = max_bytes
+        self._hold = hold
+        self._head = b""
+        self._known = False
+        self._video_bytes = 0
+        self._parts = 0
+        self._in_video = False
+        self._ended = False
+        self._name = ""
+        self._value = bytearray()
+        self._header = bytearray()
+        self._field = bytearray()
+        self._disposition = b""
+        self._parser: MultipartParser | None = None
+        kind, options = parse_options_header(content_type or "")
+        text = kind.decode("latin-1").lower()
+        if text == MULTIPART:
+            self._parser = self._form(options.get(b"boundary"))
+        elif not text.startswith("video/") and text != "application/octet-stream":
+            raise RefusalError(
+                "unsupported_type",
+                f"the content type is {text[:100] or 'missing'!r}; send a video as "
+                f"{MULTIPART}, {' or '.join(RAW_TYPES)}",
+            )
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            RefusalError: too many, no form, or no video.
+        """
+        self.received_bytes += len(chunk)
+        if self.received_bytes > self._max_bytes:
+            raise too_large(self._max_bytes)
+        if self._parser is None:
+            self._video(chunk)
+            return
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise _bad_form() from error
+
+    def end(self) -> None:
+        """Check what has come as a whole.
+
+        Raises:
+            RefusalError: no video, or a form that breaks off.
+        """
+        if self._parser is not None and not self._ended:
+            raise _bad_form()
+        if self._video_bytes == 0:
+            raise RefusalError("bad_request", "the body holds no video; it is empty")
+        if not self._known:
+            self._check_head()
+        self._file.flush()
+
+    def _video(self, data: bytes) -> None:
+        self._video_bytes += len(data)
+        self._hold(len(data))
+        if not self._known:
+            self._head += data[:HEAD_BYTES]
+            if len(self._head) >= HEAD_BYTES:
+                self._check_head()
+        try:
+            self._file.write(data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise RefusalError(
+                "no_room", "there is no room for the upload now", retry_after_seconds=30
+            ) from error
+
+    def _check_head(self) -> None:
+        self._known = True
+        if container_of(self._head) is None:
+            raise RefusalError(
+                "unsupported_type",
+                "the file is no video of a kind that is read here; MP4, QuickTime, WebM, "
+                "Matroska, AVI, MPEG and FLV are, among others",
+            )
+
+    def _form(self, boundary: bytes | None) -> MultipartParser:
+        if not boundary:
+            raise _bad_form()
+        callbacks: Any = {
+            "on_part_begin": self._part_begin,
+            "on_part_data": self._part_data,
+            "on_part_end": self._part_end,
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._field.extend(data[start:end]),
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_end": self._form_end,
+        }
+        try:
+            return MultipartParser(boundary, callbacks)
+        except FormParserError as error:
+            raise _bad_form() from error
+
+    def _part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > _MOST_PARTS:
+            raise RefusalError("bad_request", f"a form of more than {_MOST_PARTS} parts")
+        self._disposition = b""
+
+    def _header_end(self) -> None:
+        if bytes(self._header).lower() == b"content-disposition":
+            self._disposition = bytes(self._field)
+        self._header.clear()
+        self._field.clear()
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._in_video = b"filename" in options
+        self._name = options.get(b"name", b"").decode("utf-8", "replace")
+        if self._in_video and self._video_bytes:
+            raise RefusalError("bad_request", "the form holds several files; send one video")
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._in_video:
+            self._video(data[start:end])
+            return
+        self._value.extend(data[start:end])
+        if len(self._value) > _MOST_FIELD_BYTES:
+            raise RefusalError(
+                "bad_request",
+                'a field of the form is too long; send the video as a file, with a "filename"',
+            )
+
+    def _part_end(self) -> None:
+        if not self._in_video:
+            self.fields[self._name] = self._value.decode("utf-8", "replace")
+            self._value.clear()
+        self._in_video = False
+
+    def _form_end(self) -> None:
+        self._ended = True
+
+
+async def receive(body: VideoBody, chunks: AsyncIterator[bytes]) -> None:
+    """Write a body to its file as it comes.
+
+    Raises:
+        RefusalError: see `VideoBody`.
+    """
+    async for chunk in chunks:
+        body.feed(chunk)
+    body.end()
+
+
+def too_large(max_bytes: int) -> RefusalError:
+    """The refusal of a body that is longer than allowed."""
+    return RefusalError(
+        "too_large",
+        f"the body is larger than {max_bytes / 2**20:.4g} MiB, which is the most that is taken; "
+        "send a shorter or smaller video",
+    )
+
+
+def _bad_form() -> RefusalError:
+    return RefusalError(
+        "bad_request", "the body is no multipart form, or ends before its last boundary"
+    )
+
+
+def _check_private(folder: Path) -> None:
+    """Whether a folder is ours alone: names in the system's temporary folder are anyone's.
+
+    Raises:
+        BackendError: it is not.
+    """
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise BackendError(
+            f"{str(folder)!r} is no folder of this user; name another with --upload-folder"
+        )
+    folder.chmod(0o700)
+
+
+def _sweep(base: Path) -> None:
+    """Take away what processes that are no more have left."""
+    for left in base.glob("serve-*"):
+        with contextlib.suppress(OSError), (left / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)

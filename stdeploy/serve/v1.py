@@ -1,0 +1,256 @@
+"""/v1: classify a video, and what classifies it."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, ValidationError
+from starlette.types import Receive, Scope, Send
+
+from stdeploy.serve import logs
+from stdeploy.serve.desk import Desk, refusal_of
+from stdeploy.serve.job import Job
+from stdeploy.serve.refusal import RefusalError, in_words
+from stdeploy.serve.schemas import (
+    Classified,
+    ClassifyOptions,
+    End,
+    Error,
+    Models,
+    TimingsMs,
+    Window,
+    classified,
+    model_info,
+    over_time,
+)
+from stdeploy.serve.service import Service
+from stdeploy.serve.uploads import MULTIPART
+from stdeploy.timeline import Cell, TimelineOptions
+
+_log = logging.getLogger(__name__)
+_STILL_THERE_SECONDS = 10.0  # between comments that keep a quiet stream open
+_VIDEO = {"type": "string", "format": "binary"}
+_BODY = {
+    "required": True,
+    "content": {
+        MULTIPART: {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": _VIDEO},
+            }
+        },
+        "video/*": {"schema": _VIDEO},
+        "application/octet-stream": {"schema": _VIDEO},
+    },
+}
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": about}
+    for status, about in {
+        400: "The body is empty, or no form.",
+        401: "The API key is missing or wrong.",
+        403: "A page of another site asked.",
+        408: "The body came too slowly.",
+        413: "The body is too large.",
+        415: "No video by its type or its first bytes.",
+        422: "No video that can be decoded, or an option that is not allowed.",
+        429: "This client takes more than its share.",
+        500: "The network failed.",
+        503: "Full, starting or stopping; Retry-After says when to ask again.",
+        504: "Not ready in time.",
+    }.items()
+}
+
+
+def routes(desk: Desk) -> APIRouter:
+    """The routes of /v1."""
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/models", summary="What classifies", responses={503: _REFUSED[503]})
+    async def models() -> Models:
+        service = desk.service()
+        return Models(models=[model_info(service.model, service.network.runtime)])
+
+    @router.post(
+        "/classify",
+        summary="What happens in this video?",
+        response_model=Classified,
+        responses=_REFUSED,
+        openapi_extra={"requestBody": _BODY},
+    )
+    async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:
+        start = time.monotonic()
+        service = desk.service()
+        async with contextlib.AsyncExitStack() as held:
+            video, body = await held.enter_async_context(desk.upload(request))
+            uploaded = time.monotonic()
+            options = _with_fields(options, body.fields)
+            client = held.enter_context(desk.admitted(request))
+            settings = desk.settings
+            slow = options.timeline or options.stream
+            job = Job(
+                client,
+                uploaded + (settings.stream_seconds if slow else settings.request_seconds),
+            )
+            work = _Work(desk, service, request, job, options, video, start, uploaded)
+            if options.stream:
+                return _Events(work.events(), held.pop_all())
+            answer = await desk.answer(request, job, work.answer())
+            return JSONResponse(answer.model_dump(mode="json"))
+
+    return router
+
+
+class _Work:
+    """One request for /v1/classify whose video is here."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        service: Service,
+        request: Request,
+        job: Job,
+        options: ClassifyOptions,
+        video: Path,
+        start: float,
+        uploaded: float,
+    ) -> None:
+        self._desk = desk
+        self._service = service
+        self._request = request
+        self._job = job
+        self._options = options
+        self._video = video
+        self._start = start
+        self._uploaded = uploaded
+
+    async def answer(self) -> Classified:
+        """All of it at once."""
+        answer = await self._classified()
+        if self._options.timeline:
+            timeline = await self._service.timeline(self._video, self._job, self._over_time())
+            answer.timeline = over_time(timeline)
+            answer.timings_ms = self._timings(answer.timings_ms)
+        self._desk.metrics.queue.observe(answer.timings_ms.queue / 1e3)
+        self._desk.metrics.total.observe(answer.timings_ms.total / 1e3)
+        return answer
+
+    async def events(self) -> AsyncIterator[str]:
+        """The same bit by bit, as server-sent events."""
+        ready: asyncio.Queue[str | None] = asyncio.Queue()
+        producer = asyncio.ensure_future(self._produce(ready))
+        try:
+            while True:
+                try:
+                    event = await asyncio.wait_for(ready.get(), _STILL_THERE_SECONDS)
+                except TimeoutError:
+                    event = ": still at it\n\n"
+                if event is None:
+                    return
+                yield event
+        finally:
+            self._job.give_up()
+            producer.cancel()
+
+    async def _produce(self, ready: asyncio.Queue[str | None]) -> None:
+        loop = asyncio.get_running_loop()
+
+        def emit_window(cell: Cell) -> None:  # called by the thread that works on the video
+            window = Window(**cell.to_record(self._service.model.card.labels))
+            loop.call_soon_threadsafe(ready.put_nowait, _event("window", window))
+
+        try:
+            async with asyncio.timeout_at(self._job.deadline):
+                answer = await self._classified()
+                ready.put_nowait(_event("prediction", answer))
+                if self._options.timeline:
+                    timeline = await self._service.timeline(
+                        self._video, self._job, self._over_time(), emit_window
+                    )
+                    whole = over_time(timeline).model_dump(exclude={"windows"})
+                    end = End(**whole, timings_ms=self._timings(answer.timings_ms))
+                    ready.put_nowait(_event("end", end))
+        except Exception as error:
+            refused = refusal_of(error)
+            if not isinstance(refused, RefusalError):
+                _log.exception("a stream broke")
+                refused = RefusalError("failed", "the server made a mistake")
+            self._desk.metrics.rejections.labels(refused.code).inc()
+            ready.put_nowait(
+                _event(
+                    "error",
+                    Error(error=refused.sentence, code=refused.code, request_id=_request_id()),
+                )
+            )
+        finally:
+            ready.put_nowait(None)
+
+    async def _classified(self) -> Classified:
+        prediction = await self._service.classify(self._video, self._job, views=self._options.views)
+        return classified(
+            prediction,
+            self._service.model,
+            self._job,
+            request_id=_request_id(),
+            top_k=self._options.top_k,
+            upload_seconds=self._uploaded - self._start,
+            total_seconds=time.monotonic() - self._start,
+        )
+
+    def _over_time(self) -> TimelineOptions:
+        return TimelineOptions(hop_seconds=self._options.hop_seconds, top_k=self._options.top_k)
+
+    def _timings(self, before: TimingsMs) -> TimingsMs:
+        """With the time of the timeline, whose decoding and inference go on side by side."""
+        total = 1e3 * (time.monotonic() - self._start)
+        queue = 1e3 * sum(self._job.waited.values())
+        return before.model_copy(update={"total": round(total, 1), "queue": round(queue, 1)})
+
+
+class _Events(StreamingResponse):
+    """Server-sent events of work whose video is kept until they end, or the client leaves.
+
+    Args:
+        events: of the work.
+        held: what is to be released.
+    """
+
+    def __init__(self, events: AsyncIterator[str], held: contextlib.AsyncExitStack) -> None:
+        super().__init__(
+            events,
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await super().__call__(scope, receive, send)
+
+
+def _with_fields(options: ClassifyOptions, fields: dict[str, str]) -> ClassifyOptions:
+    """Options of the query, and those of the form that the query does not name.
+
+    Raises:
+        RefusalError: an option that is not there or not allowed.
+    """
+    if not fields:
+        return options
+    try:
+        return ClassifyOptions(**(fields | options.model_dump(exclude_unset=True)))
+    except ValidationError as error:
+        raise RefusalError("invalid", in_words(error.errors()[0])) from error
+
+
+def _event(name: str, data: BaseModel) -> str:
+    return f"event: {name}\ndata: {data.model_dump_json()}\n\n"
+
+
+def _request_id() -> str:
+    return logs.request_id.get() or ""

@@ -1,0 +1,137 @@
+"""The server as a process, on a tiny network and a real video."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from stdeploy.export.onnx import ExportOptions, export_onnx
+from stdeploy.fuse import fuse_file
+from stdeploy.models.checkpoint import save_checkpoint
+from stdeploy.spec import ClipSpec
+from tests.conftest import card_of, tiny_model
+from tests.video.odd import coloured_frames, encode
+
+CLIP = ClipSpec(num_frames=6, frame_stride=2, fps=12.5, short_side_px=36, crop_px=32)
+BACKEND = "onnxruntime"
+
+
+@dataclasses.dataclass
+class Server:
+    """A server that runs.
+
+    Attributes:
+        url: where.
+        process: it.
+        uploads: the folder of its uploads.
+        log: what it wrote to standard error, so far.
+    """
+
+    url: str
+    process: "subprocess.Popen[str]"
+    uploads: Path
+    log: list[str]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
+
+    def left_uploads(self) -> list[Path]:
+        return [path for path in self.uploads.rglob("*") if path.is_file() and path.name[0] != "."]
+
+    def metric(self, name: str) -> float:
+        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.rpartition(" ")[2])
+        raise AssertionError(f"no metric {name}")
+
+    def resident_bytes(self) -> float:
+        return self.metric("process_resident_memory_bytes")
+
+    def wait_until(self, true: Callable[[], bool], seconds: float = 20.0) -> None:
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, "".join(self.log[-20:])
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def running(
+    artifact: Path, *options: str, ready: bool = True, **variables: str
+) -> Iterator[Server]:
+    """Start a server on a free port; at the end it is told to go, and has to."""
+    with tempfile.TemporaryDirectory() as uploads:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "stdeploy", "serve", "-m", str(artifact), "--port", "0"),
+                *("--backend", BACKEND, "--threads", "1", "--upload-folder", uploads, *options),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | variables,
+        )
+        log: list[str] = []
+        assert process.stderr
+        try:
+            for line in process.stderr:
+                log.append(line)
+                if found := re.search(r" at (http://\S+)", line):
+                    break
+            else:
+                raise AssertionError("".join(log))
+            reader = threading.Thread(target=lambda: log.extend(process.stderr), daemon=True)
+            reader.start()
+            server = Server(found[1], process, Path(uploads), log)
+            if ready:
+                server.wait_until(lambda: httpx.get(f"{server.url}/readyz").status_code == 200)
+            yield server
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0, "".join(log[-20:])
+            reader.join()
+            assert list(Path(uploads).iterdir()) == []
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    model = tiny_model(temporal_lengths=(1, 1, 3, 1, 3))
+    save_checkpoint(folder / "tiny.pt", model, card_of(model, CLIP))
+    fused = fuse_file(folder / "tiny.pt").path
+    return export_onnx(fused, None, ExportOptions()).path
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "real.mp4"
+    encode(path, coloured_frames(100), "libx264")
+    return path
+
+
+@pytest.fixture(scope="session")
+def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "long.mp4"
+    encode(path, coloured_frames(1500), "libx264")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(artifact: Path) -> Iterator[Server]:
+    with running(artifact) as server:
+        yield server

@@ -1,0 +1,180 @@
+"""The application in this process: states that a real server passes through too fast, or never."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from numpy.typing import NDArray
+
+from stdeploy.card import read_card
+from stdeploy.runtime.base import RuntimeOptions
+from stdeploy.runtime.opening import open_runtime
+from stdeploy.serve.admission import Admission
+from stdeploy.serve.app import application
+from stdeploy.serve.desk import Desk
+from stdeploy.serve.life import Life
+from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.network import Network
+from stdeploy.serve.service import Model, Service
+from stdeploy.serve.settings import load
+from stdeploy.serve.uploads import UploadFolder
+from tests.serve.conftest import BACKEND
+
+
+class BreaksLater:
+    """A real runtime that can be told to break, as one on a GPU may."""
+
+    def __init__(self, artifact: Path) -> None:
+        options = RuntimeOptions(backend=BACKEND, threads=1)
+        self._runtime = open_runtime(artifact, options=options)
+        self.name, self.device = self._runtime.name, self._runtime.device
+        self.precision = self._runtime.precision
+        self.broken = False
+        self.slow_seconds = 0.0
+
+    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        time.sleep(self.slow_seconds)
+        if self.broken:
+            raise RuntimeError("CUDA error at /usr/lib/libcudart.so")
+        return self._runtime.run(frames)
+
+    def close(self) -> None:
+        self._runtime.close()
+
+
+class House:
+    """An application without a process around it."""
+
+    def __init__(self, artifact: Path, folder: Path) -> None:
+        settings = load({"network_seconds": 0.2}, None)
+        metrics, admission = Metrics(), Admission(4)
+        self.life = Life(admission, metrics, settings.network_seconds)
+        self.runtime = BreaksLater(artifact)
+        self.network = Network(self.runtime, max_batch=1, max_delay_seconds=0)
+        model = Model(name="tiny", sha256="0" * 64, card=read_card(artifact))
+        self.service = Service(
+            model,
+            self.network,
+            decode_workers=1,
+            limits=settings.limits,
+            views=None,
+            max_batch=1,
+        )
+        self.uploads = UploadFolder(folder)
+        desk = Desk(settings, self.life, admission, metrics, self.uploads)
+        self.app: FastAPI = application(desk, api_key=None, own_metrics=True)
+
+    def ask(self, *calls: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
+        """Requests at once."""
+
+        async def all_of_them() -> list[httpx.Response]:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+                return await asyncio.gather(*(client.request(m, p, **k) for m, p, k in calls))
+
+        return asyncio.run(all_of_them())
+
+    def get(self, path: str) -> httpx.Response:
+        return self.ask(("GET", path, {}))[0]
+
+    def close(self) -> None:
+        self.service.close()
+        self.network.close()
+        self.uploads.close()
+
+
+@pytest.fixture
+def house(artifact: Path, tmp_path: Path) -> Iterator[House]:
+    house = House(artifact, tmp_path)
+    yield house
+    house.close()
+
+
+def classify(video: Path) -> tuple[str, str, dict[str, Any]]:
+    return "POST", "/v1/classify", {"files": {"file": ("a.mp4", video.read_bytes())}}
+
+
+def test_before_the_model_is_open_work_is_refused_and_probes_say_so(
+    house: House, video: Path
+) -> None:
+    (answer,) = house.ask(classify(video))
+    assert (answer.status_code, answer.json()["code"]) == (503, "starting")
+    assert answer.headers["retry-after"] == "2"
+    assert house.get("/livez").status_code == 200
+    assert house.get("/startupz").status_code == 503
+    assert house.get("/readyz").json() == {"status": "not ready", "reason": "starting"}
+    assert house.get("/v2/health/ready").status_code == 503
+    house.life.opened(house.service)
+    assert house.get("/readyz").status_code == 200
+    assert house.ask(classify(video))[0].status_code == 200
+
+
+def test_a_runtime_that_breaks_gives_500_and_turns_liveness_red(house: House, video: Path) -> None:
+    house.life.opened(house.service)
+    house.runtime.broken = True
+    answers = house.ask(*[classify(video)] * 3)
+    assert [answer.status_code for answer in answers] == [500] * 3
+    assert "CUDA" not in answers[0].text
+    assert "/" not in answers[0].json()["error"]
+    for probe in ("livez", "readyz"):
+        answer = house.get(f"/{probe}")
+        assert (answer.status_code, answer.json()["reason"]) == (
+            503,
+            "the network failed (RuntimeError)",
+        )
+    assert house.get("/v2/health/live").status_code == 503
+    assert "stdeploy_live 0.0" in house.get("/metrics").text
+
+
+def test_a_network_that_hangs_turns_liveness_red(house: House, video: Path) -> None:
+    house.life.opened(house.service)
+    house.runtime.slow_seconds = 0.5
+
+    async def look() -> int:
+        transport = httpx.ASGITransport(house.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            method, path, content = classify(video)
+            work = asyncio.ensure_future(client.request(method, path, **content))
+            status = 200
+            while status == 200 and not work.done():
+                await asyncio.sleep(0.05)
+                status = (await client.get("/livez")).status_code
+            await work
+            return status
+
+    assert asyncio.run(look()) == 503
+    assert house.get("/livez").status_code == 200
+
+
+def test_errors_that_nobody_thought_of_show_nothing(house: House, video: Path) -> None:
+    house.life.opened(house.service)
+    house.uploads.close()  # the folder is gone: a fault of this host
+    (answer,) = house.ask(classify(video))
+    assert answer.status_code == 500
+    assert answer.json()["error"] == "the server made a mistake"
+
+
+def test_what_is_not_there_is_an_error_in_the_same_shape(house: House) -> None:
+    for path, status, code in (
+        ("/nothing", 404, "not_found"),
+        ("/v1/classify", 405, "method_not_allowed"),
+        ("/page/../app.py", 404, "not_found"),
+        ("/page/..%2fapp.py", 404, "not_found"),
+    ):
+        answer = house.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_the_documentation_needs_no_internet(house: House) -> None:
+    text = house.get("/docs").text
+    assert "http://" not in text
+    assert "https://" not in text
+    paths = house.get("/openapi.json").json()["paths"]
+    assert "/v1/classify" in paths
+    assert "/v2/models/{model}/infer" in paths

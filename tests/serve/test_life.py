@@ -1,0 +1,206 @@
+"""How the server starts, fails, recovers and ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serve.conftest import Server, running
+from tests.serve.test_v1 import events, post
+
+
+def serve(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "stdeploy", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | variables,
+    )
+
+
+def decoders(server: Server) -> list[int]:
+    """Decoding processes of a server."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                command = (entry / "cmdline").read_text()
+            except OSError:
+                continue
+            if int(parent) == server.process.pid and "decode_worker" in command:
+                found.append(int(entry.name))
+    return found
+
+
+def test_probes_are_red_and_green_in_their_order(artifact: Path) -> None:
+    with running(artifact, ready=False) as server:
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+        server.wait_until(lambda: httpx.get(f"{server.url}/startupz").status_code == 200)
+        assert httpx.get(f"{server.url}/readyz").json() == {"status": "ready", "reason": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "status", "words"),
+    [
+        (("-m", "nothing.onnx"), {}, 2, "'nothing.onnx' does not exist"),
+        (("--max-batch", "0"), {}, 2, "max_batch = 0: .*greater than or equal to 1"),
+        ((), {"STDEPLOY_SERVE_PORT": "x"}, 2, "port = 'x': "),
+        ((), {"STDEPLOY_SERVE_MAX_BACH": "2"}, 2, "MAX_BACH: there is no such setting"),
+        (("--tls-key", "a.pem"), {}, 2, "tls_certificate and tls_key go together"),
+        (("--config", "none.toml"), {}, 2, "'none.toml' cannot be read"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_its_exit_status(
+    arguments: tuple[str, ...], variables: dict[str, str], status: int, words: str
+) -> None:
+    result = serve(*arguments, **variables)
+    assert result.returncode == status
+    with pytest.raises(ValueError, match=words):
+        raise ValueError(" ".join(result.stderr.split()))
+    assert "Traceback" not in result.stderr
+
+
+def test_an_address_that_is_taken_is_one_line(artifact: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = serve("-m", str(artifact), "--port", port)
+    assert result.returncode == 3
+    assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
+
+
+def test_a_damaged_artifact_ends_the_server_with_one_line(artifact: Path, tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load(artifact)
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weight.raw_data = bytes(len(weight.raw_data))
+    onnx.save(model, tmp_path / "damaged.onnx")
+    result = serve("-m", str(tmp_path / "damaged.onnx"), "--port", "0", "--log-level", "error")
+    assert result.returncode == 2
+    assert "golden clip" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_sigterm_answers_what_was_taken_and_takes_no_more(artifact: Path, long_video: Path) -> None:
+    query = {"stream": 1, "timeline": 1, "hop_seconds": 0.1}
+    with running(artifact) as server, ThreadPoolExecutor(8) as pool:
+        content = long_video.read_bytes()
+        taken = [pool.submit(post, server, content, **query) for _ in range(4)]
+        server.wait_until(lambda: server.metric("stdeploy_requests_in_progress") == 4)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
+        refused = post(server, content)
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+        for future in taken:
+            assert events(future.result().text)[-1][0] == "end"
+        assert server.process.wait(10) == 0
+
+
+def test_draining_is_bounded(artifact: Path, long_video: Path) -> None:
+    query = {"stream": 1, "timeline": 1, "hop_seconds": 0.1}
+    content = long_video.read_bytes()
+    bounded = ("--drain-seconds", "0.2", "--decode-workers", "1")
+    with running(artifact, *bounded) as server, ThreadPoolExecutor(8) as pool:
+        taken = [pool.submit(_try_post, server, content, query) for _ in range(8)]
+        server.wait_until(lambda: server.metric("stdeploy_requests_in_progress") == 8)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+        assert not all(future.result() for future in taken)
+
+
+def _try_post(server: Server, content: bytes, query: dict) -> bool:
+    try:
+        return events(post(server, content, **query).text)[-1][0] == "end"
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_decoding_process_that_is_killed_costs_no_answer(artifact: Path, video: Path) -> None:
+    with running(artifact) as server, ThreadPoolExecutor(4) as pool:
+        wanted = post(server, video.read_bytes()).json()["predictions"]
+        stop = threading.Event()
+
+        def kill_now_and_then() -> int:
+            killed = 0
+            while not stop.wait(2.0):  # it takes one to start
+                for process in decoders(server)[:1]:
+                    os.kill(process, signal.SIGKILL)
+                    killed += 1
+            return killed
+
+        killing = pool.submit(kill_now_and_then)
+        try:
+            answers = []
+            while server.metric("stdeploy_decode_processes_lost_total") < 3:
+                answers.append(post(server, video.read_bytes()))
+        finally:
+            stop.set()
+        assert killing.result() >= 3
+        assert {answer.status_code for answer in answers} == {200}
+        assert all(answer.json()["predictions"] == wanted for answer in answers)
+
+
+def test_a_client_that_leaves_takes_its_work_with_it(artifact: Path, long_video: Path) -> None:
+    with running(artifact, "--decode-workers", "1") as server:
+        host, port = server.address
+        content = long_video.read_bytes()
+        head = (
+            f"POST /v1/classify?timeline=1&hop_seconds=0.1 HTTP/1.1\r\nHost: x\r\n"
+            f"Content-Type: video/mp4\r\nContent-Length: {len(content)}\r\n\r\n"
+        ).encode()
+        for _ in range(10):
+            with socket.create_connection((host, port)) as connection:
+                connection.sendall(head + content)
+                server.wait_until(lambda: server.metric("stdeploy_requests_in_progress") >= 1)
+        server.wait_until(lambda: server.metric("stdeploy_requests_in_progress") == 0, 5)
+        server.wait_until(lambda: server.left_uploads() == [], 5)
+        before = server.metric("stdeploy_batch_clips_sum")
+        assert before < 5 * 591
+        assert post(server, content).status_code == 200
+
+
+def test_every_setting_is_a_flag_a_variable_and_a_key(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("views = 2\nmax_requests = 7\nmax_body_bytes = 5000\n")
+    config = ("--config", str(tmp_path / "s.toml"), "--max-body-bytes", "2000000")
+    with running(artifact, *config, STDEPLOY_SERVE_VIEWS="4") as server:
+        post_small = post(server, b"\0\0\0\x20ftypisom" + bytes(10_000))
+        assert post_small.status_code == 422  # the flag goes before the file
+
+
+def test_metrics_can_have_a_port_of_their_own(artifact: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with running(artifact, "--metrics-port", str(port)) as server:
+        assert httpx.get(f"{server.url}/metrics").status_code == 404
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        assert "stdeploy_ready 1.0" in text
+        assert 'backend="onnxruntime",device="CPU"' in text
+        assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+
+
+def test_what_a_killed_server_left_is_taken_away_at_the_next_start(
+    artifact: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from stdeploy.serve.uploads import UploadFolder;"
+        "folder = UploadFolder(Path(sys.argv[1])); (folder.path / 'video').write_bytes(b'x');"
+        "os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert [path.name for path in tmp_path.rglob("video")] == ["video"]
+    with running(artifact, "--upload-folder", str(tmp_path)) as server:
+        assert list(tmp_path.rglob("video")) == []
+        assert len(list(tmp_path.iterdir())) == 1
+        assert (next(tmp_path.iterdir()).stat().st_mode & 0o777) == 0o700
+        del server
+    assert list(tmp_path.iterdir()) == []

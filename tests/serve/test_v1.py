@@ -1,0 +1,233 @@
+"""What clients of /v1 see, from a real process."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from stdeploy.classify import Classifier
+from stdeploy.runtime.base import RuntimeOptions
+from stdeploy.timeline import TimelineOptions
+from tests.serve.conftest import BACKEND, Server, running
+
+RAW = {"Content-Type": "video/mp4"}
+
+
+def post(server: Server, content: bytes, headers: dict[str, str] = RAW, **query: Any) -> Any:
+    return httpx.post(
+        f"{server.url}/v1/classify", content=content, headers=headers, params=query, timeout=60
+    )
+
+
+def events(text: str) -> list[tuple[str, dict]]:
+    found = []
+    for block in filter(None, text.split("\n\n")):
+        if not block.startswith(":"):
+            name, data = block.split("\n")
+            found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
+@pytest.fixture(scope="module")
+def library(artifact: Path) -> Iterator[Classifier]:
+    options = RuntimeOptions(backend=BACKEND, threads=1)
+    with Classifier.open(artifact, runtime_options=options) as classifier:
+        yield classifier
+
+
+def test_library_command_line_and_http_give_the_same_numbers(
+    server: Server, library: Classifier, artifact: Path, video: Path
+) -> None:
+    wanted = library.classify(video).to_record(3)
+    command = subprocess.run(
+        [
+            *(sys.executable, "-m", "stdeploy", "classify", str(video), "-m", str(artifact)),
+            *("--json", "-k", "3", "--backend", BACKEND, "--threads", "1"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers = [
+        json.loads(command.stdout),
+        post(server, video.read_bytes(), top_k=3).json(),
+        httpx.post(
+            f"{server.url}/v1/classify",
+            files={"file": ("a.mp4", video.read_bytes())},
+            data={"top_k": "3"},
+        ).json(),
+    ]
+    for answer in answers:
+        for name in ("predictions", "views", "view_spans_seconds", "device"):
+            assert answer[name] == wanted[name]
+    assert answers[1]["model"] == {"name": "tiny", "sha256": wanted["artifact_sha256"]}
+    stages = answers[1]["timings_ms"]
+    assert list(stages) == ["upload", "queue", "decode", "infer", "total"]
+    parts = sum(ms for stage, ms in stages.items() if stage != "total")
+    assert 0 < stages["decode"] < parts <= stages["total"] + 1
+
+
+def test_views_and_top_k_are_as_asked_for(server: Server, video: Path) -> None:
+    answer = post(server, video.read_bytes(), top_k=2, views=4).json()
+    assert (len(answer["predictions"]), answer["views"]) == (2, 4)
+
+
+def test_a_timeline_is_that_of_the_library_in_one_piece_and_as_events(
+    server: Server, library: Classifier, video: Path
+) -> None:
+    options = TimelineOptions(hop_seconds=0.5, top_k=2)
+    wanted = library.timeline(video, options).to_record()
+    query = {"timeline": 1, "hop_seconds": 0.5, "top_k": 2}
+    whole = post(server, video.read_bytes(), **query).json()
+    for name in ("windows", "segments", "duration_seconds", "hop_seconds"):
+        assert whole["timeline"][name] == wanted[name]
+    streamed = post(server, video.read_bytes(), **query, stream=1)
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    (first, prediction), *windows, (last, end) = events(streamed.text)
+    assert (first, last) == ("prediction", "end")
+    assert prediction["predictions"] == whole["predictions"]
+    assert {name for name, _ in windows} == {"window"}
+    assert [window for _, window in windows] == wanted["windows"]
+    assert end["segments"] == wanted["segments"]
+
+
+def test_events_come_while_the_video_is_still_worked_on(server: Server, long_video: Path) -> None:
+    query = {"stream": 1, "timeline": 1, "hop_seconds": 0.1}
+    done = []
+    with httpx.stream(
+        "POST",
+        f"{server.url}/v1/classify",
+        params=query,
+        content=long_video.read_bytes(),
+        headers=RAW,
+        timeout=60,
+    ) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("event: window"):
+                done.append(0.0 if done else server.metric("stdeploy_batch_clips_sum"))
+    assert server.metric("stdeploy_batch_clips_sum") > done[0] + len(done) / 2
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "query", "status", "code", "words"),
+    [
+        (b"", RAW, {}, 400, "bad_request", "it is empty"),
+        (b"hello, world" * 100, RAW, {}, 415, "unsupported_type", "no video of a kind"),
+        (b"x", {"Content-Type": "text/plain"}, {}, 415, "unsupported_type", "'text/plain'"),
+        (b"x", {}, {}, 415, "unsupported_type", "'missing'"),
+        (b"\0\0\0\x20ftypisom" + bytes(1000), RAW, {}, 422, "undecodable", "the video is no"),
+        (b"x", RAW, {"top_k": 0}, 422, "invalid", "top_k = '0': .*greater than or equal to 1"),
+        (b"x", RAW, {"topk": 3}, 422, "invalid", "there is no option 'topk'"),
+        (b"x", RAW, {"views": 1000}, 422, "invalid", "views = '1000'"),
+        (
+            b"x",
+            {"Content-Type": "multipart/form-data; boundary=b"},
+            {},
+            400,
+            "bad_request",
+            "no multipart form",
+        ),
+    ],
+)
+def test_what_is_no_video_is_refused_in_words(
+    server: Server,
+    content: bytes,
+    headers: dict[str, str],
+    query: dict[str, Any],
+    status: int,
+    code: str,
+    words: str,
+) -> None:
+    answer = post(server, content, headers, **query)
+    assert answer.status_code == status
+    error = answer.json()
+    assert error["code"] == code
+    assert answer.headers["x-request-id"] == error["request_id"]
+    assert re.search(words, error["error"]), error
+    assert server.left_uploads() == []
+
+
+def test_options_of_a_form_are_checked_as_those_of_the_query(server: Server, video: Path) -> None:
+    def form(**fields: str) -> httpx.Response:
+        files = {"file": ("../../etc/passwd", video.read_bytes())}
+        return httpx.post(f"{server.url}/v1/classify", files=files, data=fields)
+
+    assert form(views="2").json()["views"] == 2
+    assert form(views="many").json()["error"].startswith("views = 'many': ")
+    assert form(colour="red").json()["error"] == "there is no option 'colour'"
+
+
+def test_paths_of_the_host_never_show(server: Server) -> None:
+    broken = b"\x1aE\xdf\xa3" + bytes(range(256)) * 20
+    for query in ({}, {"stream": 1}):
+        text = post(server, broken, **query).text
+        assert "undecodable" in text
+        assert str(server.uploads) not in text
+        assert "/" not in text.split('"code"')[0].replace("event: error", "")
+
+
+def test_a_request_keeps_the_id_it_came_with(server: Server) -> None:
+    answer = httpx.get(f"{server.url}/v1/models", headers={"X-Request-ID": "abc-1"})
+    assert answer.headers["x-request-id"] == "abc-1"
+    nasty = httpx.get(f"{server.url}/v1/models", headers={"X-Request-ID": "a\tb" * 40})
+    assert len(nasty.headers["x-request-id"]) == 32
+
+
+def test_the_model_is_described(server: Server, library: Classifier) -> None:
+    (model,) = httpx.get(f"{server.url}/v1/models").json()["models"]
+    assert model["labels"] == list(library.card.labels)
+    assert model["backend"] == BACKEND
+    assert model["clip"]["num_frames"] == 6
+
+
+def test_pages_of_other_sites_may_not_ask(server: Server, video: Path) -> None:
+    headers = {**RAW, "Sec-Fetch-Site": "cross-site"}
+    assert post(server, video.read_bytes(), headers).status_code == 403
+
+
+def test_many_clients_at_once_get_their_own_answers(
+    artifact: Path, library: Classifier, video: Path, long_video: Path
+) -> None:
+    wanted = {
+        path: library.classify(path).to_record(5)["predictions"] for path in (video, long_video)
+    }
+    with running(artifact, "--max-batch", "4", "--max-delay-ms", "20") as server:
+        paths = [video, long_video] * 12
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda path: post(server, path.read_bytes()), paths))
+        for path, answer in zip(paths, answers, strict=True):
+            assert answer.status_code == 200
+            for given, due in zip(answer.json()["predictions"], wanted[path], strict=True):
+                assert given["label"] == due["label"]
+                assert given["score"] == pytest.approx(due["score"], abs=2e-6)
+        clips = server.metric("stdeploy_batch_clips_sum")
+        batches = server.metric("stdeploy_batch_clips_count")
+        assert clips == 24 * library.views
+        assert batches < 0.8 * clips  # several requests share some
+
+
+def test_a_key_is_asked_for_where_there_is_one(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret\n")
+    with running(artifact, "--api-key-file", str(tmp_path / "key")) as server:
+        url = f"{server.url}/v1/models"
+        refused = httpx.get(url)
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+        assert refused.headers["www-authenticate"] == "Bearer"
+        for headers in (
+            {"Authorization": "Bearer wrong"},
+            {"X-API-Key": "s3cre"},
+            {"Authorization": "Basic s3cret"},
+        ):
+            assert httpx.get(url, headers=headers).status_code == 401
+        assert httpx.get(url, headers={"Authorization": "Bearer s3cret"}).status_code == 200
+        assert httpx.get(url, headers={"X-API-Key": "s3cret"}).status_code == 200
+        assert httpx.get(f"{server.url}/v2/models/tiny").status_code == 401
+        assert httpx.get(f"{server.url}/").status_code == 200
+        assert "s3cret" not in "".join(server.log)
