@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from stdeploy import __version__
 from stdeploy.serve import inference_protocol, probes, v1
@@ -17,6 +18,7 @@ from stdeploy.serve.middleware import Linger, Reception, as_json
 from stdeploy.serve.refusal import RefusalError, in_words
 
 _PAGE = str(files("stdeploy.serve") / "page")
+_INDEX = "index.html"
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
@@ -48,11 +50,11 @@ def application(desk: Desk, *, api_key: str | None, own_metrics: bool) -> FastAP
     app.include_router(probes.routes(desk.life), tags=["probes"])
     if own_metrics:
         app.include_router(probes.metrics_routes(desk.metrics), tags=["probes"])
-    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
+    app.mount("/page", _Assets(directory=_PAGE), name="page")
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(f"{_PAGE}/index.html", headers=_PAGE_HEADERS)
+        return FileResponse(f"{_PAGE}/{_INDEX}", headers=_PAGE_HEADERS)
 
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
@@ -68,6 +70,17 @@ def metrics_application(desk: Desk) -> FastAPI:
     app.include_router(probes.routes(desk.life))
     app.include_router(probes.metrics_routes(desk.metrics))
     return app
+
+
+class _Assets(StaticFiles):
+    """The parts of the page; a browser asks whether they are still the same."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if path == _INDEX:
+            raise HTTPException(404)  # its addresses are right at / only
+        answer = await super().get_response(path, scope)
+        answer.headers.update(_PAGE_HEADERS)
+        return answer
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:

@@ -171,6 +171,16 @@ def test_what_is_not_there_is_an_error_in_the_same_shape(house: House) -> None:
         assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
+def test_the_page_and_its_parts_come_with_their_headers(house: House) -> None:
+    page = house.get("/")
+    assert "<title>" in page.text
+    for answer in (page, house.get("/page/style.css"), house.get("/page/page.js")):
+        assert answer.status_code == 200
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert answer.headers["cache-control"] == "no-cache"
+    assert house.get("/page/index.html").status_code == 404
+
+
 def test_the_documentation_needs_no_internet(house: House) -> None:
     text = house.get("/docs").text
     assert "http://" not in text
