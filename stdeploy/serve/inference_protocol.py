@@ -21,6 +21,7 @@ from stdeploy.prediction import Logits
 from stdeploy.serve.desk import Desk
 from stdeploy.serve.job import Job
 from stdeploy.serve.refusal import RefusalError
+from stdeploy.serve.schemas import REFUSED
 from stdeploy.serve.service import Model
 
 VERSION = "1"
@@ -59,7 +60,7 @@ class _Asked:
 
 def routes(desk: Desk) -> APIRouter:
     """The routes of /v2."""
-    router = APIRouter(prefix="/v2")
+    router = APIRouter(prefix="/v2", responses=REFUSED)
 
     def known(model: str, version: str | None) -> Model:
         there = desk.service().model
@@ -87,37 +88,15 @@ def routes(desk: Desk) -> APIRouter:
             200 if desk.life.ready else 503,
         )
 
-    @router.get("/models/{model}", summary="What a model takes and gives")
-    @router.get("/models/{model}/versions/{version}", summary="The same, of a version")
-    async def metadata(model: str, version: str | None = None) -> dict[str, Any]:
-        return _metadata(known(model, version))
-
-    @router.get("/models/{model}/ready", summary="Whether a model takes requests")
-    @router.get("/models/{model}/versions/{version}/ready", summary="The same, of a version")
-    async def model_ready(model: str, version: str | None = None) -> dict[str, Any]:
-        return {"name": known(model, version).name, "ready": True}
-
-    @router.get("/models/{model}/config", summary="What Triton's own clients ask for")
-    @router.get("/models/{model}/versions/{version}/config", summary="The same, of a version")
-    async def config(model: str, version: str | None = None) -> dict[str, Any]:
-        return _config(known(model, version), desk)
-
-    @router.post("/models/{model}/infer", summary="Logits of clips", openapi_extra=_BODY)
-    @router.post(
-        "/models/{model}/versions/{version}/infer",
-        summary="The same, of a version",
-        openapi_extra=_BODY,
-    )
-    async def infer(request: Request, model: str, version: str | None = None) -> Response:
+    async def infer(request: Request, model: str, version: str | None) -> Response:
         service = desk.service()
         there = known(model, version)
         start = time.monotonic()
         async with desk.body(request) as body:
             with desk.admitted(request) as client:
                 received = time.monotonic()
-                asked = await asyncio.to_thread(
-                    _read, body, request.headers.get(_HEADER_LENGTH), there
-                )
+                header_length = request.headers.get(_HEADER_LENGTH)
+                asked = await asyncio.to_thread(_read, body, header_length, there)
                 desk.metrics.upload.observe(received - start)
                 desk.metrics.upload_bytes.observe(len(body))
                 job = Job(client, received + desk.settings.request_seconds)
@@ -125,6 +104,43 @@ def routes(desk: Desk) -> APIRouter:
                 desk.metrics.queue.observe(sum(job.waited.values()))
                 desk.metrics.total.observe(time.monotonic() - start)
                 return await asyncio.to_thread(_answer, asked, logits, there)
+
+    # Each route once for the model, once for its version.
+    @router.get("/models/{model}", summary="What a model takes and gives")
+    async def metadata(model: str) -> dict[str, Any]:
+        return _metadata(known(model, None))
+
+    @router.get("/models/{model}/versions/{version}", summary="The same, of a version")
+    async def version_metadata(model: str, version: str) -> dict[str, Any]:
+        return _metadata(known(model, version))
+
+    @router.get("/models/{model}/ready", summary="Whether a model takes requests")
+    async def model_ready(model: str) -> dict[str, Any]:
+        return {"name": known(model, None).name, "ready": True}
+
+    @router.get("/models/{model}/versions/{version}/ready", summary="The same, of a version")
+    async def version_ready(model: str, version: str) -> dict[str, Any]:
+        return {"name": known(model, version).name, "ready": True}
+
+    @router.get("/models/{model}/config", summary="What Triton's own clients ask for")
+    async def config(model: str) -> dict[str, Any]:
+        return _config(known(model, None), desk)
+
+    @router.get("/models/{model}/versions/{version}/config", summary="The same, of a version")
+    async def version_config(model: str, version: str) -> dict[str, Any]:
+        return _config(known(model, version), desk)
+
+    @router.post("/models/{model}/infer", summary="Logits of clips", openapi_extra=_BODY)
+    async def model_infer(request: Request, model: str) -> Response:
+        return await infer(request, model, None)
+
+    @router.post(
+        "/models/{model}/versions/{version}/infer",
+        summary="The same, of a version",
+        openapi_extra=_BODY,
+    )
+    async def version_infer(request: Request, model: str, version: str) -> Response:
+        return await infer(request, model, version)
 
     return router
 

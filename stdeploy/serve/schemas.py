@@ -39,6 +39,25 @@ class Error(BaseModel):
     request_id: str
 
 
+REFUSED: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": about}
+    for status, about in {
+        400: "The body is empty, or not what the route takes.",
+        401: "The API key is missing or wrong.",
+        403: "A page of another site asked.",
+        404: "No such model.",
+        408: "The body came too slowly.",
+        413: "The body is too large.",
+        415: "No video by its type or its first bytes.",
+        422: "No video that can be decoded, or an option that is not allowed.",
+        429: "This client takes more than its share.",
+        500: "The network failed.",
+        503: "Full, starting or stopping; Retry-After says when to ask again.",
+        504: "Not ready in time.",
+    }.items()
+}
+
+
 class ModelName(BaseModel):
     """Which artifact answered."""
 

@@ -18,6 +18,7 @@ from stdeploy.serve.desk import Desk, refusal_of
 from stdeploy.serve.job import Job
 from stdeploy.serve.refusal import RefusalError, in_words
 from stdeploy.serve.schemas import (
+    REFUSED,
     Classified,
     ClassifyOptions,
     End,
@@ -43,36 +44,24 @@ _BODY = {
             "schema": {
                 "type": "object",
                 "required": ["file"],
-                "properties": {"file": _VIDEO},
+                "properties": {"file": _VIDEO} | ClassifyOptions.model_json_schema()["properties"],
+                "additionalProperties": False,
             }
         },
         "video/*": {"schema": _VIDEO},
         "application/octet-stream": {"schema": _VIDEO},
     },
 }
-_REFUSED: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": about}
-    for status, about in {
-        400: "The body is empty, or no form.",
-        401: "The API key is missing or wrong.",
-        403: "A page of another site asked.",
-        408: "The body came too slowly.",
-        413: "The body is too large.",
-        415: "No video by its type or its first bytes.",
-        422: "No video that can be decoded, or an option that is not allowed.",
-        429: "This client takes more than its share.",
-        500: "The network failed.",
-        503: "Full, starting or stopping; Retry-After says when to ask again.",
-        504: "Not ready in time.",
-    }.items()
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }
 
 
 def routes(desk: Desk) -> APIRouter:
     """The routes of /v1."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", responses=REFUSED)
 
-    @router.get("/models", summary="What classifies", responses={503: _REFUSED[503]})
+    @router.get("/models", summary="What classifies")
     async def models() -> Models:
         service = desk.service()
         return Models(models=[model_info(service.model, service.network.runtime)])
@@ -81,7 +70,7 @@ def routes(desk: Desk) -> APIRouter:
         "/classify",
         summary="What happens in this video?",
         response_model=Classified,
-        responses=_REFUSED,
+        responses=_EVENTS,
         openapi_extra={"requestBody": _BODY},
     )
     async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:

@@ -1,0 +1,25 @@
+"""The OpenAPI document against the server, by generated requests."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.serve.conftest import Server
+
+
+@pytest.mark.parametrize("phase", ["coverage", "fuzzing"])
+def test_the_server_does_what_its_document_says(server: Server, phase: str) -> None:
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
+            *("--phases", phase, "--max-examples", "10", "--seed", "1", "--no-color"),
+            # No schema can say what is a video, so data that fits it may still be refused.
+            *("--exclude-checks", "positive_data_acceptance"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stdout[-6000:]
+    assert "Tested: 17" in result.stdout
