@@ -59,7 +59,7 @@ def main() -> None:
 
 def _each(server: Server, hostile: Hostile, peace: dict[Path, Any], count: int) -> None:
     statuses: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
-    good: collections.Counter[int] = collections.Counter()
+    good: collections.Counter[str] = collections.Counter()
     videos = itertools.cycle(peace)
     slowest = 0.0
     with ThreadPoolExecutor(16) as pool:
@@ -129,13 +129,15 @@ def _mixed(server: Server, hostile: Hostile, peace: dict[Path, Any], seconds: fl
     print("mixed:", dict(sorted(counts.items())))
 
 
-def _right(server: Server, video: Path, peace: dict[Path, Any]) -> int:
-    """The status of a good request, whose answer is as it was in peace."""
+def _right(server: Server, video: Path, peace: dict[Path, Any]) -> str:
+    """The status of a good request, or why it has no answer; an answer is as it was in peace."""
     answer = _good(server, video)
     assert answer.status_code in (200, 503, 504), answer.text
     if answer.status_code == 200:
         assert answer.json()["predictions"] == peace[video], (video, answer.json())
-    return answer.status_code
+        return "200"
+    code: str = answer.json()["code"]
+    return code
 
 
 def _good(server: Server, video: Path) -> httpx.Response:

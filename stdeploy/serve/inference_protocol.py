@@ -15,6 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
 from stdeploy import __version__
 from stdeploy.prediction import Logits
@@ -186,8 +187,9 @@ def _read(body: bytearray, header_length: str | None, model: Model) -> _Asked:
             raise _bad(f"{_HEADER_LENGTH} is {header_length[:20]!r}; the body has {length} bytes")
         length = int(header_length)
     try:
-        asked = json.loads(bytes(memoryview(body)[:length]))
-    except (ValueError, RecursionError) as error:
+        # Several times faster than json on tensors; it has the interpreter for itself meanwhile.
+        asked = from_json(bytes(memoryview(body)[:length]))
+    except ValueError as error:
         raise _bad("the body is no JSON") from error
     if not isinstance(asked, dict):
         raise _bad("the body is no JSON object")

@@ -27,11 +27,12 @@ from stdeploy.serve.network import Network, SharedRuntime, UnwantedError
 from stdeploy.serve.turns import Turns
 from stdeploy.timeline import Cell, Timeline, TimelineOptions
 from stdeploy.video.clips import ClipRequest, Clips
-from stdeploy.video.decode_pool import DecodePool, DecoderLostError
+from stdeploy.video.decode_pool import DecodePool, DecoderLostError, NoDecoderError
 from stdeploy.video.limits import Limits
 
 _log = logging.getLogger(__name__)
 _AHEAD = 2  # videos whose clips are ready or in the network, beside those that are decoded
+_MOST_ATTEMPTS = 4  # to have a video decoded; those that do not start are no fault of it
 _ASK_AGAIN_SECONDS = 0.05
 
 Answer = TypeVar("Answer")
@@ -178,7 +179,8 @@ class Service:
                 raise UnwantedError
         try:
             job.waited["decoder"] += time.monotonic() - start
-            for attempt in (1, 2):
+            seen = 0  # processes that died of this video, or with it
+            for attempt in range(1, _MOST_ATTEMPTS + 1):
                 given = False
                 start = time.monotonic()
                 try:
@@ -191,7 +193,8 @@ class Service:
                 except DecoderLostError as error:
                     self._lost()
                     _log.warning("a decoding process died: %s", error)
-                    if given or attempt == 2:
+                    seen += not isinstance(error, NoDecoderError)
+                    if given or seen == 2 or attempt == _MOST_ATTEMPTS:
                         raise
         finally:
             self._decoding.release()
