@@ -58,6 +58,9 @@ class ClassifyOptions:
 
 DEFAULT_CLASSIFY = ClassifyOptions()
 
+# Logits (K,) of a window, the duration of its video, and after how many seconds that is damaged.
+_Scored = tuple[Logits, float, float | None]
+
 
 @dataclasses.dataclass
 class _Awaited:
@@ -238,8 +241,9 @@ class Classifier(ClosesOnExit):
         else:
             scores = self._window_scores(video, options.hop_seconds)
         maker = TimelineMaker(clip.span_seconds, options)
-        duration = 0.0
-        for number, (logits, duration) in enumerate(scores):
+        duration, damaged_after = 0.0, None
+        for number, scored in enumerate(scores):
+            logits, duration, damaged_after = scored
             before = maker.add(softmax(logits))
             if before is not None:
                 window(before)
@@ -252,6 +256,7 @@ class Classifier(ClosesOnExit):
             video=str(video),
             labels=self.card.labels,
             duration_seconds=duration,
+            damaged_after_seconds=damaged_after,
             options=options,
             cells=cells,
             segments=segments,
@@ -264,33 +269,31 @@ class Classifier(ClosesOnExit):
         """Close the runtime."""
         self.runtime.close()
 
-    def _window_scores(self, video: Path, hop: float) -> Iterator[tuple[Logits, float]]:
-        """Logits (K,) of each window, and the duration of the video."""
+    def _window_scores(self, video: Path, hop: float) -> Iterator[_Scored]:
         request = self._request.model_copy(update={"hop_seconds": hop, "group": self._batch})
         with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
             for clips in read:
                 for logits in self.runtime.run(clips.frames):
-                    yield logits, clips.duration_seconds
+                    yield logits, clips.duration_seconds, clips.damaged_after_seconds
 
-    def _dense_scores(
-        self, video: Path, trunk: Trunk, hop_frames: int
-    ) -> Iterator[tuple[Logits, float]]:
+    def _dense_scores(self, video: Path, trunk: Trunk, hop_frames: int) -> Iterator[_Scored]:
         request = self._request.model_copy(update={"chunk_frames": _CHUNK_FRAMES})
         windows = DenseWindows(
             trunk, window=self.card.clip.num_frames, hop=hop_frames, stretch=_STRETCH_FRAMES
         )
-        duration = 0.0
+        duration, damaged_after = 0.0, None
         with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
             for clips in read:
                 duration = clips.duration_seconds
+                damaged_after = clips.damaged_after_seconds
                 if duration <= self.card.clip.span_seconds:
                     view_times(duration, self.card.clip, 1)  # which may refuse a short video
                 for together in windows.add(clips.frames[0]):
                     for logits in together:
-                        yield logits, duration
+                        yield logits, duration, damaged_after
         for together in windows.finish():
             for logits in together:
-                yield logits, duration
+                yield logits, duration, damaged_after
 
     def _decode(self, video: Path) -> _Awaited:
         start = time.perf_counter()
@@ -348,6 +351,8 @@ class Classifier(ClosesOnExit):
             scores=scores,
             view_logits=view_logits,
             view_spans_seconds=tuple((float(t.min()), float(t.max())) for t in shown),
+            duration_seconds=awaited.clips.duration_seconds,
+            damaged_after_seconds=awaited.clips.damaged_after_seconds,
             timings_ms={"decode": awaited.decode_ms, "infer": awaited.infer_ms},
             device=self._device,
             artifact_sha256=self._artifact_sha256,

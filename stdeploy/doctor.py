@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from stdeploy import __version__
 from stdeploy.engine.flavour import FlavourName, import_flavour
-from stdeploy.errors import BackendError
+from stdeploy.errors import BackendError, pip_install
 from stdeploy.hardware import (
     cpu_count,
     cpu_features,
@@ -113,7 +113,7 @@ def _backends() -> Iterator[Finding]:
 def _missing(module: str, topic: str, extra: str) -> Finding | None:
     if importlib.util.find_spec(module) is not None:
         return None
-    return Finding(topic, "absent", "not installed", f"pip install 'stdeploy[{extra}]'")
+    return Finding(topic, "absent", "not installed", pip_install(extra))
 
 
 def _torch() -> Iterator[Finding]:
@@ -153,7 +153,7 @@ def _onnxruntime() -> Iterator[Finding]:
                 "onnxruntime, cuda",
                 "problem",
                 "there is a GPU, but this onnxruntime is built for CPUs",
-                "pip uninstall onnxruntime, then pip install 'stdeploy[gpu]'",
+                f"pip uninstall onnxruntime, then {pip_install('gpu')}",
             )
         return
     used = _providers_in_use(onnxruntime)
@@ -212,7 +212,7 @@ def _tensorrt_finding(name: FlavourName) -> Finding:
     except BackendError as error:
         if importlib.util.find_spec(name) is None:
             extra = "trt" if name == "tensorrt" else "rtx"
-            return Finding(name, "absent", "not installed", f"pip install 'stdeploy[{extra}]'")
+            return Finding(name, "absent", "not installed", pip_install(extra))
         return Finding(name, "problem", str(error), "reinstall it with all its parts")
     if not gpus():
         ahead = ": builds for --target sm86,sm89,sm120" if name == "tensorrt_rtx" else ""

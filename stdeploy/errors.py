@@ -90,6 +90,10 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise  # installed, but broken inside: that is another story
         raise MissingExtraError(
-            f"{purpose} needs {module}, which is not installed; "
-            f"run: pip install 'stdeploy[{extra}]' (in a clone: pip install '.[{extra}]')"
+            f"{purpose} needs {module}, which is not installed; run: {pip_install(extra)}"
         ) from error
+
+
+def pip_install(extra: str) -> str:
+    """The command that brings an extra of stdeploy."""
+    return f"pip install 'stdeploy[{extra}]' (in a clone: pip install '.[{extra}]')"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stdeploy.errors import require
+from stdeploy.errors import ArtifactError, require
 from stdeploy.files import checked_output, whole_file
 
 GREY = "#888888"
@@ -19,7 +19,9 @@ def checked_picture(path: Path) -> Path:
     Raises:
         ArtifactError: it ends in neither .png nor .svg, or there is no such folder.
     """
-    return checked_output(path, ".svg" if path.suffix == ".svg" else ".png")
+    if path.suffix not in (".png", ".svg"):
+        raise ArtifactError(f"cannot write {str(path)!r}: the name has to end in .png or .svg")
+    return checked_output(path, path.suffix)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,8 @@ class Prediction:
         scores: their probabilities, in that order; they sum to 1.
         view_logits: logits of each view, (V, K), in the order of the card's labels.
         view_spans_seconds: first and last frame of each view, from the start of the video.
+        duration_seconds: of the video.
+        damaged_after_seconds: where its frames end, if the file announces more of them.
         timings_ms: wall time of each stage.
         device: where the network really ran.
         artifact_sha256: digest of the artifact that answered.
@@ -30,6 +32,8 @@ class Prediction:
     scores: tuple[float, ...]
     view_logits: Logits = dataclasses.field(repr=False)
     view_spans_seconds: tuple[tuple[float, float], ...]
+    duration_seconds: float
+    damaged_after_seconds: float | None = None
     timings_ms: dict[str, float]
     device: str
     artifact_sha256: str
@@ -40,6 +44,7 @@ class Prediction:
 
     def to_record(self, top_k: int) -> dict[str, Any]:
         """A row for programs: plain data, ready for JSON."""
+        damaged = self.damaged_after_seconds
         return {
             "video": self.video,
             "predictions": [
@@ -49,6 +54,8 @@ class Prediction:
             "view_spans_seconds": [
                 [round(start, 3), round(end, 3)] for start, end in self.view_spans_seconds
             ],
+            "duration_seconds": round(self.duration_seconds, 3),
+            **({} if damaged is None else {"damaged_after_seconds": round(damaged, 3)}),
             "timings_ms": {stage: round(ms, 1) for stage, ms in self.timings_ms.items()},
             "device": self.device,
             "artifact_sha256": self.artifact_sha256,

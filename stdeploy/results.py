@@ -1,31 +1,40 @@
-"""Files of results: one row a video, as JSON lines, CSV or Parquet; a broken run can go on.
+"""Files of results, as JSON lines, CSV or Parquet; a broken run can go on.
 
-A row is plain data, as `Prediction.to_record` makes it, with the digest of the video's content.
+A row is plain data, as `Prediction.to_record` or `Timeline.to_record` makes it, with the settings
+of the run and the digest of the video's content. In CSV and Parquet a timeline is one row for each
+of its segments.
 """
 
 import contextlib
 import csv
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Literal, Protocol, Self
 
 from stdeploy.errors import ArtifactError, require
 from stdeploy.files import checked_output, whole_file
 
 DIGEST = "video_sha256"
+SETTINGS = "settings"
+PICTURES = ("contact_sheet", "plot", "labelled_video")
+_NAMES = ("video", *PICTURES)  # of files
 _ARTIFACT = "artifact_sha256"
 _ERROR = "error"
+_SEGMENTS = "segments"
 _DIGITS = 64
 _TEXT: Any = {"encoding": "utf-8", "newline": ""}
 _PARQUET_ROWS = 10_000
+_LENGTHS = ("duration_seconds", "damaged_after_seconds")
+_LAST = (SETTINGS, _ARTIFACT, DIGEST)  # a row that was cut short lacks the end
 Record = dict[str, Any]
 
 
 class ResultFile:
-    """A file that rows are added to, one by one; a context manager.
+    """A file that rows are added to, video by video; a context manager.
 
     Rows are on the disk as soon as they are written, whatever becomes of the program. A Parquet
     file cannot grow, so its rows go to a file of JSON lines beside it until all is done.
@@ -33,36 +42,71 @@ class ResultFile:
     Args:
         path: ends in .jsonl, .csv or .parquet.
         artifact_sha256: digest of the artifact that gives the rows.
+        settings: of the run, in one short text; rows of others are not mixed with these.
         top_k: labels in a row.
-        resume: go on with a file that is there, instead of replacing it.
+        timeline: whether the records are those of timelines.
+        pictures: which of `PICTURES` the records name.
+        existing: what becomes of a file that holds something already.
 
     Raises:
-        ArtifactError: another suffix, no folder to write in, or rows of another artifact.
+        ArtifactError: another suffix, no folder to write in, a file that is to be refused, or
+            rows of another artifact or of other settings.
         MissingExtraError: Parquet without pyarrow.
 
     Attributes:
-        done: digests of the videos that have their row.
+        done: names of the videos that have their row, by the digest of their content.
+        rows: in the file.
+        videos: that these are about.
     """
 
-    def __init__(self, path: Path, *, artifact_sha256: str, top_k: int, resume: bool) -> None:
-        self.done: set[str] = set()
+    def __init__(
+        self,
+        path: Path,
+        *,
+        artifact_sha256: str,
+        settings: str,
+        top_k: int,
+        timeline: bool = False,
+        pictures: Sequence[str] = (),
+        existing: Literal["refuse", "resume", "overwrite"] = "refuse",
+    ) -> None:
+        self.done: dict[str, set[str]] = {}
+        self.rows = self.videos = 0
         self._path = _checked(path)
         self._parquet = path.suffix == ".parquet"
         if self._parquet:
             _pyarrow()
         self._growing = path.with_name(path.name + ".unfinished.jsonl") if self._parquet else path
-        form = _Csv(top_k) if path.suffix == ".csv" else _JsonLines()
-        self._form = form
+        self._artifact_sha256, self._settings = artifact_sha256, settings
+        self._in_segments = timeline and path.suffix != ".jsonl"
+        self._pictures = tuple(pictures)
+        columns = _segment_columns() if timeline else _label_columns(top_k)
+        form = _Csv(columns, self._pictures) if path.suffix == ".csv" else _JsonLines()
+        self._form: _Form = form
         self._file: IO[str] | None = None
-        if resume:
-            self._begin(self._rows_there(form, artifact_sha256))
+        there = [found for found in (self._growing, path) if _holds_something(found)]
+        if there and existing == "refuse":
+            raise ArtifactError(
+                f"{str(there[0])!r} holds rows already; --resume goes on with it, --overwrite "
+                "begins anew"
+            )
+        if existing == "resume":
+            self._begin(lambda: self._kept(there[0]) if there else iter(()))
+
+    @property
+    def growing(self) -> Path:
+        """Where the rows lie as long as not all is done."""
+        return self._growing
 
     def write(self, record: Record) -> None:
-        """Add a row. The first one replaces what was there, if that is not to be gone on with."""
-        file = self._file or self._begin(iter(()))
-        # Names of files need not be text.
-        name = str(record["video"]).encode("utf-8", "backslashreplace").decode()
-        self._form.write(file, record | {"video": name})
+        """Add what is known of a video. The first one replaces what is not to be gone on with."""
+        file = self._file or self._begin(lambda: iter(()))
+        names = {name: name_in_file(record[name]) for name in _NAMES if name in record}
+        record = record | names | {SETTINGS: self._settings}
+        for row in _segment_rows(record) if self._in_segments else [record]:
+            self._form.write(file, row)
+            self.rows += 1
+        self.videos += 1
         file.flush()
 
     def close(self, *, finished: bool) -> None:
@@ -74,24 +118,23 @@ class ResultFile:
         if self._file is None:
             if not finished:
                 return  # what was there stays
-            self._begin(iter(()))
+            self._begin(lambda: iter(()))
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         if self._parquet and finished:
-            _write_parquet(self._growing, self._path)
+            _write_parquet(self._growing, self._path, self._in_segments, self._pictures)
             self._growing.unlink()
 
-    def _begin(self, kept: Iterator[Record]) -> IO[str]:
+    def _begin(self, kept: Callable[[], Iterator[Record]]) -> IO[str]:
         """Write a new file of the rows that are kept: without those cut short or with an error."""
         with whole_file(self._growing) as temporary, temporary.open("w", **_TEXT) as file:
-            self._form.begin(file)
             try:
-                for row in kept:
+                rows = kept()
+                self._form.begin(file)
+                for row in rows:
                     self._form.write(file, row)
-                    if row.get(DIGEST):
-                        self.done.add(row[DIGEST])
             except (ValueError, csv.Error) as error:  # Arrow's errors are ValueErrors
                 reason = str(error).splitlines()[0]
                 raise ArtifactError(
@@ -100,26 +143,48 @@ class ResultFile:
         self._file = self._growing.open("a", **_TEXT)
         return self._file
 
-    def _rows_there(self, form: "_Form", artifact_sha256: str) -> Iterator[Record]:
-        """Rows with predictions that the file holds already.
+    def _kept(self, source: Path) -> Iterator[Record]:
+        """The videos that a file holds in full.
 
         Raises:
-            ArtifactError: they come of another artifact.
+            ArtifactError: its columns are not ours.
         """
-        source = self._growing if self._growing.exists() else self._path
-        if not source.exists():
-            return
-        rows = _read_parquet(source) if source.suffix == ".parquet" else form.read(source)
+        rows = _read_parquet(source) if source.suffix == ".parquet" else self._form.read(source)
+        return self._whole(self._ours(rows, source))
+
+    def _ours(self, rows: Iterator[Record], source: Path) -> Iterator[Record]:
+        """Rows without an error.
+
+        Raises:
+            ArtifactError: they come of another artifact or of other settings.
+        """
         for row in rows:
             if row.get(_ERROR):
                 continue
-            if row.get(_ARTIFACT) != artifact_sha256:
+            if row.get(_ARTIFACT) != self._artifact_sha256:
                 raise ArtifactError(
                     f"{str(source)!r} holds results of another artifact "
-                    f"({str(row.get(_ARTIFACT))[:12]}, not {artifact_sha256[:12]}); name another "
-                    "output or leave --resume out"
+                    f"({str(row.get(_ARTIFACT))[:12]}, not {self._artifact_sha256[:12]}); name "
+                    "another output, or pass --overwrite instead of --resume"
+                )
+            if row.get(SETTINGS) != self._settings:
+                raise ArtifactError(
+                    f"{str(source)!r} holds results of other settings "
+                    f"({row.get(SETTINGS) or 'not said which'}; now {self._settings}); name "
+                    "another output, or pass --overwrite instead of --resume"
                 )
             yield row
+
+    def _whole(self, rows: Iterator[Record]) -> Iterator[Record]:
+        """Rows of the videos that have all of theirs, counted."""
+        for together in _by_video(rows) if self._in_segments else ([row] for row in rows):
+            if self._in_segments and len(together) < max(1, int(together[0][_SEGMENTS])):
+                continue  # the program was killed between two of them
+            self.rows += len(together)
+            self.videos += 1
+            if together[0].get(DIGEST):
+                self.done.setdefault(together[0][DIGEST], set()).add(str(together[0]["video"]))
+            yield from together
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +196,11 @@ class ResultFile:
         trace: TracebackType | None,
     ) -> None:
         self.close(finished=kind is None)
+
+
+def name_in_file(path: object) -> str:
+    """How a file is named in files of results: names of files need not be text."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 class _Form(Protocol):
@@ -160,21 +230,15 @@ class _JsonLines:
 
 
 class _Csv:
-    """Flat columns: label_1, score_1, label_2, ..."""
+    """Flat columns; those of pictures stand before the last ones."""
 
-    def __init__(self, top_k: int) -> None:
-        ranks = range(1, top_k + 1)
-        self._columns = [
-            "video",
-            _ERROR,
-            *(f"{what}_{rank}" for rank in ranks for what in ("label", "score")),
-            "views",
-            "decode_ms",
-            "infer_ms",
-            "device",
-            _ARTIFACT,
-            DIGEST,
-        ]
+    def __init__(self, columns: Sequence[str], pictures: Sequence[str]) -> None:
+        self._known = columns
+        self._pictures = set(pictures)
+
+    @property
+    def _columns(self) -> list[str]:
+        return [*self._known, *(name for name in PICTURES if name in self._pictures), *_LAST]
 
     def begin(self, file: IO[str]) -> None:
         csv.DictWriter(file, self._columns).writeheader()
@@ -188,17 +252,67 @@ class _Csv:
         csv.DictWriter(file, self._columns, extrasaction="ignore").writerow(row)
 
     def read(self, path: Path) -> Iterator[Record]:
+        """Rows, once the columns are known.
+
+        Raises:
+            ArtifactError: there are none of ours.
+        """
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames is not None and list(reader.fieldnames) != self._columns:
-                raise ArtifactError(
-                    f"{str(path)!r} has other columns than this run would write; give the same "
-                    "--top-k, name another output or leave --resume out"
-                )
-            for row in reader:
+            header = csv.DictReader(file).fieldnames or ()
+        if not {"video", _ERROR, *_LAST} <= set(header):
+            raise ArtifactError(
+                f"{str(path)!r} lacks the columns of results; name another output, or pass "
+                "--overwrite instead of --resume"
+            )
+        self._pictures |= set(header) & set(PICTURES)
+        return self._rows(path)
+
+    def _rows(self, path: Path) -> Iterator[Record]:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            for row in csv.DictReader(file):
                 # The last column: a row that was cut short has none, or not all of it.
                 if len(row.get(DIGEST) or "") == _DIGITS or row.get(_ERROR):
                     yield row
+
+
+def _label_columns(top_k: int) -> list[str]:
+    """Of CSV: label_1, score_1, label_2, ..."""
+    ranks = range(1, top_k + 1)
+    return [
+        "video",
+        _ERROR,
+        *(f"{what}_{rank}" for rank in ranks for what in ("label", "score")),
+        "views",
+        *_LENGTHS,
+        "decode_ms",
+        "infer_ms",
+        "device",
+    ]
+
+
+def _segment_columns() -> list[str]:
+    measures = ("start", "end", "label", "mean_score", "peak_score")
+    return ["video", _ERROR, *measures, _SEGMENTS, *_LENGTHS, "device"]
+
+
+def _segment_rows(record: Record) -> list[Record]:
+    """A timeline as a row for each of its segments, at least one; each tells how many there are."""
+    segments = record.get(_SEGMENTS, [])
+    of_all = {
+        name: value
+        for name, value in record.items()
+        if name in (*_segment_columns(), *PICTURES, *_LAST)
+    }
+    return [of_all | {_SEGMENTS: len(segments)} | segment for segment in segments or [{}]]
+
+
+def _by_video(rows: Iterator[Record]) -> Iterator[list[Record]]:
+    for _, together in itertools.groupby(rows, lambda row: (row.get("video"), row.get(DIGEST))):
+        yield list(together)
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _checked(path: Path) -> Path:
@@ -216,40 +330,38 @@ def _pyarrow() -> ModuleType:
     return require("pyarrow.parquet", extra="parquet", purpose="writing Parquet")
 
 
-def _schema() -> Any:
+def _schema(*, in_segments: bool, pictures: Iterable[str]) -> Any:
     import pyarrow as pa
 
-    return pa.schema(
-        [
-            ("video", pa.string()),
-            (_ERROR, pa.string()),
-            (
-                "predictions",
-                pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())])),
-            ),
-            ("views", pa.int32()),
-            ("view_spans_seconds", pa.list_(pa.list_(pa.float64()))),
-            ("timings_ms", pa.struct([("decode", pa.float64()), ("infer", pa.float64())])),
-            ("device", pa.string()),
-            (_ARTIFACT, pa.string()),
-            (DIGEST, pa.string()),
-        ]
-    )
+    number, text = pa.float64(), pa.string()
+    if in_segments:
+        kinds = dict.fromkeys(_segment_columns(), number)
+        kinds |= {"video": text, _ERROR: text, "label": text, "device": text, _SEGMENTS: pa.int32()}
+    else:
+        kinds = {
+            "video": text,
+            _ERROR: text,
+            "predictions": pa.list_(pa.struct([("label", text), ("score", number)])),
+            "views": pa.int32(),
+            "view_spans_seconds": pa.list_(pa.list_(number)),
+            **dict.fromkeys(_LENGTHS, number),
+            "timings_ms": pa.struct([("decode", number), ("infer", number)]),
+            "device": text,
+        }
+    return pa.schema([*kinds.items(), *((name, text) for name in (*pictures, *_LAST))])
 
 
-def _write_parquet(rows: Path, path: Path) -> None:
-    parquet, schema = _pyarrow(), _schema()
+def _write_parquet(rows: Path, path: Path, in_segments: bool, pictures: Sequence[str]) -> None:
+    parquet = _pyarrow()
     import pyarrow as pa
 
+    named = {name for row in _JsonLines().read(rows) for name in PICTURES if name in row}
+    named |= set(pictures)
+    schema = _schema(in_segments=in_segments, pictures=[name for name in PICTURES if name in named])
     with whole_file(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
-        batch: list[Record] = []
-        for row in _JsonLines().read(rows):
-            batch.append(row)
-            if len(batch) == _PARQUET_ROWS:
-                writer.write_table(pa.Table.from_pylist(batch, schema))
-                batch.clear()
-        if batch:
-            writer.write_table(pa.Table.from_pylist(batch, schema))
+        records = _JsonLines().read(rows)
+        while together := list(itertools.islice(records, _PARQUET_ROWS)):
+            writer.write_table(pa.Table.from_pylist(together, schema))
 
 
 def _read_parquet(path: Path) -> Iterator[Record]:

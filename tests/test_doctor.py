@@ -54,7 +54,10 @@ def test_good_combinations_are_left_alone(installed: dict[str, str]) -> None:
 def test_a_missing_backend_is_absent_with_its_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     (finding,) = doctor._openvino()
-    assert (finding.status, finding.remedy) == ("absent", "pip install 'stdeploy[openvino]'")
+    assert finding.status == "absent"
+    assert finding.remedy == (
+        "pip install 'stdeploy[openvino]' (in a clone: pip install '.[openvino]')"
+    )
 
 
 def test_hardware_is_plausible() -> None:

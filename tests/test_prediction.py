@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -31,6 +32,7 @@ def test_record_is_plain_data_with_top_k() -> None:
         scores=(0.75, 0.25),
         view_logits=np.zeros((1, 2)),
         view_spans_seconds=((0.5, 1.5),),
+        duration_seconds=2.00049,
         timings_ms={"decode": 1.26},
         device="onnxruntime on CPU",
         artifact_sha256="00",
@@ -40,8 +42,11 @@ def test_record_is_plain_data_with_top_k() -> None:
         "predictions": [{"label": "b", "score": 0.75}],
         "views": 1,
         "view_spans_seconds": [[0.5, 1.5]],
+        "duration_seconds": 2.0,
         "timings_ms": {"decode": 1.3},
         "device": "onnxruntime on CPU",
         "artifact_sha256": "00",
     }
     assert len(prediction.top(9)) == 2
+    damaged = dataclasses.replace(prediction, damaged_after_seconds=1.98765)
+    assert damaged.to_record(1)["damaged_after_seconds"] == 1.988

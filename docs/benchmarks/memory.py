@@ -33,8 +33,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 def repeated(video: Path, path: Path, seconds: float) -> None:
     """Write a video over and over, without coding it again."""
     with av.open(str(path), "w") as out:
-        stream, offset = None, 0
-        while offset == 0 or float(offset * stream.time_base) < seconds:
+        stream, offset, done = None, 0, 0.0
+        while done < seconds:
             with av.open(str(video)) as container:
                 source = container.streams.video[0]
                 if stream is None:
@@ -51,6 +51,7 @@ def repeated(video: Path, path: Path, seconds: float) -> None:
                     packet.stream = stream
                     out.mux(packet)
                 offset += last
+                done = float(offset * source.time_base)  # the muxer may change the stream's own
 
 
 def main() -> None:

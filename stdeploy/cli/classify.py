@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stdeploy.cli.console import err, note, progress_bar, rate_bar
+from stdeploy.cli.console import counted, note, progress_bar, rate_bar
 from stdeploy.cli.inputs import Unfinished, default_artifact, expand
 from stdeploy.cli.options import (
     AllowCpuOption,
@@ -26,17 +26,21 @@ from stdeploy.cli.options import (
     ThreadsOption,
     runtime_options,
 )
+from stdeploy.cli.rows import Rows
 from stdeploy.cli.showing import Record, Show, ShowJson, ShowTable
-from stdeploy.errors import SpecError, VideoError
+from stdeploy.errors import SpecError, StdeployError, VideoError
 from stdeploy.prediction import Prediction
 from stdeploy.timeline import Timeline, TimelineOptions
 
 if TYPE_CHECKING:
-    from stdeploy.classify import Classifier
+    from stdeploy.classify import Classifier, ClassifyOptions
     from stdeploy.cli.saving import Saving
     from stdeploy.runtime.dense import DenseTrunk
 
 Result = Prediction | Timeline | VideoError
+Progress = Callable[[float, float], None]
+
+_LEAVE = 0.3
 
 
 class TimelineKind(StrEnum):
@@ -55,7 +59,11 @@ def command(
     views: Annotated[
         int | None,
         typer.Option(
-            "--views", min=1, max=64, help="Clips averaged per video. Default: the model's."
+            "--views",
+            min=1,
+            max=64,
+            help="Clips, evenly spaced over the video, whose answers are averaged. Each is as "
+            "long as the model's clip (stdeploy card says how long). Default: the model's.",
         ),
     ] = None,
     recursive: Annotated[
@@ -63,7 +71,11 @@ def command(
     ] = False,
     lists: Annotated[
         list[Path] | None,
-        typer.Option("--list", help="A text file with a video on each line.", show_default=False),
+        typer.Option(
+            "--list",
+            help="A text file with a video on each line; - for standard input.",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -74,6 +86,9 @@ def command(
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with --output: leave out videos that it holds."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --output, if it holds rows already.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One line of JSON per video, for programs.")
@@ -113,8 +128,15 @@ def command(
         float, typer.Option("--enter", min=0, max=1, help="Score at which a segment begins.")
     ] = 0.5,
     leave: Annotated[
-        float, typer.Option("--leave", min=0, max=1, help="Score below which it ends.")
-    ] = 0.3,
+        float | None,
+        typer.Option(
+            "--leave",
+            min=0,
+            max=1,
+            help=f"Score below which it ends. Default: {_LEAVE}, or --enter if that is lower.",
+            show_default=False,
+        ),
+    ] = None,
     save_plot: Annotated[
         Path | None,
         typer.Option("--save-plot", help="Draw the timeline: a .png or .svg, or a folder."),
@@ -126,7 +148,7 @@ def command(
     contact_sheet: Annotated[
         Path | None,
         typer.Option(
-            "--contact-sheet", help="Write the frames that the network saw: a .png, or a folder."
+            "--contact-sheet", help="Write 8 frames of each view as seen: a .png, or a folder."
         ),
     ] = None,
     ray: Annotated[
@@ -159,28 +181,43 @@ def command(
     status is then 1.
     """
     from stdeploy.classify import Classifier, ClassifyOptions
-    from stdeploy.cli.saving import Saving
+    from stdeploy.cli.saving import Saving, Wanted
     from stdeploy.cluster import ClusterOptions, classify_on_ray
     from stdeploy.files import sha256_of
-    from stdeploy.results import DIGEST, ResultFile
+    from stdeploy.results import ResultFile
     from stdeploy.runtime.dense import DenseTrunk
     from stdeploy.video.decode_pool import DecodePool
     from stdeploy.video.limits import Limits
     from stdeploy.video.memory import give_back_large_arrays
 
+    pictures = Wanted(contact_sheet, save_plot, save_video)
     if not videos and not lists:
         raise SpecError("no videos were named; give files, folders, patterns or --list FILE")
-    if resume and output is None:
-        raise SpecError("--resume needs --output FILE, whose rows tell what is done")
+    if (resume or overwrite) and output is None:
+        raise SpecError("--resume and --overwrite need --output FILE, which they are about")
+    if resume and overwrite:
+        raise SpecError("--resume keeps the rows of --output, --overwrite does not; give one")
     if ray is not None and (timeline or save_video or contact_sheet):
         raise SpecError("--ray gives rows only; leave --timeline, --save-video and sheets out")
     if untrusted and save_video is not None:
         raise SpecError("--save-video decodes in this program, which --untrusted is to prevent")
     if save_plot is not None and timeline is None:
         raise SpecError("--save-plot draws a timeline; add --timeline windows")
-    if timeline is not None and output is not None and output.suffix != ".jsonl":
-        raise SpecError(f"a timeline has no columns for {str(output)!r}; name a .jsonl file")
-    over_time = TimelineOptions(hop_seconds=hop, enter=enter, leave=leave, top_k=top_k)
+    if timeline is not None and views is not None:
+        raise SpecError("--views are for one answer, a timeline has windows; leave one of them out")
+    if timeline is not None and contact_sheet is not None:
+        raise SpecError("--contact-sheet shows the views of one answer; leave --timeline out")
+    if leave is not None and leave > enter:
+        raise SpecError(
+            f"a segment that begins at --enter {enter} cannot end below --leave {leave}; "
+            "give a --leave that is not above --enter"
+        )
+    over_time = TimelineOptions(
+        hop_seconds=hop,
+        enter=enter,
+        leave=min(_LEAVE, enter) if leave is None else leave,
+        top_k=top_k,
+    )
     options = runtime_options(
         backend,
         device,
@@ -192,26 +229,34 @@ def command(
         rebuild=rebuild,
     )
     paths = expand(videos or [], lists=lists or [], recursive=recursive)
+    if not paths:
+        raise SpecError("the lists name no video; write one on each line")
     artifact = model or default_artifact()
     chain = ClassifyOptions(views=views, batch=batch, jobs=jobs, decoder=reader.value)
-    saving = Saving(save_plot, save_video, contact_sheet, videos=paths)
-    show = ShowJson() if as_json else ShowTable(len(paths)) if output is None else Show()
+    saving = Saving(pictures, videos=paths, top_k=top_k, keep=resume)
     give_back_large_arrays()
-    failed = done = 0
     with contextlib.ExitStack() as opened:
         file = None
         if output is not None:
             file = opened.enter_context(
-                ResultFile(output, artifact_sha256=sha256_of(artifact), top_k=top_k, resume=resume)
+                ResultFile(
+                    output,
+                    artifact_sha256=sha256_of(artifact),
+                    settings=_settings(timeline, over_time, chain, artifact),
+                    top_k=top_k,
+                    timeline=timeline is not None,
+                    pictures=pictures.names,
+                    existing="resume" if resume else "overwrite" if overwrite else "refuse",
+                )
             )
         wanted = Unfinished(paths, file.done if file is not None else None)
         one_by_one = timeline is not None and len(paths) == 1
-        bar = progress_bar("classifying") if one_by_one else rate_bar("classifying", "videos")
-        progress = opened.enter_context(bar)
         if ray is not None:
             cluster = ClusterOptions(address=ray, workers=workers, gpus_per_worker=gpus_per_worker)
-            note(f"{artifact} on Ray at {ray}, {workers} worker(s)")
-            rows = classify_on_ray(wanted, artifact, cluster, chain, options, top_k=top_k)
+            note(f"{artifact} on Ray at {ray}, {counted(workers, 'worker')}")
+
+            def rows(progress: Progress) -> Iterator[Record]:  # noqa: ARG001
+                return classify_on_ray(wanted, artifact, cluster, chain, options, top_k=top_k)
         else:
             how: dict[str, Any] = {}
             if untrusted:
@@ -221,34 +266,68 @@ def command(
                 Classifier.open(artifact, options=chain, runtime_options=options, **how)
             )
             runtime = classifier.runtime
-            note(
-                f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}, "
-                f"{classifier.views} view(s) a video"
-            )
-            results: Iterator[tuple[Path, Result]] = classifier.classify_all(wanted)
+            trunk = None
+            if timeline is TimelineKind.DENSE:
+                trunk = DenseTrunk.open(artifact, classifier.card, runtime)
+            each = f"{counted(classifier.views, 'view')} a video"
             if timeline is not None:
-                trunk = None
-                if timeline is TimelineKind.DENSE:
-                    trunk = DenseTrunk.open(artifact, classifier.card, runtime)
-                seconds = progress if one_by_one else lambda _done, _of: None
-                results = _timelines(classifier, wanted, over_time, trunk, seconds)
-            rows = _saved(results, classifier, saving, top_k)
-        opened.callback(show.end)
-        for row in rows:
-            failed += "error" in row
-            show.add(row)
-            if file is not None:
-                digest = wanted.digests.pop(row["video"], None)
-                file.write(row | ({DIGEST: digest} if digest else {}))
-            done += 1
-            if not one_by_one:
-                progress(done + wanted.skipped, len(paths))
+                each = f"a window every {hop:g} s"
+            note(f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}, {each}")
+
+            def rows(progress: Progress) -> Iterator[Record]:
+                results: Iterator[tuple[Path, Result]] = classifier.classify_all(wanted)
+                if timeline is not None:
+                    seconds = progress if one_by_one else lambda _done, _of: None
+                    results = _timelines(classifier, wanted, over_time, trunk, seconds)
+                return _saved(results, classifier, saving, top_k)
+
+        run = Rows(
+            _show(as_json=as_json, to_file=file is not None, timeline=timeline is not None),
+            file,
+            wanted,
+            num_videos=len(paths),
+            recursive=recursive,
+        )
+        bar = progress_bar("classifying") if one_by_one else rate_bar("classifying", "videos")
+        try:
+            with bar as progress:
+                for row in rows(progress):
+                    run.add(row)
+                    if not one_by_one:
+                        progress(run.seen, len(paths))
+        except (KeyboardInterrupt, SystemExit, StdeployError) as error:
+            run.break_off(nothing_to_say=isinstance(error, StdeployError) and run.done == 0)
+            raise
+        run.end()
     if output is not None:
-        before = f", {wanted.skipped} of them from before" if wanted.skipped else ""
-        note(f"{output}: {done + wanted.skipped} videos{before}")
-    if failed:
-        err.print(f"{failed} of {len(paths)} videos could not be classified", style="red")
+        note(run.written(output))
+    run.say_how_it_went()
+    if run.failed:
         raise typer.Exit(VideoError.exit_status)
+
+
+def _show(*, as_json: bool, to_file: bool, timeline: bool) -> Show:
+    if as_json:
+        return ShowJson()
+    return Show() if to_file else ShowTable(timeline=timeline)
+
+
+def _settings(
+    timeline: TimelineKind | None,
+    over_time: TimelineOptions,
+    chain: "ClassifyOptions",
+    artifact: Path,
+) -> str:
+    """What rows have to have in common to stand in one file, beside the artifact."""
+    from stdeploy.card import read_card
+
+    if timeline is None:
+        views = chain.views or read_card(artifact).clip.views
+        return f"views={views} crops={chain.crops} top_k={over_time.top_k}"
+    return (
+        f"timeline={timeline} hop={over_time.hop_seconds} enter={over_time.enter} "
+        f"leave={over_time.leave} top_k={over_time.top_k}"
+    )
 
 
 def _timelines(
@@ -256,7 +335,7 @@ def _timelines(
     videos: Iterable[Path],
     options: TimelineOptions,
     trunk: "DenseTrunk | None",
-    progress: Callable[[float, float], None],
+    progress: Progress,
 ) -> Iterator[tuple[Path, Result]]:
     """A timeline of each; a broken one gives its error and the others go on."""
     for video in videos:
@@ -276,11 +355,10 @@ def _saved(
 ) -> Iterator[Record]:
     """Results as rows, once their pictures are written."""
     for path, result in results:
-        try:
-            saving.save(path, result, classifier)
-        except VideoError as error:
-            note(f"{path} {error}")
+        pictures = saving.save(path, result, classifier, note)
         if isinstance(result, VideoError):
             yield {"video": str(path), "error": str(result)}
+        elif isinstance(result, Timeline):
+            yield result.to_record() | pictures
         else:
-            yield result.to_record() if isinstance(result, Timeline) else result.to_record(top_k)
+            yield result.to_record(top_k) | pictures

@@ -24,6 +24,15 @@ def note(text: str) -> None:
     err.print(text, style="dim", soft_wrap=True, markup=False)
 
 
+def counted(count: int, thing: str) -> str:
+    """How many there are, in words.
+
+    >>> counted(1, "video"), counted(2, "video")
+    ('1 video', '2 videos')
+    """
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[float, float], None]]:
     """A bar on standard error, on a terminal only.

@@ -2,10 +2,13 @@
 
 import glob
 import os
-from collections.abc import Collection, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stdeploy.errors import DatasetError
+
+_STANDARD_INPUT = Path("-")
 
 
 def expand(
@@ -18,7 +21,8 @@ def expand(
 
     Args:
         arguments: as they were typed.
-        lists: text files with a path on each line, relative ones from where the list lies.
+        lists: text files with a path on each line, relative ones from where the list lies; "-"
+            is standard input, whose paths start here. Lines that begin with # are no paths.
         recursive: folders stand for what lies in their folders too.
 
     Raises:
@@ -42,30 +46,38 @@ class Unfinished:
 
     Args:
         paths: all videos.
-        done: digests of those that are done; None where none is asked for.
+        done: under which names the content of a digest is done; None where none is asked for.
 
     Attributes:
         digests: of the videos that were given, by their path as text.
         skipped: videos that were done.
+        renamed: those of them that were done under other names only.
     """
 
-    def __init__(self, paths: Sequence[Path], done: Collection[str] | None) -> None:
+    def __init__(self, paths: Sequence[Path], done: Mapping[str, set[str]] | None) -> None:
         self.digests: dict[str, str] = {}
-        self.skipped = 0
+        self.skipped = self.renamed = 0
         self._paths = paths
         self._done = done
 
     def __iter__(self) -> Iterator[Path]:
         from stdeploy.files import digest_of
+        from stdeploy.results import name_in_file
 
         for path in self._paths:
             digest = None if self._done is None else digest_of(path)
             if digest is not None:
                 if self._done is not None and digest in self._done:
                     self.skipped += 1
+                    self.renamed += name_in_file(path) not in self._done[digest]
                     continue
                 self.digests[str(path)] = digest
             yield path
+
+
+def has_videos_below(folder: Path) -> bool:
+    """Whether the folders of a folder hold videos, which --recursive would find."""
+    return folder.is_dir() and any(True for _ in _videos_in(folder, recursive=True))
 
 
 def default_artifact() -> Path:
@@ -93,10 +105,18 @@ def _videos_in(folder: Path, *, recursive: bool) -> Iterator[Path]:
 def _listed(lists: Sequence[Path]) -> Iterator[Path]:
     for source in lists:
         try:
-            lines = source.read_text().splitlines()
+            lines = _text_of(source).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is no text"
             raise DatasetError(f"the list {str(source)!r} cannot be read: {reason}") from error
-        for line in lines:
-            if line.strip():
-                yield source.parent / line.strip()
+        for line in map(str.strip, lines):
+            if line and not line.startswith("#"):
+                yield source.parent / line
+
+
+def _text_of(source: Path) -> str:
+    if source != _STANDARD_INPUT:
+        return source.read_text()
+    if sys.stdin is None:
+        raise DatasetError("there is no list: standard input is closed")
+    return sys.stdin.read()

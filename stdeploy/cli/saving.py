@@ -1,7 +1,8 @@
 """What can be looked at afterwards: --save-plot, --save-video, --contact-sheet."""
 
 import bisect
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stdeploy.classify import Classifier
@@ -14,17 +15,37 @@ from stdeploy.show.overlay import LinesAt, write_with_labels
 from stdeploy.show.timeline_plot import draw_timeline
 from stdeploy.timeline import Timeline
 
-_LINES = 3  # labels that are drawn on a video
+_LINES = 3  # labels that are drawn on a video at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Where pictures and videos of results are wanted: a file or a folder; None for none.
+
+    Attributes:
+        contact_sheet: the frames that the network saw.
+        plot: a timeline.
+        labelled_video: the video again, with labels.
+    """
+
+    contact_sheet: Path | None = None
+    plot: Path | None = None
+    labelled_video: Path | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Of those that are wanted, which are also the keys of a row that names the files."""
+        return [name for name, path in vars(self).items() if path is not None]
 
 
 class Saving:
     """Pictures and videos of results, as far as they were asked for.
 
     Args:
-        plot: a picture for the only video, or a folder for one of each; None for none.
-        video: likewise.
-        sheet: likewise.
+        wanted: a file for the only video, or a folder for one of each.
         videos: that are classified, and must stay as they are.
+        top_k: labels that are drawn on a video, of which there is no room for many.
+        keep: leave files of earlier runs in folders as they are, because rows name them.
 
     Raises:
         SpecError: one file for several videos.
@@ -32,65 +53,98 @@ class Saving:
     """
 
     def __init__(
-        self, plot: Path | None, video: Path | None, sheet: Path | None, *, videos: Sequence[Path]
+        self, wanted: Wanted, *, videos: Sequence[Path], top_k: int, keep: bool = False
     ) -> None:
-        for path in (plot, video, sheet):
-            if path is None:
-                continue
+        for name in wanted.names:
+            path: Path = getattr(wanted, name)
             if not path.suffix:
                 path.mkdir(parents=True, exist_ok=True)
             elif len(videos) > 1:
                 raise SpecError(
                     f"{str(path)!r} is one file, but there are {len(videos)} videos; name a folder"
                 )
-        if plot is not None and plot.suffix:
-            checked_picture(plot)
-        if video is not None and video.suffix:
-            checked_output(video, ".mp4", source=next(iter(videos), None))
-        if sheet is not None and sheet.suffix:
-            checked_output(sheet, ".png")
-        self._plot = plot
-        self._video = video
-        self._sheet = sheet
+        if wanted.plot is not None and wanted.plot.suffix:
+            checked_picture(wanted.plot)
+        if wanted.labelled_video is not None and wanted.labelled_video.suffix:
+            checked_output(wanted.labelled_video, ".mp4", source=next(iter(videos), None))
+        if wanted.contact_sheet is not None and wanted.contact_sheet.suffix:
+            checked_output(wanted.contact_sheet, ".png")
+        self._wanted = wanted
+        self._num_lines = min(top_k, _LINES)
+        self._keep = keep
         self._taken: set[Path] = set()
 
     def save(
-        self, video: Path, result: Prediction | Timeline | VideoError, classifier: Classifier
-    ) -> None:
-        """Write what was asked for about one video; nothing about one that failed."""
-        if isinstance(result, VideoError):
-            return
-        if self._plot is not None and isinstance(result, Timeline):
-            draw_timeline(result, self._place(self._plot, video, ".timeline.png"))
-        if self._sheet is not None:
-            sheet = self._place(self._sheet, video, ".frames.png")
-            draw_contact_sheet(classifier.clips(video), sheet)
-        if self._video is not None:
-            written = self._place(self._video, video, ".labels.mp4")
-            write_with_labels(video, _lines(result), written, decoder=classifier.decoder)
+        self,
+        video: Path,
+        result: Prediction | Timeline | VideoError,
+        classifier: Classifier,
+        report: Callable[[str], None],
+    ) -> dict[str, str]:
+        """Write what was asked for about one video; nothing about one that failed.
+
+        Args:
+            video: the file.
+            result: what came of it.
+            classifier: that gave it.
+            report: is told in words of a picture or video that cannot be made.
+
+        Returns:
+            The files that were written, by the keys of a row.
+        """
+        written: dict[str, str] = {}
+
+        def write(name: str, suffix: str, draw: Callable[[Path], None]) -> None:
+            wanted: Path | None = getattr(self._wanted, name)
+            if wanted is None:
+                return
+            path = self._place(wanted, video, suffix)
+            try:
+                draw(path)
+            except VideoError as error:
+                report(f"{video} {error}")
+            else:
+                written[name] = str(path)
+
+        if isinstance(result, Prediction):
+            write(
+                "contact_sheet",
+                ".frames.png",
+                lambda path: draw_contact_sheet(classifier.clips(video), path),
+            )
+        if isinstance(result, Timeline):
+            write("plot", ".timeline.png", lambda path: draw_timeline(result, path))
+        if not isinstance(result, VideoError):
+            lines = _lines(result, self._num_lines)
+            write(
+                "labelled_video",
+                ".labels.mp4",
+                lambda path: write_with_labels(video, lines, path, decoder=classifier.decoder),
+            )
+        return written
 
     def _place(self, wanted: Path, video: Path, suffix: str) -> Path:
         """The file itself, or a name in the folder that no other video has got."""
         if wanted.suffix:
             return wanted
         number, path = 1, wanted / (video.stem + suffix)
-        while path in self._taken or (path.exists() and path.samefile(video)):
+        while path in self._taken or (path.exists() and (self._keep or path.samefile(video))):
             number += 1
             path = wanted / f"{video.stem}-{number}{suffix}"
         self._taken.add(path)
         return path
 
 
-def _lines(result: Prediction | Timeline) -> LinesAt:
+def _lines(result: Prediction | Timeline, most: int) -> LinesAt:
     if isinstance(result, Prediction):
-        always = [(f"{label}  {score:.2f}", score) for label, score in result.top(_LINES)]
+        always = result.top(most)
         return lambda _: always
 
     ends = [cell.end for cell in result.cells]
 
     def at(seconds: float) -> list[tuple[str, float]]:
         cell = result.cells[min(bisect.bisect_right(ends, seconds), len(ends) - 1)]
-        pairs = zip(cell.best[:_LINES], cell.scores, strict=False)
-        return [(f"{result.labels[label]}  {score:.2f}", score) for label, score in pairs]
+        pairs = zip(cell.best[:most], cell.scores, strict=False)
+        return [(result.labels[label], score) for label, score in pairs]
 
     return at

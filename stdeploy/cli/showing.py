@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from stdeploy.cli.console import out
+from stdeploy.cli.console import note, out
 
 Record = dict[str, Any]
 
@@ -18,8 +18,14 @@ class Show:
     def add(self, row: Record) -> None:
         """Show a row."""
 
-    def end(self) -> None:
-        """Show what could not be shown before."""
+    def end(self, *, interrupted: str = "") -> None:
+        """Show what could not be shown before.
+
+        Args:
+            interrupted: how far the run came, if it did not come to its end.
+        """
+        if interrupted:
+            note(interrupted)
 
 
 class ShowJson(Show):
@@ -37,30 +43,46 @@ class ShowTable(Show):
     """A table at the end.
 
     Args:
-        num_videos: rows that will come.
+        timeline: rows are the segments of timelines, not the best labels.
     """
 
-    def __init__(self, num_videos: int) -> None:
-        self._table = Table(show_lines=num_videos > 1)
+    def __init__(self, *, timeline: bool) -> None:
+        self._table = Table()
+        self._measures = ("start", "end", "score") if timeline else ("score",)
         self._table.add_column("video", overflow="fold")
-        self._table.add_column("score  label")
+        for measure in self._measures:
+            self._table.add_column(measure, justify="right", no_wrap=True)
+        self._table.add_column("label")
 
     def add(self, row: Record) -> None:
         """Add a row."""
+        lines: list[tuple[str | Text, ...]] = []
         if "error" in row:
-            found: Table | Text = Text(_plain(f"error: {row['error']}"), style="red")
+            lines.append(self._words(f"error: {row['error']}", "red"))
         elif "segments" in row:
-            found = _segments(row)
+            for segment in row["segments"]:
+                stretch = clock(segment["start"]), clock(segment["end"])
+                lines.append((*stretch, f"{segment['mean_score']:.3f}", Text(segment["label"])))
+            if not row["segments"]:
+                lines.append(self._words(_nearest(row)))
         else:
-            # A long label wraps beside its score, not under the next.
-            found = Table.grid(padding=(0, 2))
-            for best in row["predictions"]:
-                found.add_row(f"{best['score']:.3f}", Text(best["label"]))
-        self._table.add_row(Text(_plain(row["video"])), found)
+            lines = [(f"{p['score']:.3f}", Text(p["label"])) for p in row["predictions"]]
+        if "damaged_after_seconds" in row:
+            lines.append(self._words(f"damaged after {row['damaged_after_seconds']:.1f} s", "red"))
+        names = [Text(_plain(row["video"])), *[Text()] * (len(lines) - 1)]
+        for name, line in zip(names, lines, strict=True):
+            self._table.add_row(name, *line)
+        self._table.add_section()
 
-    def end(self) -> None:
+    def end(self, *, interrupted: str = "") -> None:
         """Print the table, also of what was done before an interruption."""
-        out.print(self._table)
+        if self._table.row_count or not interrupted:
+            out.print(self._table)
+        if interrupted:
+            out.print(interrupted)
+
+    def _words(self, words: str, style: str = "") -> tuple[str | Text, ...]:
+        return (*[""] * len(self._measures), Text(_plain(words), style=style))
 
 
 def _plain(text: str) -> str:
@@ -68,22 +90,24 @@ def _plain(text: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
-def _segments(row: Record) -> Table | Text:
-    """Segments of a timeline in words; where there is none, the best label of all windows."""
-    rows = Table.grid(padding=(0, 2))
-    for segment in row["segments"]:
-        stretch = f"{_clock(segment['start'])} to {_clock(segment['end'])}"
-        rows.add_row(stretch, f"{segment['mean_score']:.3f}", Text(segment["label"]))
-    if row["segments"]:
-        return rows
+def _nearest(row: Record) -> str:
+    """Where no label goes on: the best one of all windows."""
     window = max(row["windows"], key=lambda window: window["scores"][0])
-    return Text(
+    return (
         f"no label goes on; the nearest is {window['labels'][0]!r} with {window['scores'][0]:.3f} "
-        f"at {_clock(window['start'])}"
+        f"at {clock(window['start'])}"
     )
 
 
-def _clock(seconds: float) -> str:
-    """Minutes and seconds, 1:02.5."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    return f"{int(minutes)}:{rest:04.1f}"
+def clock(seconds: float) -> str:
+    """Minutes and seconds, 1:02.5; from an hour on 1:02:03.
+
+    >>> clock(62.46), clock(3599.97), clock(3723.4)
+    ('1:02.5', '1:00:00', '1:02:03')
+    """
+    tenths = round(seconds, 1)
+    if tenths < 3600:
+        minutes, rest = divmod(tenths, 60)
+        return f"{int(minutes)}:{rest:04.1f}"
+    minutes, rest = divmod(round(tenths), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

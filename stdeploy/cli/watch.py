@@ -7,6 +7,8 @@ import time
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from stdeploy.cli.console import note, out
 from stdeploy.cli.options import (
@@ -22,6 +24,12 @@ from stdeploy.cli.options import (
     RebuildOption,
     ThreadsOption,
     runtime_options,
+)
+from stdeploy.errors import VideoError
+
+_NO_FRAME = (
+    "the pipe ended without a frame; an .mp4 whose index lies at its end cannot be read from a "
+    "pipe: use MPEG-TS or Matroska"
 )
 
 
@@ -43,7 +51,7 @@ def command(
         bool | None,
         typer.Option(
             "--reconnect/--no-reconnect",
-            help="Open a source again that breaks off. Default: all but pipes.",
+            help="Open a source again that breaks off or is not there yet. Default: all but pipes.",
             show_default=False,
         ),
     ] = None,
@@ -63,7 +71,7 @@ def command(
     """
     from stdeploy.classify import Classifier
     from stdeploy.cli.inputs import default_artifact
-    from stdeploy.video.live import STANDARD_INPUT, LiveClips, opener
+    from stdeploy.video.live import STANDARD_INPUT, LiveClips, NoStreamError, opener
 
     options = runtime_options(
         backend,
@@ -86,6 +94,7 @@ def command(
             "Ctrl-C ends"
         )
         after = -math.inf
+        no_frame = _NO_FRAME if source == STANDARD_INPUT else "the source ended without a frame"
         try:
             with LiveClips(open_stream, classifier.card.clip, reconnect=again, report=note) as live:
                 while (window := live.next(after=after)) is not None:
@@ -96,6 +105,13 @@ def command(
                     _print(best, window.end_seconds, lag, as_json=as_json)
         except KeyboardInterrupt:
             note("ended")
+            return
+        except NoStreamError as error:
+            if source == STANDARD_INPUT:
+                raise VideoError(no_frame) from error
+            raise
+        if after == -math.inf:
+            raise VideoError(no_frame)
 
 
 def _print(best: list[tuple[str, float]], seconds: float, lag: float, *, as_json: bool) -> None:
@@ -110,5 +126,11 @@ def _print(best: list[tuple[str, float]], seconds: float, lag: float, *, as_json
         print(json.dumps(record), flush=True)
         return
     found = "   ".join(f"{score:.3f} {label}" for label, score in best)
-    clock = now.astimezone().strftime("%H:%M:%S")
-    out.print(f"{clock}  lag {lag:4.1f} s  {found}", markup=False, soft_wrap=True)
+    when = f"{now.astimezone():%H:%M:%S}  lag {lag:4.1f} s"
+    if not out.is_terminal:
+        out.print(f"{when}  {found}", markup=False, soft_wrap=True)
+        return
+    line = Table.grid(padding=(0, 2))
+    line.add_column(no_wrap=True)
+    line.add_row(when, Text(found))
+    out.print(line)

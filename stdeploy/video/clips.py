@@ -29,11 +29,13 @@ class Clips:
         frames: uint8 (N, T, H, W, 3), RGB.
         times_seconds: (N, T), when each frame is shown, from the first frame of the video.
         duration_seconds: of the video.
+        damaged_after_seconds: where its frames end, if it announces more; see `VideoReader`.
     """
 
     frames: NDArray[np.uint8] = dataclasses.field(repr=False)
     times_seconds: NDArray[np.float64] = dataclasses.field(repr=False)
     duration_seconds: float
+    damaged_after_seconds: float | None = None
 
 
 class ClipRequest(Spec):
@@ -113,7 +115,7 @@ def _views(reader: VideoReader, clip: ClipSpec, views: int, crops: int) -> Clips
     numbers, frames = reader.gather(choose, functools.partial(clip_crops, clip=clip, crops=crops))
     clips = frames.swapaxes(1, 2).reshape(-1, *clip.frames_shape)
     times = reader.timing.timestamps[numbers].repeat(crops, axis=0)
-    return Clips(clips, times, reader.timing.duration)
+    return Clips(clips, times, reader.timing.duration, reader.damaged_after)
 
 
 def _windows(reader: VideoReader, clip: ClipSpec, hop: float, group: int) -> Iterator[Clips]:
@@ -137,4 +139,5 @@ def _chunks(reader: VideoReader, clip: ClipSpec, frames: int) -> Iterator[Clips]
 
 def _clips(reader: VideoReader, windows: Sequence[Window]) -> Clips:
     numbers, frames = (np.stack(parts) for parts in zip(*windows, strict=True))
-    return Clips(frames, reader.timing.timestamps[numbers], reader.timing.duration)
+    times = reader.timing.timestamps[numbers]
+    return Clips(frames, times, reader.timing.duration, reader.damaged_after)

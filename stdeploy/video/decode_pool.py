@@ -34,14 +34,19 @@ _GIVEN_UP = "was not decoded, because the work was ended"
 _LONGEST_ERROR = 500
 _MOST_BYTES = 2**31  # of frames in one message
 _ASK_AGAIN_SECONDS = 0.05
+_VARIABLES = frozenset(("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "VIRTUAL_ENV"))
 
 
 class DecoderLostError(VideoError):
-    """The process that decoded a video has died: by a fault in the file, or by no fault of it."""
+    """The process that decoded a video has crashed, perhaps by a fault in the file."""
+
+
+class DecoderKilledError(DecoderLostError):
+    """Someone else ended the process, or the system did for want of memory."""
 
 
 class NoDecoderError(DecoderLostError):
-    """The process that was to decode a video has died before it saw it."""
+    """The process died before it saw the file."""
 
 
 class DecodePool:
@@ -163,7 +168,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env=os.environ
+            env={name: value for name, value in os.environ.items() if _may_know(name)}
             | {
                 CAPTURE_OPTIONS: capture_options(streams=limits.streams),
                 # Address space is limited, and threads would reserve it.
@@ -192,6 +197,8 @@ class _Worker:
     ) -> Iterator[Clips]:
         """See `DecodePool`."""
         self.idle = False
+        if self._process.poll() is not None:
+            raise NoDecoderError("cannot be decoded: the process for it has ended")
         self._unwanted = unwanted
         self._left = self._limits.wall_seconds
         # A process that a file has got hold of cannot answer for the next one.
@@ -264,9 +271,9 @@ class _Worker:
                         f"took more than {self._limits.wall_seconds:g} s to decode, "
                         "and was given up"
                     )
-                ready = selector.select(min(self._left, _ASK_AGAIN_SECONDS))
-                if not ready and self._unwanted():
+                if self._unwanted():
                     raise VideoError(_GIVEN_UP)
+                ready = selector.select(min(self._left, _ASK_AGAIN_SECONDS))
                 count = os.readv(output, [buffer]) if ready else None
                 self._left -= time.monotonic() - start
                 if count is None:
@@ -284,7 +291,7 @@ class _Worker:
                 "given up"
             )
         if status == -signal.SIGKILL:
-            return DecoderLostError(
+            return DecoderKilledError(
                 "made the process that decodes it end (killed, perhaps for want of memory)"
             )
         ended = f"signal {-status}" if status < 0 else f"status {status}"
@@ -297,6 +304,8 @@ def _clips(message: dict[str, Any], frames: NDArray[np.uint8], request: ClipRequ
     try:
         times = np.asarray(message["times"], dtype=np.float64)
         duration = float(message["duration"])
+        ends = message["damaged_after"]
+        damaged_after = None if ends is None else float(ends)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise VideoError(_NONSENSE) from error
     length = clip.num_frames if request.chunk_frames is None else request.chunk_frames
@@ -307,10 +316,15 @@ def _clips(message: dict[str, Any], frames: NDArray[np.uint8], request: ClipRequ
         or frames.shape[2:] != (clip.crop_px, clip.crop_px, 3)
         or times.shape != frames.shape[:2]
         or not np.isfinite(times).all()
-        or not np.isfinite(duration)
+        or not np.isfinite([duration, damaged_after or 0.0]).all()
     ):
         raise VideoError(_NONSENSE)
-    return Clips(frames, times, duration)
+    return Clips(frames, times, duration, damaged_after)
+
+
+def _may_know(variable: str) -> bool:
+    """Whether a process that a file may get hold of sees a variable: no keys, no tokens."""
+    return variable in _VARIABLES or variable.startswith(("LC_", "OPENCV_", "PYTHON"))
 
 
 def _printable(text: str) -> str:

@@ -56,7 +56,11 @@ def _serve(replies: BinaryIO, wanted: dict[str, Any], limits: Limits) -> None:
     request = ClipRequest.parse(wanted["request"])
     try:
         for clips in read_clips(Path(wanted["video"]), request, limits):
-            shown = {"times": clips.times_seconds.tolist(), "duration": clips.duration_seconds}
+            shown = {
+                "times": clips.times_seconds.tolist(),
+                "duration": clips.duration_seconds,
+                "damaged_after": clips.damaged_after_seconds,
+            }
             messages.send(replies, mine | shown, clips.frames)
         messages.send(replies, mine | {"end": True})
     except (MemoryError, cv2.error):  # what cv2 raises here is want of memory

@@ -40,6 +40,10 @@ _OPENING = threading.Lock()
 Opener = Callable[[], AbstractContextManager[Stream]]
 
 
+class NoStreamError(VideoError):
+    """A source that cannot be opened, or sends no video."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LiveWindow:
     """The newest clip of a stream.
@@ -186,7 +190,7 @@ class LiveClips:
             except VideoError as error:
                 reason = f"the source {error}"
                 if not self._reconnect:
-                    self._error = VideoError(reason)
+                    self._error = type(error)(reason)
             if self._stop.is_set() or not self._reconnect:
                 break
             self._report(f"{reason}; trying again in {pause:g} s")
@@ -290,7 +294,7 @@ def _camera(number: int) -> Iterator[Stream]:
 def _released(capture: cv2.VideoCapture) -> Iterator[cv2.VideoCapture]:
     try:
         if not capture.isOpened():
-            raise VideoError("cannot be opened, or sends no video")
+            raise NoStreamError("cannot be opened, or sends no video")
         yield capture
     finally:
         capture.release()

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.errors import MissingExtraError, VideoError
+from stdeploy.errors import MissingExtraError, VideoError, pip_install
+from stdeploy.video.announced import announced
 from stdeploy.video.decoder import Decoder, DecoderName, Stream
 from stdeploy.video.interlaced import refused_by_opencv
 from stdeploy.video.limits import NO_LIMITS, Limits
@@ -25,6 +26,8 @@ _SAME_SECONDS = 1e-4  # timestamps of a packet and of its frame differ by roundi
 _LOST = -2  # a position; -1 is before the first frame
 _MOST_STREAMS = 1000  # of FFmpeg itself
 _FAR_FRAMES = 100  # a leap over fewer frames takes as long as decoding them
+# Sound files lack as much at their end: encoders announce a frame or two that no decoder gives.
+_TOLERATED_FRAMES, _TOLERATED_SECONDS = 2, 0.5
 
 
 class IndexMisleadsError(Exception):
@@ -58,6 +61,7 @@ class VideoReader:
         _check_file(path)
         self.path = path
         self._limits = limits
+        self._index = announced(path)
         self._others = _others(decoder, limits)
         self._decoder: Decoder = self._others.pop(0)()
         self._trusted = self._decoder.name != OpenCV.name
@@ -67,6 +71,20 @@ class VideoReader:
     def decoder(self) -> str:
         """Which library reads this file: "opencv" or "pyav"."""
         return self._decoder.name
+
+    @property
+    def damaged_after(self) -> float | None:
+        """Where the frames end, in seconds, of a file whose index announces more of them.
+
+        Both frames and seconds have to be missing: a last frame may be announced to stand for
+        long, and a file may hold more frames than it is to show.
+        """
+        if self._index is None:
+            return None
+        frames = self._index.frames - len(self.timing.timestamps)
+        seconds = self._index.seconds - self.timing.duration
+        missing = frames > _TOLERATED_FRAMES and seconds > _TOLERATED_SECONDS
+        return self.timing.duration if missing else None
 
     def gather(
         self, choose: Choice, prepare: Callable[[Image], Image]
@@ -184,6 +202,8 @@ class VideoReader:
             return
         ascending = bool((np.diff(index.times) > 0).all())
         self._know(index.times, index.keys if ascending else index.keys & False, index.fps)
+        if self.damaged_after is not None:
+            self.scan()  # the last packets may not decode either
 
     def _know(self, times: NDArray[np.float64], keys: NDArray[np.bool_], fps: float) -> None:
         self._announced = times
@@ -203,7 +223,7 @@ class VideoReader:
             self._decoder = self._others.pop(0)()
         except MissingExtraError as error:
             raise VideoError(
-                f"{reason}; if it plays elsewhere, PyAV may read it: pip install 'stdeploy[pyav]'"
+                f"{reason}; if it plays elsewhere, PyAV may read it: {pip_install('pyav')}"
             ) from error
         self._begin()
 
@@ -263,8 +283,8 @@ class VideoReader:
                 return True
         if self._decoder.name == OpenCV.name and refused_by_opencv(self.path):
             raise VideoError(
-                "is interlaced, which OpenCV cannot convert; PyAV can: "
-                "pip install 'stdeploy[pyav]' and leave the reader to auto"
+                "is interlaced, which OpenCV cannot convert; PyAV can, with the reader left to "
+                f"auto: {pip_install('pyav')}"
             )
         return False
 

@@ -45,6 +45,7 @@ def assert_same(clips: list[Clips], expected: list[Clips]) -> None:
         np.testing.assert_array_equal(one.frames, other.frames)
         np.testing.assert_array_equal(one.times_seconds, other.times_seconds)
         assert one.duration_seconds == other.duration_seconds
+        assert one.damaged_after_seconds == other.damaged_after_seconds
 
 
 @pytest.mark.parametrize("how", [{}, {"hop_seconds": 0.1, "group": 3}, {"chunk_frames": 7}])
@@ -78,6 +79,17 @@ def test_an_attack_ends_in_an_error_and_the_next_video_is_fine(
     assert time.monotonic() - start < LIMITS.wall_seconds + 4
     good = list(pool.read_clips(folder / "good.mp4", REQUEST))
     assert_same(good, list(read_clips(folder / "good.mp4", REQUEST)))
+
+
+@pytest.mark.parametrize("how", [{}, {"hop_seconds": 0.1, "group": 3}, {"chunk_frames": 7}])
+def test_damage_is_told(folder: Path, pool: DecodePool, how: dict[str, object]) -> None:
+    cut = folder / "cut.mp4"
+    encode(cut, coloured_frames(100), "libx264", container_options={"movflags": "faststart"})
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    request = ClipRequest.parse({"clip": CLIP} | how)
+    clips = list(pool.read_clips(cut, request))
+    assert clips[-1].damaged_after_seconds == clips[-1].duration_seconds < 3.0
+    assert_same(clips, list(read_clips(cut, request)))
 
 
 def test_memory_is_limited(folder: Path) -> None:

@@ -60,6 +60,20 @@ def assert_alike(path: Path) -> None:
     np.testing.assert_array_equal(frames, other_frames)
 
 
+@pytest.mark.parametrize("name", ODD_VIDEOS)
+def test_nothing_is_missing_from_an_odd_video(odd: Callable[[str], Path], name: str) -> None:
+    for decoder in ("opencv", "pyav") if name not in BLIND else ("pyav",):
+        assert damage(odd(name), decoder) == (None, None)
+
+
+def damage(path: Path, decoder: DecoderName) -> tuple[float | None, float | None]:
+    """After which second a video is damaged, by its index and once all of it is decoded."""
+    reader = VideoReader(path, decoder=decoder)
+    before = reader.damaged_after
+    reader.scan()
+    return before, reader.damaged_after
+
+
 def test_timestamps_of_an_uneven_video_are_the_written_ones(odd: Callable[[str], Path]) -> None:
     steps = [33, 33, 50, 100, 17, 250, 40, 33] * 5
     written = np.cumsum([0, *steps[:-1]]) / 1000
@@ -135,3 +149,14 @@ def test_shared_videos_are_alike_in_opencv_and_pyav(shared_videos: Path) -> None
                     VideoReader(path, decoder=decoder)
         else:
             assert_alike(path)
+
+
+DAMAGED = {"corrupted.mp4": 2.8}
+
+
+def test_shared_videos_are_whole_but_one(shared_videos: Path) -> None:
+    for path in sorted(shared_videos.iterdir()):
+        if path.name not in SHARED_SILENT:
+            for decoder in ("opencv", "pyav"):
+                _, after = damage(path, decoder)
+                assert after == pytest.approx(DAMAGED.get(path.name)), path.name
