@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -204,10 +205,10 @@ def _running(command: Sequence[str], url: str, ready: str) -> Iterator["subproce
         yield process
     finally:
         process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # LitServe leaves its workers
 
 
 def _free_port() -> int:

@@ -10,6 +10,7 @@ from stdeploy.card import ModelCard
 from stdeploy.cli.console import note, out, phase_bars
 from stdeploy.cli.options import PrecisionName
 from stdeploy.errors import SpecError, require
+from stdeploy.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, newest
 
 
 def command(
@@ -17,7 +18,7 @@ def command(
         Path | None,
         typer.Argument(
             help="Default: the newest *.fused.safetensors of this folder. An .onnx file for "
-            "--trt alone."
+            "--trt or --triton alone, an .engine file for --triton."
         ),
     ] = None,
     output: Annotated[
@@ -45,8 +46,13 @@ def command(
         ),
     ] = None,
     batches: Annotated[
-        str, typer.Option("--batches", help="Batch to be fastest at, and largest, of an engine.")
-    ] = "1,8",
+        str | None,
+        typer.Option(
+            "--batches",
+            help="Batch to be fastest at, and largest, of an engine or on Triton.",
+            show_default="1,8",
+        ),
+    ] = None,
     workspace_gib: Annotated[
         float, typer.Option("--workspace-gib", min=0.0, help="Memory for TensorRT's tactics.")
     ] = 4.0,
@@ -58,24 +64,54 @@ def command(
         bool,
         typer.Option("--version-compatible", help="The engine also runs on newer TensorRT."),
     ] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            "--triton",
+            help="Also put the .onnx file, or the engine, into this model repository of Triton.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", help="With --triton: of the model. Default: the file's.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Write one self-contained .onnx file: uint8 frames in, logits out, any batch size.
 
     It has to give the logits of the fused network, within the thresholds of its precision, at
     batches 1, 2 and 5, on the golden clip and on the clips of --calibrate, or nothing is written.
     """
+    overrides = _thresholds(allow or [])
+    if not trt and (target or any_gpu or any_version):
+        raise SpecError("--target and the --...-compatible options are for engines: add --trt")
+    sizes = _batches(batches or "1,8")
+    if triton is None and name is not None:
+        raise SpecError("--name is of a model on Triton: add --triton DIR")
+    if triton is not None:
+        from stdeploy.export.triton import check_planned
+
+        check_planned(name, precision.value, engine=trt, ahead_of_time=target is not None)
+        if fused is not None and fused.suffix in (ONNX_SUFFIX, ENGINE_SUFFIX) and not trt:
+            if output or precision is not PrecisionName.FP32:
+                raise SpecError(
+                    f"{str(fused)!r} has its precision and its name already; give the "
+                    f"*{FUSED_SUFFIX} file to export in another"
+                )
+            if batches and fused.suffix == ENGINE_SUFFIX:
+                raise SpecError(f"{str(fused)!r} has its batches already; leave --batches out")
+            _put_on_triton(fused, triton, name, sizes)
+            return
     require("torch", extra="export", purpose="exporting")
     from stdeploy.card import read_card
     from stdeploy.export.calibration import read_calibration
     from stdeploy.export.onnx import ExportOptions, export_onnx
     from stdeploy.export.tensorrt import BuildOptions, build_engine, checked_options
-    from stdeploy.files import FUSED_SUFFIX, ONNX_SUFFIX, newest
 
-    overrides = _thresholds(allow or [])
-    if not trt and (target or any_gpu or any_version):
-        raise SpecError("--target and the --...-compatible options are for engines: add --trt")
     build = BuildOptions(
-        batches=_batches(batches),
+        batches=sizes,
         targets=tuple(target.split(",")) if target else (),
         workspace_bytes=int(workspace_gib * 2**30),
         hardware_compatible=any_gpu,
@@ -119,6 +155,21 @@ def command(
             note(line)
         size = built.path.stat().st_size / 1e6
         out.print(f"{built.path}  {size:.1f} MB", soft_wrap=True, markup=False)
+    if triton is not None:
+        _put_on_triton(built.path if trt else onnx_file, triton, name, sizes)
+
+
+def _put_on_triton(
+    artifact: Path, repository: Path, name: str | None, batches: tuple[int, int]
+) -> None:
+    from stdeploy.export.triton import write_triton
+
+    model = write_triton(artifact, repository, name=name, batches=batches)
+    if not model.added:
+        note(f"{model.folder} holds this artifact already")
+    if model.note:
+        note(model.note)
+    out.print(str(model.folder), soft_wrap=True, markup=False)
 
 
 def _print_parity(card: ModelCard) -> None:

@@ -32,7 +32,7 @@ class _Client:
 
 
 class Admission:
-    """Counts requests from their first byte to their answer.
+    """Counts requests from the last byte of their body to their answer.
 
     While one client asks, it may take all the room. As soon as another asks, each may hold its
     part of it; who holds more is turned away with "over_share" until it holds less, so that room
@@ -40,12 +40,14 @@ class Admission:
 
     Args:
         capacity: requests inside at most.
+        slots: requests that are worked on at once; more have to wait.
         patience: seconds that a request may wait; where answers come so slowly that one would
             wait longer, it is turned away at once. Infinite to let all in that fit.
     """
 
-    def __init__(self, capacity: int, *, patience: float = math.inf) -> None:
+    def __init__(self, capacity: int, *, slots: int = 1, patience: float = math.inf) -> None:
         self.capacity = capacity
+        self._slots = slots
         self._patience = patience
         self._clients: OrderedDict[str, _Client] = OrderedDict()
         self._inside = 0
@@ -74,7 +76,7 @@ class Admission:
         share = math.ceil(self.capacity / len(self._clients))
         if len(self._clients) > 1 and asking.inside >= share:
             raise TurnedAwayError("over_share", self._retry_after(asking.inside - share + 1))
-        expected = self._inside * self._interval
+        expected = max(0, self._inside - self._slots) * self._interval
         if self._inside >= self.capacity or expected > self._patience:
             raise TurnedAwayError("full", self._retry_after(self._inside / 2))
         asking.inside += 1
@@ -84,12 +86,11 @@ class Admission:
         """A request has been answered, or given up."""
         self._clients[client].inside -= 1
         self._inside -= 1
-        if self._answered is not None:
-            interval = now - self._answered
-            # An idle house answers seldom, which is not slowness.
-            if self._inside:
-                self._interval += _WEIGHT * (interval - self._interval)
-        self._answered = now if self._inside else None
+        # Where none has to wait, answers come as seldom as questions, which is not slowness.
+        waited_for = self._inside >= self._slots
+        if self._answered is not None and waited_for:
+            self._interval += _WEIGHT * (now - self._answered - self._interval)
+        self._answered = now if waited_for else None
         if not self._inside:
             self._interval = 0.0
 

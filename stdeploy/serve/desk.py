@@ -19,7 +19,7 @@ from stdeploy.serve.refusal import RefusalError
 from stdeploy.serve.service import Service
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import Budget, UploadFolder, VideoBody, too_large
-from stdeploy.video.decode_pool import NoDecoderError
+from stdeploy.video.decode_pool import DecoderKilledError, NoDecoderError
 
 Answer = TypeVar("Answer")
 _BODIES_IN_MEMORY = 8  # of the largest size
@@ -38,6 +38,9 @@ class Desk:
         admission: counts who is inside.
         metrics: are told how long things took.
         uploads: where videos are kept.
+
+    Attributes:
+        receiving: bodies that are coming.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Desk:
         self._admission = admission
         self._uploads = uploads
         self._on_disk = Budget(settings.max_held_bytes)
+        self.receiving = 0
         self._in_memory = Budget(_BODIES_IN_MEMORY * settings.max_body_bytes)
 
     def service(self) -> Service:
@@ -86,7 +90,7 @@ class Desk:
         Raises:
             RefusalError: there is no room for it.
         """
-        client = request.client.host if request.client else ""
+        client = client_of(request)
         try:
             self._admission.enter(client, time.monotonic())
         except TurnedAwayError as error:
@@ -107,7 +111,10 @@ class Desk:
         content_type = request.headers.get("content-type")
         limit = self.settings.max_body_bytes
         start = time.monotonic()
-        with self._uploads.new_file() as (path, file), self._on_disk.account() as hold:
+        with (
+            self._uploads.new_file() as (path, file),
+            self._on_disk.account(client_of(request)) as hold,
+        ):
             body = VideoBody(content_type, file, max_bytes=limit, hold=hold)
             async for chunk in self._body(request, limit):
                 body.feed(chunk)
@@ -119,7 +126,7 @@ class Desk:
     @contextlib.asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytearray]:
         """Receive the body of a request into memory; raises what `upload` raises."""
-        with self._in_memory.account() as hold:
+        with self._in_memory.account(client_of(request)) as hold:
             body = bytearray()
             async for chunk in self._body(request, self.settings.max_body_bytes):
                 hold(len(chunk))
@@ -154,6 +161,7 @@ class Desk:
         if declared.isdecimal() and int(declared) > limit:
             raise too_large(limit)
         received = 0
+        self.receiving += 1
         try:
             async with asyncio.timeout(self.settings.upload_seconds):
                 async for chunk in request.stream():
@@ -168,6 +176,13 @@ class Desk:
             ) from error
         except ClientDisconnect as error:
             raise GoneError from error
+        finally:
+            self.receiving -= 1
+
+
+def client_of(request: Request) -> str:
+    """Whose share a request counts for."""
+    return request.client.host if request.client else ""
 
 
 async def disconnected(request: Request) -> None:
@@ -178,9 +193,9 @@ async def disconnected(request: Request) -> None:
 
 def refusal_of(error: Exception) -> Exception:
     """What the client is told of an error; others stay as they are."""
-    if isinstance(error, NoDecoderError):
+    if isinstance(error, (DecoderKilledError, NoDecoderError)):
         return RefusalError(
-            "no_decoder", "no process that decodes videos could be started", retry_after_seconds=5
+            "no_decoder", "the processes that decode videos do not live", retry_after_seconds=5
         )
     if isinstance(error, VideoError):
         return RefusalError("undecodable", f"the video {error}")

@@ -7,6 +7,7 @@ classes. Specification: github.com/kserve/open-inference-protocol.
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import time
 from typing import Any
@@ -29,6 +30,9 @@ VERSION = "1"
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _EXTENSIONS = ("binary_tensor_data", "classification")
 _MOST_OUTPUTS = 8
+_MOST_DIGITS = 12
+# A Kinetics clip takes 35 MiB; what JSON becomes in memory is several times its text.
+_MOST_JSON_BYTES = 48 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +93,8 @@ def routes(desk: Desk) -> APIRouter:
             200 if desk.life.ready else 503,
         )
 
+    reading = asyncio.Lock()  # one at a time: JSON grows when it is read
+
     async def infer(request: Request, model: str, version: str | None) -> Response:
         service = desk.service()
         there = known(model, version)
@@ -97,7 +103,8 @@ def routes(desk: Desk) -> APIRouter:
             with desk.admitted(request) as client:
                 received = time.monotonic()
                 header_length = request.headers.get(_HEADER_LENGTH)
-                asked = await asyncio.to_thread(_read, body, header_length, there)
+                async with reading:
+                    asked = await asyncio.to_thread(_read, body, header_length, there)
                 desk.metrics.upload.observe(received - start)
                 desk.metrics.upload_bytes.observe(len(body))
                 job = Job(client, received + desk.settings.request_seconds)
@@ -183,9 +190,19 @@ def _read(body: bytearray, header_length: str | None, model: Model) -> _Asked:
     """
     length = len(body)
     if header_length is not None:
-        if not header_length.isdecimal() or int(header_length) > length:
+        if (
+            not header_length.isdecimal()
+            or len(header_length) > _MOST_DIGITS
+            or int(header_length) > length
+        ):
             raise _bad(f"{_HEADER_LENGTH} is {header_length[:20]!r}; the body has {length} bytes")
         length = int(header_length)
+    if length > _MOST_JSON_BYTES:
+        raise RefusalError(
+            "too_large",
+            f"the JSON is larger than {_MOST_JSON_BYTES / 2**20:.4g} MiB; send the tensor behind "
+            "it, as binary data",
+        )
     try:
         # Several times faster than json on tensors; it has the interpreter for itself meanwhile.
         asked = from_json(bytes(memoryview(body)[:length]))
@@ -232,15 +249,17 @@ def _frames(tensor: dict[str, Any], behind: memoryview, model: Model) -> NDArray
                 f"{str(in_bytes)[:20]}; the shape needs {size}"
             )
         return np.frombuffer(behind, np.uint8).reshape(shape)
-    try:
-        values = np.asarray(tensor.get("data"))
-    except ValueError as error:
-        raise _bad("frames: data is no tensor") from error
-    if values.size != size:
-        raise _bad(f"frames: data holds {values.size} numbers; the shape needs {size}")
-    if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
+    values = tensor.get("data")
+    if not isinstance(values, list):
+        raise _bad("frames: data is missing, or no list")
+    for _ in range(len(shape) - 1):  # nested, or flat already
+        if values and all(isinstance(inner, list) for inner in values):
+            values = list(itertools.chain.from_iterable(values))
+    if len(values) != size:
+        raise _bad(f"frames: data holds {len(values)} numbers; the shape needs {size}")
+    if not all(type(value) is int and 0 <= value <= 255 for value in values):
         raise _bad("frames: data holds other things than integers from 0 to 255")
-    return values.astype(np.uint8).reshape(shape)
+    return np.frombuffer(bytes(values), np.uint8).reshape(shape)
 
 
 def _outputs(asked: dict[str, Any], model: Model) -> tuple[_Wanted, ...]:

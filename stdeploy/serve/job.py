@@ -12,6 +12,7 @@ class Job:
         deadline: when the answer is of no use any more, of `time.monotonic`.
 
     Attributes:
+        left_network: when its last clip left the network, of the same clock.
         waited: seconds that it spent in queues so far: for its "turn", a "decoder", the "network".
     """
 
@@ -19,10 +20,12 @@ class Job:
         self.client = client
         self.deadline = deadline
         self.waited = {"turn": 0.0, "decoder": 0.0, "network": 0.0}
+        self.left_network = 0.0
         self._given_up = threading.Event()
 
     def give_up(self) -> None:
         """Nobody wants the answer any more; what works on it ends soon."""
+        self.left_network = 0.0
         self._given_up.set()
 
     def unwanted(self) -> bool:

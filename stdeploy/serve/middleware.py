@@ -68,6 +68,11 @@ class Reception:
             status = _CLIENT_GONE
         except RefusalError as error:
             await refuse(error, self._metrics, send_with_id)
+        except asyncio.CancelledError:  # the server ends, and cannot wait any longer
+            if status:
+                raise
+            gone = RefusalError("draining", "the server has stopped", retry_after_seconds=5)
+            await refuse(gone, self._metrics, send_with_id)
         except Exception:
             _log.exception("a request failed")
             if status:
@@ -85,7 +90,8 @@ class Reception:
         ):
             # A page of another site could let a visitor's browser work here unasked.
             raise RefusalError("cross_site", "pages of other sites may not ask this server")
-        if self._api_key is None or not scope["path"].startswith(_PROTECTED):
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if self._api_key is None or not path.startswith(_PROTECTED):
             return
         kind, _, token = headers.get("authorization", "").partition(" ")
         key = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
@@ -104,7 +110,7 @@ class Reception:
             "request",
             extra={
                 "method": scope["method"],
-                "path": scope["path"],
+                "path": scope.get("raw_path", b"").decode("latin-1"),  # as it came, so one line
                 "status": status,
                 "seconds": round(seconds, 4),
                 "client": client[0] if client else None,

@@ -17,6 +17,7 @@ from stdeploy.spec import Precision
 
 _log = logging.getLogger(__name__)
 _ASK_AGAIN_SECONDS = 0.05
+_LAST_SECONDS = 10.0
 
 
 class UnwantedError(Exception):
@@ -91,8 +92,14 @@ class Network:
         """
         now = time.monotonic()
         clips = [_Clip(each, job, now, concurrent.futures.Future()) for each in frames]
+        for clip in clips:
+            # Whoever waits may be cancelled; the future itself is this thread's to answer.
+            clip.logits.set_running_or_notify_cancel()
         with self._changed:
-            if self._closed or self.failure is not None:
+            if job.unwanted():
+                for clip in clips:
+                    clip.logits.set_exception(UnwantedError())
+            elif self._closed or self.failure is not None:
                 for clip in clips:
                     clip.logits.set_exception(NetworkFailedError())
             else:
@@ -126,25 +133,33 @@ class Network:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
-        self.runtime.close()
+        self._thread.join(_LAST_SECONDS)
+        if not self._thread.is_alive():  # else it is inside the runtime
+            self.runtime.close()
 
     def _work(self) -> None:
-        while (batch := self._next()) is not None:
-            self._busy_since = start = time.monotonic()
-            for job, since in {clip.job: clip.since for clip in batch}.items():
-                job.waited["network"] += start - since
-            try:
-                logits = self.runtime.run(_together(batch))
-            except Exception as error:  # whatever it is, this process cannot go on with it
-                _log.exception("the network failed")
-                self._fail(batch, type(error).__name__)
-                return
-            finally:
-                self._busy_since = None
-            for clip, row in zip(batch, logits, strict=True):
-                clip.logits.set_result(row)
-            self._ran(len(batch), time.monotonic() - start)
+        batch: list[_Clip] | None = []
+        try:
+            while (batch := self._next()) is not None:
+                self._run(batch)
+        except BaseException as error:  # whatever it is, this process cannot go on with it
+            _log.exception("the network failed")
+            self._fail(batch or (), type(error).__name__)
+        finally:
+            self._busy_since = None
+
+    def _run(self, batch: Sequence[_Clip]) -> None:
+        self._busy_since = start = time.monotonic()
+        for job, since in {clip.job: clip.since for clip in batch}.items():
+            # Not the time in which other clips of the same request were in the network.
+            job.waited["network"] += max(0.0, start - max(since, job.left_network))
+        logits = self.runtime.run(_together(batch))
+        self._busy_since = None
+        end = time.monotonic()
+        self._ran(len(batch), end - start)
+        for clip, row in zip(batch, logits, strict=True):
+            clip.job.left_network = end
+            clip.logits.set_result(row)
 
     def _next(self) -> list[_Clip] | None:
         """Wait for a batch; None when it is over."""
@@ -164,7 +179,8 @@ class Network:
         with self._changed:
             self.failure = reason
             for clip in batch:
-                clip.logits.set_exception(NetworkFailedError())
+                if not clip.logits.done():
+                    clip.logits.set_exception(NetworkFailedError())
             self._refuse_all()
 
     def _refuse_all(self) -> None:

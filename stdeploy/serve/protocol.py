@@ -6,20 +6,25 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+_MOST_AHEAD = 65_536  # bytes of later requests that a client may send before it is answered
 _JSON = (b"content-type", b"application/json")
 
 
-def guarded_protocol(*, header_seconds: float, max_connections: int) -> type[H11Protocol]:
+def guarded_protocol(
+    *, header_seconds: float, unread_seconds: float, max_connections: int
+) -> type[H11Protocol]:
     """A protocol for uvicorn.
 
     Args:
         header_seconds: in which the head of a request has to be there, from the first moment of
             a connection or the first byte of a later request.
+        unread_seconds: that an answer may wait for a client that does not read it.
         max_connections: open at once; a further one is closed.
     """
 
     class Guarded(H11Protocol):
         _head_timer: asyncio.TimerHandle | None = None
+        _unread_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -31,10 +36,28 @@ def guarded_protocol(*, header_seconds: float, max_connections: int) -> type[H11
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             self._watch()
+            cycle = self.cycle
+            if cycle and not cycle.more_body and not cycle.response_complete:
+                # uvicorn stops reading here, and would not see that the client leaves.
+                if len(self.conn.trailing_data[0]) > _MOST_AHEAD:
+                    self.transport.abort()
+                else:
+                    self.flow.resume_reading()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
+            if self._unread_timer is not None:
+                self._unread_timer.cancel()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread_timer = self.loop.call_later(unread_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            if self._unread_timer is not None:
+                self._unread_timer.cancel()
+            super().resume_writing()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()

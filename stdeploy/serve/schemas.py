@@ -115,9 +115,12 @@ class TimelineAnswer(Segments):
     windows: list[Window]
 
 
-class End(Segments):
-    """The last event of a stream."""
+class End(BaseModel):
+    """The last event of a stream; with what its timeline comes to, if one was asked for."""
 
+    duration_seconds: float | None = None
+    hop_seconds: float | None = None
+    segments: list[Segment] | None = None
     timings_ms: TimingsMs
 
 

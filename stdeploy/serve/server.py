@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,16 +16,13 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from stdeploy.card import read_card
-from stdeploy.errors import BackendError
-from stdeploy.files import sha256_of
-from stdeploy.runtime.opening import open_runtime
+from stdeploy.errors import BackendError, SpecError
 from stdeploy.serve.admission import Admission
 from stdeploy.serve.app import application, metrics_application
 from stdeploy.serve.desk import Desk
 from stdeploy.serve.life import Life
 from stdeploy.serve.metrics import Metrics
-from stdeploy.serve.network import Network
+from stdeploy.serve.opening import model_of, open_service
 from stdeploy.serve.protocol import guarded_protocol
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import ServeSettings
@@ -31,7 +30,6 @@ from stdeploy.serve.uploads import UploadFolder
 from stdeploy.video.memory import give_back_large_arrays
 
 _log = logging.getLogger(__name__)
-_GPU_BATCH = 8
 _BACKLOG = 1024
 _LAST_SECONDS = 2.0  # to let go of connections whose answers are out
 _TICK_SECONDS = 0.05
@@ -55,13 +53,15 @@ def serve(
         ArtifactError: the artifact cannot be used.
         BackendError: what runs it is not there, or an address is taken.
     """
-    card = read_card(artifact)  # first: what is no artifact is said before anything listens
+    model = model_of(artifact)  # first: what is no artifact is said before anything listens
     api_key = settings.key()
     give_back_large_arrays()
+    _allow_many_files()
     metrics = Metrics()
-    admission = Admission(settings.max_requests, patience=settings.request_seconds)
+    admission = Admission(
+        settings.max_requests, slots=settings.workers, patience=settings.request_seconds
+    )
     life = Life(admission, metrics, settings.network_seconds)
-    model = Model(name=artifact.stem, sha256=sha256_of(artifact), card=card)
     with contextlib.ExitStack() as held:
         uploads = held.enter_context(UploadFolder(settings.upload_folder))
         desk = Desk(settings, life, admission, metrics, uploads)
@@ -72,12 +72,12 @@ def serve(
         servers = []
         for app, port in apps:
             door = held.enter_context(_listen(settings.host, port))
-            servers.append((_Server(_config(app, settings)), door))
-        house = _House(settings, artifact, model, life, admission, metrics)
+            servers.append((_Server(_loaded_config(app, settings)), door))
+        house = _House(settings, artifact, model, desk, admission, held.pop_all().close)
         scheme = "https" if settings.tls_certificate else "http"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        listening(f"{scheme}://{host}:{servers[0][1].getsockname()[1]}")
-        asyncio.run(house.run(servers))
+        url = f"{scheme}://{host}:{servers[0][1].getsockname()[1]}"
+        asyncio.run(house.run(servers, lambda: listening(url)))
 
 
 class _Server(uvicorn.Server):
@@ -96,19 +96,22 @@ class _House:
         settings: ServeSettings,
         artifact: Path,
         model: Model,
-        life: Life,
+        desk: Desk,
         admission: Admission,
-        metrics: Metrics,
+        release: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._artifact = artifact
         self._model = model
-        self._life = life
+        self._life = desk.life
+        self._desk = desk
         self._admission = admission
-        self._metrics = metrics
+        self._release = release  # uploads and doors
         self._told: list[float] = []  # when to go
 
-    async def run(self, servers: list[tuple[_Server, socket.socket]]) -> None:
+    async def run(
+        self, servers: list[tuple[_Server, socket.socket]], listening: Callable[[], None]
+    ) -> None:
         """Open, answer, drain.
 
         Raises:
@@ -117,6 +120,7 @@ class _House:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._tell)
+        listening()
         tasks = [asyncio.ensure_future(server.serve([door])) for server, door in servers]
         opening = loop.run_in_executor(None, self._open)
         try:
@@ -127,6 +131,10 @@ class _House:
                 _log.info("ready", extra={"model": self._model.name, "device": self._device})
             while not self._told:
                 await asyncio.sleep(_TICK_SECONDS)
+                for task in tasks:
+                    if task.done():
+                        task.result()
+                        raise BackendError("the server has stopped listening")
             await self._drain()
         finally:
             for server, _ in servers:
@@ -134,8 +142,13 @@ class _House:
             await asyncio.wait(tasks, timeout=_LAST_SECONDS + 1)
             if self._life.service is not None:
                 await asyncio.to_thread(self._close, self._life.service)
+            self._release()
             if not opening.done():
                 _end_now()  # the network is being opened, and cannot be told to stop
+
+    @property
+    def _inside(self) -> int:
+        return self._admission.inside + self._desk.receiving
 
     @property
     def _device(self) -> str:
@@ -149,52 +162,33 @@ class _House:
 
     async def _drain(self) -> None:
         """Answer what is inside, for a while."""
-        inside = self._admission.inside
-        _log.info("draining", extra={"requests": inside})
+        _log.info("draining", extra={"requests": self._inside})
         end = self._told[0] + self._settings.drain_seconds
-        while self._admission.inside and time.monotonic() < end and len(self._told) == 1:
+        while self._inside and time.monotonic() < end and len(self._told) == 1:
             await asyncio.sleep(_TICK_SECONDS)
-        if left := self._admission.inside:
+        if left := self._inside:
             _log.warning("requests were left unanswered", extra={"requests": left})
         else:
             _log.info("drained")
 
     def _open(self) -> Service:
-        runtime = open_runtime(self._artifact, self._model.card, self._settings.runtime_options)
-        on_gpu = "cpu" not in runtime.device.lower()
-        max_batch = self._settings.max_batch or (_GPU_BATCH if on_gpu else 1)
-        network = Network(
-            runtime,
-            max_batch=max_batch,
-            max_delay_seconds=self._settings.max_delay_ms / 1e3,
-            ran=self._metrics.ran,
-        )
-        service = Service(
-            self._model,
-            network,
-            decode_workers=self._settings.workers,
-            limits=self._settings.limits,
-            views=self._settings.views,
-            max_batch=max_batch,
-            decoded=self._metrics.decode.observe,
-            lost=self._metrics.decoders_lost.inc,
-        )
-        service.start()
-        self._metrics.opened(service)
-        return service
+        return open_service(self._settings, self._artifact, self._model, self._desk.metrics)
 
     def _close(self, service: Service) -> None:
         service.close()
-        if service.network.busy_seconds() > _LAST_SECONDS:
-            _end_now()  # its thread would be waited for
         service.network.close()
+        if service.network.busy_seconds():
+            self._release()
+            _end_now()  # its thread is inside the runtime, and would be waited for
 
 
 def _config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=guarded_protocol(
-            header_seconds=settings.header_seconds, max_connections=settings.max_connections
+            header_seconds=settings.header_seconds,
+            unread_seconds=settings.upload_seconds,
+            max_connections=settings.max_connections,
         ),
         ws="none",
         lifespan="off",
@@ -209,6 +203,18 @@ def _config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
+
+
+def _loaded_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
+    config = _config(app, settings)
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise SpecError(
+            f"tls_certificate {str(settings.tls_certificate)!r} and tls_key "
+            f"{str(settings.tls_key)!r} cannot be used: {error}"
+        ) from error
+    return config
 
 
 @contextlib.contextmanager
@@ -232,6 +238,13 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
             ) from error
         door.set_inheritable(False)
         yield door
+
+
+def _allow_many_files() -> None:
+    """As many open files as the system lets us have: an upload takes two."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _end_now() -> None:

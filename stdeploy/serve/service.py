@@ -7,6 +7,7 @@ gives the numbers that the library gives.
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -27,12 +28,18 @@ from stdeploy.serve.network import Network, SharedRuntime, UnwantedError
 from stdeploy.serve.turns import Turns
 from stdeploy.timeline import Cell, Timeline, TimelineOptions
 from stdeploy.video.clips import ClipRequest, Clips
-from stdeploy.video.decode_pool import DecodePool, DecoderLostError, NoDecoderError
+from stdeploy.video.decode_pool import (
+    DecodePool,
+    DecoderKilledError,
+    DecoderLostError,
+    NoDecoderError,
+)
 from stdeploy.video.limits import Limits
 
 _log = logging.getLogger(__name__)
 _AHEAD = 2  # videos whose clips are ready or in the network, beside those that are decoded
-_MOST_ATTEMPTS = 4  # to have a video decoded; those that do not start are no fault of it
+_MOST_ATTEMPTS = 4  # to have a video decoded, where processes are ended by no fault of it
+_MOST_CRASHES = 2
 _ASK_AGAIN_SECONDS = 0.05
 
 Answer = TypeVar("Answer")
@@ -87,7 +94,7 @@ class Service:
         self._max_batch = max_batch
         self._decoded = decoded
         self._lost = lost
-        # A timeline holds a decoding process until its end, so some are kept for the others.
+        # A timeline holds a decoding process until its end, so half are kept for the others.
         self._timelines = Turns(max(1, decode_workers // 2))
         self._turns = Turns(decode_workers + _AHEAD)
         self._threads = concurrent.futures.ThreadPoolExecutor(
@@ -140,10 +147,11 @@ class Service:
             window: is told, by another thread, of each window that is done.
         """
         classifier = self._classifier(job, ClassifyOptions(batch=self._max_batch))
-        async with self._timelines.turn(job):
-            return await self._on_thread(
-                job, lambda: classifier.timeline(video, options, window=window)
-            )
+        return await self._on_thread(
+            job,
+            lambda: classifier.timeline(video, options, window=window),
+            first=self._timelines,
+        )
 
     async def infer(self, frames: NDArray[np.uint8], job: Job) -> NDArray[np.float32]:
         """Logits (N, K) of clips (N, T, H, W, 3); raises what `Network.run` raises."""
@@ -172,14 +180,14 @@ class Service:
         )
 
     def _read(self, video: Path, request: ClipRequest, job: Job) -> Iterator[Clips]:
-        """Read clips when a process is free; once more where it dies before it gave any."""
+        """Read clips when a process is free; again where it dies before it gave any."""
         start = time.monotonic()
         while not self._decoding.acquire(timeout=_ASK_AGAIN_SECONDS):
             if job.unwanted():
                 raise UnwantedError
         try:
             job.waited["decoder"] += time.monotonic() - start
-            seen = 0  # processes that died of this video, or with it
+            crashes = 0
             for attempt in range(1, _MOST_ATTEMPTS + 1):
                 given = False
                 start = time.monotonic()
@@ -187,22 +195,28 @@ class Service:
                     for clips in self._pool.read_clips(video, request, unwanted=job.unwanted):
                         given = True
                         yield clips
+                        if job.unwanted():
+                            raise UnwantedError
                     if request.in_one_piece:  # else the network's time lies between
                         self._decoded(time.monotonic() - start)
                     return
                 except DecoderLostError as error:
                     self._lost()
                     _log.warning("a decoding process died: %s", error)
-                    seen += not isinstance(error, NoDecoderError)
-                    if given or seen == 2 or attempt == _MOST_ATTEMPTS:
+                    crashes += not isinstance(error, (DecoderKilledError, NoDecoderError))
+                    if job.unwanted():
+                        raise UnwantedError from error
+                    if given or crashes == _MOST_CRASHES or attempt == _MOST_ATTEMPTS:
                         raise
         finally:
             self._decoding.release()
 
-    async def _on_thread(self, job: Job, work: Callable[[], Answer]) -> Answer:
-        """Call `work` on a thread when it is the client's turn.
+    async def _on_thread(
+        self, job: Job, work: Callable[[], Answer], *, first: Turns | None = None
+    ) -> Answer:
+        """Call `work` on a thread when it is the client's turn, first in `first`.
 
-        Whoever waits may be cancelled at once; the slot is held until the thread has ended.
+        Whoever waits may be cancelled at once; slots are held until the thread has ended.
         """
         start = time.monotonic()
         started = False
@@ -217,7 +231,9 @@ class Service:
 
         async def hold_slot() -> Answer:
             nonlocal started
-            async with self._turns.turn(job):
+            async with contextlib.AsyncExitStack() as held:
+                for turns in (*([first] if first else []), self._turns):
+                    await held.enter_async_context(turns.turn(job))
                 started = True
                 if job.unwanted():
                     raise UnwantedError

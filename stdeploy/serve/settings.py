@@ -24,7 +24,7 @@ class ServeSettings(BaseModel):
     and that before the default.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # What answers
     model: Path | None = Field(
@@ -67,7 +67,11 @@ class ServeSettings(BaseModel):
 
     # How much
     decode_workers: int | None = Field(
-        None, ge=1, le=256, description="Videos decoded at once. Default: 1 a processor, at most 8."
+        None,
+        ge=2,
+        le=256,
+        description="Videos decoded at once, half of them timelines. Default: 1 a processor, "
+        "2 to 8.",
     )
     max_requests: int = Field(64, ge=1, description="Requests in the house; more get a 503.")
     max_connections: int = Field(512, ge=1, description="Open connections; more are closed.")
@@ -118,21 +122,23 @@ class ServeSettings(BaseModel):
             SpecError: its file cannot be read, or holds none.
         """
         if self.api_key is not None:
-            return self.api_key.get_secret_value()
-        if self.api_key_file is None:
+            key, where = self.api_key.get_secret_value().strip(), "api_key"
+        elif self.api_key_file is None:
             return None
-        try:
-            key = self.api_key_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"api_key_file {str(self.api_key_file)!r} cannot be read") from error
-        if not key:
-            raise SpecError(f"api_key_file {str(self.api_key_file)!r} is empty")
+        else:
+            where = f"api_key_file {str(self.api_key_file)!r}"
+            try:
+                key = self.api_key_file.read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise SpecError(f"{where} cannot be read") from error
+        if not key or not key.isascii() or not key.isprintable():
+            raise SpecError(f"{where} is empty, or holds other signs than printable ASCII")
         return key
 
     @property
     def workers(self) -> int:
         """Videos decoded at once."""
-        return self.decode_workers or min(8, os.cpu_count() or 1)
+        return self.decode_workers or max(2, min(8, os.cpu_count() or 1))
 
     @property
     def runtime_options(self) -> RuntimeOptions:
@@ -192,7 +198,7 @@ def load(flags: Mapping[str, Any], file: Path | None) -> ServeSettings:
             return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
 
     try:
-        return ServeSettings(**dict(FromAll(**flags)))
+        settings = ServeSettings(**dict(FromAll(**flags)))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -201,6 +207,8 @@ def load(flags: Mapping[str, Any], file: Path | None) -> ServeSettings:
             message = f"there is no such setting; there are {_NAMES}"
         value = f" = {first['input']!r}" if name and "key" not in name else ""
         raise SpecError(f"settings of the server: {name}{value}: {message}") from error
+    settings.key()  # now, not when the model has been opened
+    return settings
 
 
 _NAMES = ", ".join(ServeSettings.model_fields)

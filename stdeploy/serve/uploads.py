@@ -1,5 +1,6 @@
 """Videos that come over HTTP: into files of a private folder, and out of it again."""
 
+import collections
 import contextlib
 import errno
 import fcntl
@@ -7,7 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -26,7 +27,7 @@ _MOST_PARTS = 16
 
 
 class Budget:
-    """Bytes that may be held at once, by all requests together.
+    """Bytes that may be held at once, by all requests together; by one client, half of them.
 
     Args:
         most_bytes: of them.
@@ -34,10 +35,15 @@ class Budget:
 
     def __init__(self, most_bytes: int) -> None:
         self._left = most_bytes
+        self._each = most_bytes // 2
+        self._held: collections.Counter[str] = collections.Counter()
 
     @contextlib.contextmanager
-    def account(self) -> Iterator[Callable[[int], None]]:
+    def account(self, client: str) -> Iterator[Callable[[int], None]]:
         """Hold bytes until the block ends.
+
+        Args:
+            client: whose they are.
 
         Yields:
             A function that takes so many more; it raises RefusalError where there are not.
@@ -46,17 +52,19 @@ class Budget:
 
         def take(count: int) -> None:
             nonlocal held
-            if count > self._left:
-                raise RefusalError(
-                    "no_room", "there is no room for the upload now", retry_after_seconds=10
-                )
+            if count > self._left or self._held[client] + count > self._each:
+                raise _full()
             self._left -= count
+            self._held[client] += count
             held += count
 
         try:
             yield take
         finally:
             self._left += held
+            self._held[client] -= held
+            if not self._held[client]:
+                del self._held[client]
 
 
 class UploadFolder:
@@ -93,10 +101,14 @@ class UploadFolder:
     @contextlib.contextmanager
     def new_file(self) -> Iterator[tuple[Path, IO[bytes]]]:
         """A new file, open for writing, that is gone when the block ends."""
-        handle, name = tempfile.mkstemp(dir=self.path)
+        try:
+            handle, name = tempfile.mkstemp(dir=self.path)
+        except OSError as error:
+            raise _no_room(error) from error
         path = Path(name)
         try:
-            with os.fdopen(handle, "wb") as file:
+            # Unbuffered, so that a full disk shows where it is written to.
+            with os.fdopen(handle, "wb", buffering=0) as file:
                 yield path, file
         finally:
             path.unlink(missing_ok=True)
@@ -197,7 +209,6 @@ class VideoBody:
             raise RefusalError("bad_request", "the body holds no video; it is empty")
         if not self._known:
             self._check_head()
-        self._file.flush()
 
     def _video(self, data: bytes) -> None:
         self._video_bytes += len(data)
@@ -206,14 +217,12 @@ class VideoBody:
             self._head += data[:HEAD_BYTES]
             if len(self._head) >= HEAD_BYTES:
                 self._check_head()
+        left = memoryview(data)
         try:
-            self._file.write(data)
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise RefusalError(
-                "no_room", "there is no room for the upload now", retry_after_seconds=30
-            ) from error
+            raise _no_room(error) from error
 
     def _check_head(self) -> None:
         self._known = True
@@ -282,17 +291,6 @@ class VideoBody:
         self._ended = True
 
 
-async def receive(body: VideoBody, chunks: AsyncIterator[bytes]) -> None:
-    """Write a body to its file as it comes.
-
-    Raises:
-        RefusalError: see `VideoBody`.
-    """
-    async for chunk in chunks:
-        body.feed(chunk)
-    body.end()
-
-
 def too_large(max_bytes: int) -> RefusalError:
     """The refusal of a body that is longer than allowed."""
     return RefusalError(
@@ -300,6 +298,16 @@ def too_large(max_bytes: int) -> RefusalError:
         f"the body is larger than {max_bytes / 2**20:.4g} MiB, which is the most that is taken; "
         "send a shorter or smaller video",
     )
+
+
+def _no_room(error: OSError) -> Exception:
+    """What an error of the system means: it is full, or something that is no one's limit."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+    return _full() if error.errno in full else error
+
+
+def _full() -> RefusalError:
+    return RefusalError("no_room", "there is no room for the upload now", retry_after_seconds=10)
 
 
 def _bad_form() -> RefusalError:

@@ -126,8 +126,7 @@ class _Work:
             timeline = await self._service.timeline(self._video, self._job, self._over_time())
             answer.timeline = over_time(timeline)
             answer.timings_ms = self._timings(answer.timings_ms)
-        self._desk.metrics.queue.observe(answer.timings_ms.queue / 1e3)
-        self._desk.metrics.total.observe(answer.timings_ms.total / 1e3)
+        self._observe(answer.timings_ms)
         return answer
 
     async def events(self) -> AsyncIterator[str]:
@@ -158,13 +157,15 @@ class _Work:
             async with asyncio.timeout_at(self._job.deadline):
                 answer = await self._classified()
                 ready.put_nowait(_event("prediction", answer))
+                whole: dict[str, Any] = {}
                 if self._options.timeline:
                     timeline = await self._service.timeline(
                         self._video, self._job, self._over_time(), emit_window
                     )
                     whole = over_time(timeline).model_dump(exclude={"windows"})
-                    end = End(**whole, timings_ms=self._timings(answer.timings_ms))
-                    ready.put_nowait(_event("end", end))
+                end = End(**whole, timings_ms=self._timings(answer.timings_ms))
+                self._observe(end.timings_ms)
+                ready.put_nowait(_event("end", end))
         except Exception as error:
             refused = refusal_of(error)
             if not isinstance(refused, RefusalError):
@@ -194,6 +195,10 @@ class _Work:
 
     def _over_time(self) -> TimelineOptions:
         return TimelineOptions(hop_seconds=self._options.hop_seconds, top_k=self._options.top_k)
+
+    def _observe(self, timings_ms: TimingsMs) -> None:
+        self._desk.metrics.queue.observe(timings_ms.queue / 1e3)
+        self._desk.metrics.total.observe(timings_ms.total / 1e3)
 
     def _timings(self, before: TimingsMs) -> TimingsMs:
         """With the time of the timeline, whose decoding and inference go on side by side."""

@@ -1,6 +1,9 @@
 """Artifacts that were changed after they were verified do not get past the golden clip."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +137,18 @@ def test_frames_of_another_shape_or_type_are_refused(
             pytest.raises(ArtifactError, match=message),
         ):
             runtime.run(frames)
+
+
+def test_backends_report_to_no_one_and_need_no_home() -> None:
+    code = (
+        "import stdeploy.runtime, os, sys, openvino, onnxruntime;"
+        "assert sys.modules['openvino_telemetry'] is None;"
+        "assert os.environ['ORT_DISABLE_TELEMETRY'] == '1';"
+        "import openvino.tools.ovc as ovc; print(type(ovc.telemetry).__module__)"
+    )
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "openvino.tools.ovc.telemetry_stub"

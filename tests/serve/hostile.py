@@ -188,7 +188,11 @@ class Hostile:
                 [
                     {draw.choice(names): anything(depth - 1) for _ in range(4)},
                     [anything(depth - 1) for _ in range(3)],
-                    {"inputs": [{"name": "frames", "datatype": "UINT8", "shape": anything(depth - 1)}]},
+                    {
+                        "inputs": [
+                            {"name": "frames", "datatype": "UINT8", "shape": anything(depth - 1)}
+                        ]
+                    },
                 ]
             )
 

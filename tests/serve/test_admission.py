@@ -67,6 +67,14 @@ def test_who_would_wait_too_long_is_turned_away_at_once() -> None:
     assert refused.value.retry_after_seconds == pytest.approx(10, abs=1)
 
 
+def test_a_house_with_free_slots_turns_no_one_away_however_seldom_it_answers() -> None:
+    admission = Admission(64, slots=4, patience=20.0)
+    admission.enter("a timeline", 0.0)
+    for number in range(100):
+        admission.enter("a", 40.0 * number)
+        admission.leave("a", 40.0 * number + 0.5)
+
+
 def test_what_is_remembered_of_clients_is_bounded() -> None:
     admission = Admission(10)
     for number in range(20_000):

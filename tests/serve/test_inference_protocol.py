@@ -116,8 +116,11 @@ def test_plain_json_is_enough(server: Server, runtime: Runtime) -> None:
         (request(shape=[0, 6, 32, 32, 3]), {}, "N at least 1"),
         (request(shape=[True, 6, 32, 32, 3]), {}, "is taken"),
         (request(data=[1, 2, 3]), {}, "3 numbers; the shape needs 18432"),
-        (request(data=[[1], [2, 3]]), {}, "no tensor"),
-        (request(data=None), {}, "1 numbers"),
+        (request(data=[[1], [2, 3]]), {}, "3 numbers"),
+        (request(data=[[1], 2]), {}, "2 numbers"),
+        (request(data=None), {}, "no list"),
+        (request(data=["x" * 100_000] + ["a"] * 18431), {}, "integers from 0 to 255"),
+        (request(data=[True] * 18432), {}, "integers from 0 to 255"),
         (request(data=[256] * 18432), {}, "integers from 0 to 255"),
         (request(data=[0.5] * 18432), {}, "integers from 0 to 255"),
         (request(data=["a"] * 18432), {}, "integers from 0 to 255"),
@@ -133,6 +136,7 @@ def test_plain_json_is_enough(server: Server, runtime: Runtime) -> None:
         ),
         (b"{}", {"Inference-Header-Content-Length": "3"}, "the body has 2 bytes"),
         (b"{}", {"Inference-Header-Content-Length": "-1"}, "the body has 2 bytes"),
+        (b"{}", {"Inference-Header-Content-Length": "1" * 5000}, "the body has 2 bytes"),
     ],
 )
 def test_what_the_protocol_does_not_allow_is_refused_in_words(

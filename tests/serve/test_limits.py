@@ -60,7 +60,9 @@ def test_a_body_that_is_too_large_by_its_header_is_refused_before_it_comes(stric
 
 def test_a_client_that_sends_too_much_hears_it(strict: Server) -> None:
     # Many clients read no answer before they have sent all.
-    assert post(strict, MP4 + bytes(3_000_000)).status_code == 413
+    body = MP4 + bytes(3_000_000)
+    status, error = raw(strict, HEAD + b"Content-Length: %d\r\n\r\n" % len(body), body)
+    assert (status, error["code"]) == (413, "too_large")
     chunks = (MP4 + bytes(10_000) for _ in range(100))
     answer = httpx.post(
         f"{strict.url}/v1/classify", content=chunks, headers={"Content-Type": "video/mp4"}
@@ -92,7 +94,7 @@ def test_a_body_that_drips_is_given_up(strict: Server) -> None:
     assert strict.left_uploads() == []
 
 
-@pytest.mark.parametrize("pieces", [[b"GET / HT"], [b"", b"G", b"E", b"T", b" ", b"/"]])
+@pytest.mark.parametrize("pieces", [[b"GET / HT"], [b"", b"G", b"E", b"T"]])
 def test_a_head_that_drips_is_given_up(strict: Server, pieces: list[bytes]) -> None:
     status, error = raw(strict, *pieces, pause=0.15)
     assert (status, error["code"]) == (408, "too_slow")
@@ -173,7 +175,7 @@ def test_an_answer_that_comes_too_late_is_a_504_and_the_work_ends(
 ) -> None:
     content = long_video.read_bytes()
     deadlines = ("--request-seconds", "0.2", "--stream-seconds", "0.4")
-    with running(artifact, *deadlines, "--decode-workers", "1") as server:
+    with running(artifact, *deadlines) as server:
         query = {"timeline": 1, "hop_seconds": 0.1}
         answer = post(server, content, **query)
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline")
@@ -184,7 +186,20 @@ def test_an_answer_that_comes_too_late_is_a_504_and_the_work_ends(
         assert server.left_uploads() == []
 
 
+def test_an_answer_that_nobody_reads_is_given_up(artifact: Path, long_video: Path) -> None:
+    request = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+    with running(artifact, "--upload-seconds", "1") as server:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(server.address)
+            connection.settimeout(20)
+            with pytest.raises(ConnectionError):
+                connection.sendall(request * 1_000_000)
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+
+
 def test_all_uploads_together_are_bounded(artifact: Path, video: Path) -> None:
+    assert video.stat().st_size > 2500
     with running(artifact, "--max-held-bytes", "5000") as server:
         answer = post(server, video.read_bytes())
         assert (answer.status_code, answer.json()["code"]) == (503, "no_room")

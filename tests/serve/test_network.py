@@ -143,5 +143,37 @@ def test_a_network_that_hangs_shows_how_long() -> None:
     with network(runtime) as opened:
         assert opened.busy_seconds() == 0
         opened.submit(CLIPS[:1], job())
+        while not opened.busy_seconds():
+            time.sleep(0.001)
         time.sleep(0.05)
-        assert opened.busy_seconds() >= 0.04
+        assert opened.busy_seconds() >= 0.05
+
+
+def test_the_queue_of_a_request_with_many_clips_is_not_counted_again_and_again() -> None:
+    runtime = Sums()
+    with network(runtime, max_batch=1) as opened:
+        mine = job()
+        start = time.monotonic()
+        opened.run(np.zeros((200, 1, 1, 1, 1), np.uint8), mine)
+        assert mine.waited["network"] <= time.monotonic() - start
+
+
+def test_who_stops_waiting_does_not_break_the_network() -> None:
+    runtime = Sums()
+    runtime.may.clear()
+    with network(runtime) as opened:
+        for future in opened.submit(CLIPS, job()):
+            assert not future.cancel()
+        runtime.may.set()
+        assert opened.run(CLIPS[:1], job()).tolist() == [[0]]
+        assert opened.failure is None
+
+
+def test_work_that_is_unwanted_already_is_not_begun() -> None:
+    runtime = Sums()
+    with network(runtime) as opened:
+        unwanted = job()
+        unwanted.give_up()
+        with pytest.raises(UnwantedError):
+            opened.run(CLIPS, unwanted)
+    assert runtime.batches == []

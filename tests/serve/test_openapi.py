@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.serve.conftest import Server
 
 
 @pytest.mark.parametrize("phase", ["coverage", "fuzzing"])
-def test_the_server_does_what_its_document_says(server: Server, phase: str) -> None:
+def test_the_server_does_what_its_document_says(server: Server, phase: str, tmp_path: Path) -> None:
     result = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
@@ -20,6 +21,7 @@ def test_the_server_does_what_its_document_says(server: Server, phase: str) -> N
         capture_output=True,
         text=True,
         timeout=120,
+        cwd=tmp_path,  # it leaves a folder
     )
     assert result.returncode == 0, result.stdout[-6000:]
     assert "Tested: 17" in result.stdout

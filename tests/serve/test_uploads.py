@@ -75,15 +75,26 @@ def test_other_bodies_are_refused(kind: str, content: bytes, code: str) -> None:
 
 def test_a_budget_comes_back_when_its_holder_is_done() -> None:
     budget = Budget(100)
-    with budget.account() as hold:
-        hold(60)
-        with budget.account() as other:
+    with budget.account("a") as hold:
+        hold(45)
+        with budget.account("b") as other:
             other(40)
-            with pytest.raises(RefusalError, match="no room"):
-                other(1)
-        hold(40)
-    with budget.account() as hold:
-        hold(100)
+            with budget.account("c") as third, pytest.raises(RefusalError, match="no room"):
+                third(16)
+        hold(5)
+    with budget.account("a") as hold:
+        hold(50)
+
+
+def test_one_client_cannot_hold_more_than_half_of_a_budget() -> None:
+    budget = Budget(100)
+    with budget.account("a") as first, budget.account("a") as second:
+        first(30)
+        second(20)
+        with pytest.raises(RefusalError, match="no room"):
+            second(1)
+        with budget.account("b") as other:
+            other(50)
 
 
 def test_a_folder_of_someone_else_is_refused(

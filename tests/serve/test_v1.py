@@ -74,6 +74,11 @@ def test_library_command_line_and_http_give_the_same_numbers(
     assert 0 < stages["decode"] < parts <= stages["total"] + 1
 
 
+def test_a_stream_without_a_timeline_ends_too(server: Server, video: Path) -> None:
+    names = [name for name, _ in events(post(server, video.read_bytes(), stream=1).text)]
+    assert names == ["prediction", "end"]
+
+
 def test_views_and_top_k_are_as_asked_for(server: Server, video: Path) -> None:
     answer = post(server, video.read_bytes(), top_k=2, views=4).json()
     assert (len(answer["predictions"]), answer["views"]) == (2, 4)
