@@ -89,7 +89,7 @@ class RayArguments(ServeSettings):
         if self.threads is None and self.gpus_per_replica == 0:
             shared["threads"] = processors  # else each network takes all of the machine
         if self.decode_workers is None:
-            shared["decode_workers"] = processors
+            shared["decode_workers"] = max(2, processors)
         return shared
 
 

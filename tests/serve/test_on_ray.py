@@ -172,7 +172,7 @@ def test_a_replica_takes_its_own_processors_only() -> None:
     given = RayArguments(model="m.onnx", cpus_per_replica=3.5).of_replica
     assert (given["threads"], given["decode_workers"]) == (3, 3)
     given = RayArguments(model="m.onnx", cpus_per_replica=0.5, threads=2).of_replica
-    assert (given["threads"], given["decode_workers"]) == (2, 1)
+    assert (given["threads"], given["decode_workers"]) == (2, 2)
     given = RayArguments(model="m.onnx", gpus_per_replica=0.5, decode_workers=4).of_replica
     assert (given["threads"], given["decode_workers"]) == (None, 4)
     assert ServeSettings(**given).model_dump() == given
