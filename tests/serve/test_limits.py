@@ -204,3 +204,16 @@ def test_all_uploads_together_are_bounded(artifact: Path, video: Path) -> None:
         answer = post(server, video.read_bytes())
         assert (answer.status_code, answer.json()["code"]) == (503, "no_room")
         assert server.left_uploads() == []
+
+
+def test_answers_are_not_held_back_by_the_system() -> None:
+    """asyncio switches Nagle's delay off only for sockets that name their protocol."""
+    from stdeploy.serve.server import _listen
+
+    with (
+        _listen("127.0.0.1", 0) as door,
+        socket.create_connection(door.getsockname()),
+    ):
+        accepted, _ = door.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
