@@ -70,7 +70,8 @@ class Reception:
             await refuse(error, self._metrics, send_with_id)
         except asyncio.CancelledError:  # the server ends, and cannot wait any longer
             if status:
-                raise
+                _log.warning("an answer was broken off, because the server ends")
+                return
             gone = RefusalError("draining", "the server has stopped", retry_after_seconds=5)
             await refuse(gone, self._metrics, send_with_id)
         except Exception:

@@ -133,6 +133,7 @@ def test_draining_is_bounded(artifact: Path, long_video: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
         assert not all(future.result() for future in taken)
+        assert not any("Traceback" in line for line in server.log)
 
 
 def _try_post(server: Server, content: bytes, query: dict) -> bool:
