@@ -114,7 +114,7 @@ def _overload(artifact: Path, videos: Sequence[Path], capacity: float, seconds: 
     # Each client waits for its answer, so there have to be many for the rate to be kept up.
     clients = min(400, max(50, round(wanted * 8)))
     with _server(artifact) as (url, process):
-        before = _resident_mib(process.pid)
+        before = resident_mib(process.pid)
         answers = _load(
             url,
             "/v1/classify",
@@ -123,7 +123,7 @@ def _overload(artifact: Path, videos: Sequence[Path], capacity: float, seconds: 
             clients=clients,
             each_seconds=clients / wanted,
         )
-        after = _resident_mib(process.pid)
+        after = resident_mib(process.pid)
         assert process.poll() is None
     counts = collections.Counter(answers.statuses)
     asked = len(answers.statuses) / seconds
@@ -217,9 +217,12 @@ def _free_port() -> int:
         return port
 
 
-def _resident_mib(process: int) -> float:
-    """Of a process; its children do not count."""
-    status = Path(f"/proc/{process}/status").read_text()
+def resident_mib(process: int) -> float:
+    """Of a process, its children aside; 0 where it has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0.0
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 

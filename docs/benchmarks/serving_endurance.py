@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from serving import resident_mib
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -147,21 +148,13 @@ def _good(server: Server, video: Path) -> httpx.Response:
 
 def _show(server: Server, when: str) -> None:
     own = server.resident_bytes() / 2**20
-    decoding = [_resident_mib(process) for process in decoders(server)]
+    decoding = [resident_mib(process) for process in decoders(server)]
     handles = server.metric("process_open_fds")
     print(
         f"{own:.0f} MiB, {handles:.0f} handles, {len(decoding)} decoders with "
         f"{sum(decoding):.0f} MiB; {when}",
         flush=True,
     )
-
-
-def _resident_mib(process: int) -> float:
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return 0.0
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 if __name__ == "__main__":

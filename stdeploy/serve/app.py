@@ -1,7 +1,6 @@
 """The application: its routes, and what surrounds them."""
 
 from importlib.resources import files
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,7 +13,7 @@ from starlette.types import Scope
 from stdeploy import __version__
 from stdeploy.serve import inference_protocol, probes, v1
 from stdeploy.serve.desk import Desk
-from stdeploy.serve.middleware import Linger, Reception, as_json
+from stdeploy.serve.middleware import Linger, Reception
 from stdeploy.serve.refusal import RefusalError, in_words
 
 _PAGE = str(files("stdeploy.serve") / "page")
@@ -91,5 +90,4 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 async def _http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     refused = RefusalError(_CODES.get(error.status_code, "bad_request"), str(error.detail))
-    content: dict[str, Any] = as_json(refused)
-    return JSONResponse(content, error.status_code, error.headers)
+    return JSONResponse(refused.to_record(), error.status_code, error.headers)

@@ -34,31 +34,29 @@ class Desk:
 
     Args:
         settings: limits.
-        life: knows whether there is a network.
-        admission: counts who is inside.
-        metrics: are told how long things took.
         uploads: where videos are kept.
 
     Attributes:
-        receiving: bodies that are coming.
+        metrics: are told how long things took.
+        life: knows whether there is a network.
     """
 
-    def __init__(
-        self,
-        settings: ServeSettings,
-        life: Life,
-        admission: Admission,
-        metrics: Metrics,
-        uploads: UploadFolder,
-    ) -> None:
+    def __init__(self, settings: ServeSettings, uploads: UploadFolder) -> None:
         self.settings = settings
-        self.life = life
-        self.metrics = metrics
-        self._admission = admission
+        self.metrics = Metrics()
+        self._admission = Admission(
+            settings.max_requests, slots=settings.workers, patience=settings.request_seconds
+        )
+        self.life = Life(self._admission, self.metrics, settings.network_seconds)
         self._uploads = uploads
+        self._receiving = 0
         self._on_disk = Budget(settings.max_held_bytes)
-        self.receiving = 0
         self._in_memory = Budget(_BODIES_IN_MEMORY * settings.max_body_bytes)
+
+    @property
+    def inside(self) -> int:
+        """Requests that have no answer yet, those included whose bodies are coming."""
+        return self._admission.inside + self._receiving
 
     def service(self) -> Service:
         """What answers.
@@ -161,7 +159,7 @@ class Desk:
         if declared.isdecimal() and int(declared) > limit:
             raise too_large(limit)
         received = 0
-        self.receiving += 1
+        self._receiving += 1
         try:
             async with asyncio.timeout(self.settings.upload_seconds):
                 async for chunk in request.stream():
@@ -177,7 +175,7 @@ class Desk:
         except ClientDisconnect as error:
             raise GoneError from error
         finally:
-            self.receiving -= 1
+            self._receiving -= 1
 
 
 def client_of(request: Request) -> str:

@@ -8,7 +8,6 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -168,20 +167,11 @@ class Linger:
 async def refuse(error: RefusalError, metrics: Metrics, send: Send) -> None:
     """Answer with an error."""
     metrics.rejections.labels(error.code).inc()
-    body = json.dumps(as_json(error)).encode()
+    body = json.dumps(error.to_record()).encode()
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
     raw = [(k.lower().encode(), v.encode()) for k, v in (headers | error.headers).items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
-
-
-def as_json(error: RefusalError) -> dict[str, Any]:
-    """The body of an error; "error" is what the Open Inference Protocol asks for."""
-    return {
-        "error": error.sentence,
-        "code": error.code,
-        "request_id": logs.request_id.get(),
-    }
 
 
 async def _throw_away(receive: Receive, done: Callable[[], bool]) -> None:

@@ -18,11 +18,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stdeploy.errors import require
-from stdeploy.serve.admission import Admission
 from stdeploy.serve.app import application as asgi_application
 from stdeploy.serve.desk import Desk
-from stdeploy.serve.life import Life
-from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.opening import model_of, open_service
 from stdeploy.serve.settings import ENV_PREFIX, ServeSettings
 from stdeploy.serve.uploads import UploadFolder
@@ -155,17 +152,12 @@ class Replica:
         artifact = settings.model
         assert artifact is not None
         give_back_large_arrays()
-        metrics = Metrics()
-        uploads = held.enter_context(UploadFolder(settings.upload_folder))
-        service = open_service(settings, artifact, model_of(artifact), metrics)
+        desk = Desk(settings, held.enter_context(UploadFolder(settings.upload_folder)))
+        service = open_service(settings, artifact, model_of(artifact), desk.metrics)
         held.callback(service.network.close)
         held.callback(service.close)
-        admission = Admission(
-            settings.max_requests, slots=settings.workers, patience=settings.request_seconds
-        )
-        self._life = Life(admission, metrics, settings.network_seconds)
+        self._life = desk.life
         self._life.opened(service)
-        desk = Desk(settings, self._life, admission, metrics, uploads)
         self._app = asgi_application(desk, api_key=settings.key(), own_metrics=False)
 
 

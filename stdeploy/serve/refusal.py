@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from stdeploy.serve import logs
+
 # Code -> status. The codes are what programs and metrics see; the sentences are for people.
 STATUS: Mapping[str, int] = MappingProxyType(
     {
@@ -53,6 +55,14 @@ class RefusalError(Exception):
         self.status = STATUS[code]
         self.sentence = sentence
         self.retry_after_seconds = retry_after_seconds
+
+    def to_record(self) -> dict[str, str | None]:
+        """The body of the answer; "error" is what the Open Inference Protocol asks for."""
+        return {
+            "error": self.sentence,
+            "code": self.code,
+            "request_id": logs.request_id.get(),
+        }
 
     @property
     def headers(self) -> dict[str, str]:

@@ -17,11 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from stdeploy.errors import BackendError, SpecError
-from stdeploy.serve.admission import Admission
 from stdeploy.serve.app import application, metrics_application
 from stdeploy.serve.desk import Desk
-from stdeploy.serve.life import Life
-from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.opening import model_of, open_service
 from stdeploy.serve.protocol import guarded_protocol
 from stdeploy.serve.service import Model, Service
@@ -57,14 +54,9 @@ def serve(
     api_key = settings.key()
     give_back_large_arrays()
     _allow_many_files()
-    metrics = Metrics()
-    admission = Admission(
-        settings.max_requests, slots=settings.workers, patience=settings.request_seconds
-    )
-    life = Life(admission, metrics, settings.network_seconds)
     with contextlib.ExitStack() as held:
         uploads = held.enter_context(UploadFolder(settings.upload_folder))
-        desk = Desk(settings, life, admission, metrics, uploads)
+        desk = Desk(settings, uploads)
         separate = settings.metrics_port is not None
         apps = [(application(desk, api_key=api_key, own_metrics=not separate), settings.port)]
         if settings.metrics_port is not None:
@@ -73,7 +65,7 @@ def serve(
         for app, port in apps:
             door = held.enter_context(_listen(settings.host, port))
             servers.append((_Server(_loaded_config(app, settings)), door))
-        house = _House(settings, artifact, model, desk, admission, held.pop_all().close)
+        house = _House(artifact, model, desk, held.pop_all().close)
         scheme = "https" if settings.tls_certificate else "http"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"{scheme}://{host}:{servers[0][1].getsockname()[1]}"
@@ -93,19 +85,15 @@ class _House:
 
     def __init__(
         self,
-        settings: ServeSettings,
         artifact: Path,
         model: Model,
         desk: Desk,
-        admission: Admission,
         release: Callable[[], None],
     ) -> None:
-        self._settings = settings
         self._artifact = artifact
         self._model = model
         self._life = desk.life
         self._desk = desk
-        self._admission = admission
         self._release = release  # uploads and doors
         self._told: list[float] = []  # when to go
 
@@ -147,10 +135,6 @@ class _House:
                 _end_now()  # the network is being opened, and cannot be told to stop
 
     @property
-    def _inside(self) -> int:
-        return self._admission.inside + self._desk.receiving
-
-    @property
     def _device(self) -> str:
         assert self._life.service is not None
         runtime = self._life.service.network.runtime
@@ -162,17 +146,17 @@ class _House:
 
     async def _drain(self) -> None:
         """Answer what is inside, for a while."""
-        _log.info("draining", extra={"requests": self._inside})
-        end = self._told[0] + self._settings.drain_seconds
-        while self._inside and time.monotonic() < end and len(self._told) == 1:
+        _log.info("draining", extra={"requests": self._desk.inside})
+        end = self._told[0] + self._desk.settings.drain_seconds
+        while self._desk.inside and time.monotonic() < end and len(self._told) == 1:
             await asyncio.sleep(_TICK_SECONDS)
-        if left := self._inside:
+        if left := self._desk.inside:
             _log.warning("requests were left unanswered", extra={"requests": left})
         else:
             _log.info("drained")
 
     def _open(self) -> Service:
-        return open_service(self._settings, self._artifact, self._model, self._desk.metrics)
+        return open_service(self._desk.settings, self._artifact, self._model, self._desk.metrics)
 
     def _close(self, service: Service) -> None:
         service.close()

@@ -19,8 +19,8 @@ from stdeploy.errors import BackendError
 from stdeploy.serve.refusal import RefusalError
 from stdeploy.video.containers import HEAD_BYTES, container_of
 
-RAW_TYPES = ("video/*", "application/octet-stream")
 MULTIPART = "multipart/form-data"
+_RAW = "application/octet-stream"
 _LOCK = ".lock"
 _MOST_FIELD_BYTES = 1024
 _MOST_PARTS = 16
@@ -173,11 +173,11 @@ class VideoBody:
         text = kind.decode("latin-1").lower()
         if text == MULTIPART:
             self._parser = self._form(options.get(b"boundary"))
-        elif not text.startswith("video/") and text != "application/octet-stream":
+        elif not text.startswith("video/") and text != _RAW:
             raise RefusalError(
                 "unsupported_type",
                 f"the content type is {text[:100] or 'missing'!r}; send a video as "
-                f"{MULTIPART}, {' or '.join(RAW_TYPES)}",
+                f"{MULTIPART}, video/* or {_RAW}",
             )
 
     def feed(self, chunk: bytes) -> None:

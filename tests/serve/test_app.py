@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 from stdeploy.card import read_card
 from stdeploy.runtime.base import RuntimeOptions
 from stdeploy.runtime.opening import open_runtime
-from stdeploy.serve.admission import Admission
 from stdeploy.serve.app import application
 from stdeploy.serve.desk import Desk
-from stdeploy.serve.life import Life
-from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.network import Network
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import load
@@ -52,9 +49,7 @@ class House:
     """An application without a process around it."""
 
     def __init__(self, artifact: Path, folder: Path) -> None:
-        settings = load({"network_seconds": 0.2}, None)
-        metrics, admission = Metrics(), Admission(4)
-        self.life = Life(admission, metrics, settings.network_seconds)
+        settings = load({"network_seconds": 0.2, "max_requests": 4}, None)
         self.runtime = BreaksLater(artifact)
         self.network = Network(self.runtime, max_batch=1, max_delay_seconds=0)
         model = Model(name="tiny", sha256="0" * 64, card=read_card(artifact))
@@ -67,7 +62,8 @@ class House:
             max_batch=1,
         )
         self.uploads = UploadFolder(folder)
-        desk = Desk(settings, self.life, admission, metrics, self.uploads)
+        desk = Desk(settings, self.uploads)
+        self.life = desk.life
         self.app: FastAPI = application(desk, api_key=None, own_metrics=True)
 
     def ask(self, *calls: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
