@@ -89,6 +89,9 @@ class DecodePool:
         """
         worker = self._free_worker(unwanted)
         try:
+            if worker is not None and worker.ended:
+                self._drop(worker)  # killed while it was idle: no fault of this video
+                worker = None
             worker = worker or self._new_worker()
             if self._closed:
                 raise VideoError(_GIVEN_UP)
@@ -197,8 +200,6 @@ class _Worker:
     ) -> Iterator[Clips]:
         """See `DecodePool`."""
         self.idle = False
-        if self._process.poll() is not None:
-            raise NoDecoderError("cannot be decoded: the process for it has ended")
         self._unwanted = unwanted
         self._left = self._limits.wall_seconds
         # A process that a file has got hold of cannot answer for the next one.
@@ -225,6 +226,11 @@ class _Worker:
             if given > 1 and request.in_one_piece:
                 raise VideoError(_NONSENSE)
             yield _clips(message, frames, request)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is no more."""
+        return self._process.poll() is not None
 
     def kill(self) -> None:
         """End the process and what it has started; it holds nothing that would be lost."""

@@ -121,20 +121,37 @@ def child_of_this_process() -> int:
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (signal.SIGSTOP, "took more than 1 s to decode"),
+        (signal.SIGSTOP, "took more than 3 s to decode"),
         (signal.SIGKILL, "made the process that decodes it end"),
         (signal.SIGSEGV, r"crash \(signal 11\)"),
     ],
 )
-def test_a_worker_that_hangs_or_dies_is_replaced(
+def test_a_worker_that_hangs_or_dies_at_work_is_replaced(
     folder: Path, number: signal.Signals, message: str
 ) -> None:
-    with DecodePool(1, dataclasses.replace(LIMITS, wall_seconds=1.0)) as pool:
+    def hit() -> bool:  # asked while the worker has the video and is waited for
+        os.kill(worker, number)
+        if number != signal.SIGSTOP:
+            os.kill(worker, signal.SIGCONT)  # lets it have the signal
+        return False
+
+    with DecodePool(1, dataclasses.replace(LIMITS, wall_seconds=3.0)) as pool:
         good = list(pool.read_clips(folder / "good.mp4", REQUEST))
-        os.kill(child_of_this_process(), number)
+        worker = child_of_this_process()
+        os.kill(worker, signal.SIGSTOP)  # so that it is not done before it is hit
         with pytest.raises(VideoError, match=message):
-            list(pool.read_clips(folder / "good.mp4", REQUEST))
+            list(pool.read_clips(folder / "good.mp4", REQUEST, unwanted=hit))
         assert_same(list(pool.read_clips(folder / "good.mp4", REQUEST)), good)
+
+
+def test_a_worker_that_died_while_idle_costs_no_video(folder: Path) -> None:
+    with DecodePool(1, LIMITS) as pool:
+        good = list(pool.read_clips(folder / "good.mp4", REQUEST))
+        worker = child_of_this_process()
+        os.kill(worker, signal.SIGKILL)
+        os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
+        assert_same(list(pool.read_clips(folder / "good.mp4", REQUEST)), good)
+        assert child_of_this_process() != worker
 
 
 def test_clips_that_nobody_wants_any_more_free_the_worker(folder: Path) -> None:
