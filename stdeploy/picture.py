@@ -32,10 +32,10 @@ def drawn(path: Path, *, extra: str, size: tuple[float, float], **grid: Any) -> 
         path: ends in .png or .svg.
         extra: of stdeploy that brings matplotlib to the caller.
         size: width and height in inches.
-        grid: arguments of matplotlib's `subplots`.
+        grid: arguments of matplotlib's `subplots`, or with `mosaic` of its `subplot_mosaic`.
 
     Yields:
-        What `subplots` gives as axes.
+        What those give as axes.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -46,7 +46,7 @@ def drawn(path: Path, *, extra: str, size: tuple[float, float], **grid: Any) -> 
 
     figure = Figure(figsize=size, layout="constrained")  # not pyplot, which keeps global state
     FigureCanvasAgg(figure)
-    yield figure.subplots(**grid)
+    yield figure.subplot_mosaic(**grid) if "mosaic" in grid else figure.subplots(**grid)
     for axes in figure.axes:
         _style(axes)
     with whole_file(path) as temporary:

@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "bench": {"picture", "runtime"},
     "doctor": {"engine", "runtime"},
     "pull": {"models"},
-    "train": {"models", "classify", "picture"},
+    "analysis": {"export", "fuse", "picture", "video"},
+    "train": {"analysis", "models", "classify", "picture"},
     "__main__": {"cli"},
     "cli": {
         "fuse",

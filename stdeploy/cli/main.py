@@ -11,6 +11,7 @@ import typer
 from stdeploy import __version__
 from stdeploy.cli import (
     ablate,
+    analyze,
     bench,
     card,
     classify,
@@ -58,6 +59,7 @@ for verb in (
 
 
 app.add_typer(data.app, name="data")
+app.add_typer(analyze.app, name="analyze")
 
 
 def _print_version(wanted: bool) -> None:

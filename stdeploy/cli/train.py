@@ -40,7 +40,7 @@ def command(
         typer.Option("--validation", help="Validation videos, where --data is a list."),
     ] = None,
     fold: Annotated[
-        int, typer.Option("--fold", min=1, max=3, help="Split of UCF101 and HMDB51.")
+        int, typer.Option("--fold", min=1, help="Of data sets with several, as UCF101 has.")
     ] = 1,
     weights: Annotated[
         str | None,
@@ -72,6 +72,10 @@ def command(
     save_minutes: Annotated[
         float, typer.Option("--save-minutes", min=0.0, help="How often the state is saved.")
     ] = 10.0,
+    log_filters: Annotated[
+        bool,
+        typer.Option("--log-filters", help="After each epoch, where filters have their energy."),
+    ] = False,
 ) -> None:
     """Train a network and measure it on the validation videos.
 
@@ -112,6 +116,7 @@ def command(
                 save_minutes=save_minutes,
             ),
             resume=resume,
+            log_filters=log_filters,
             report=report,
         )
     if card is None:
@@ -170,7 +175,10 @@ def labelled_data(
     if validation is None and data.is_file():
         note("no --validation: accuracy is not measured")
         return training, None
-    held_out = read_split(validation or data, "validation", fold=fold)
+    if validation is None:
+        held_out = read_split(data, "validation", fold=fold)
+    else:
+        held_out = read_split(validation, "validation")
     return training, held_out.with_labels(training.labels, source="the training videos")
 
 

@@ -36,6 +36,7 @@ from stdeploy.train.clips import (
     collate,
 )
 from stdeploy.train.data.labelled import LabelledVideos
+from stdeploy.train.filter_shares import filter_shares
 from stdeploy.train.optimisation import average_of, learning_rate_factor, parameter_groups
 from stdeploy.train.processes import (
     Machine,
@@ -94,6 +95,7 @@ def train(
     validation: LabelledVideos | None = None,
     machine: Machine | None = None,
     resume: bool = False,
+    log_filters: bool = False,
     report: Callable[[Report], None] = lambda _: None,
 ) -> ModelCard | None:
     """Train a network and write its checkpoint.
@@ -106,6 +108,7 @@ def train(
         validation: looked at after every epoch; None to do without.
         machine: devices to use; None is one.
         resume: go on with the run in that folder.
+        log_filters: write down after every epoch where the energy of the filters lies.
         report: is called after every step, in the first process only.
 
     Returns:
@@ -135,7 +138,9 @@ def train(
             f"{fabric.world_size * how.accumulate}"
         )
     folder = _run_folder(fabric, run, resume=resume)
-    trainer = _Trainer(recipe, data, validation, fabric, folder, machine, report)
+    trainer = _Trainer(
+        recipe, data, validation, fabric, folder, machine, report, log_filters=log_filters
+    )
     if resume:
         trainer.resume(run / STATE)
     trainer.fit()
@@ -159,10 +164,13 @@ class _Trainer:
         folder: RunFolder | None,
         machine: Machine,
         report: Callable[[Report], None],
+        *,
+        log_filters: bool,
     ) -> None:
         how = recipe.optimisation
         self._recipe, self._how, self._data = recipe, how, data
         self._fabric, self._folder, self._report = fabric, folder, report
+        self._log_filters = log_filters
         self._save_seconds = machine.save_minutes * 60
         self._started: Started = start(recipe, data.labels)
         self._fingerprint = _fingerprint(recipe, data, validation, fabric.world_size)
@@ -222,6 +230,8 @@ class _Trainer:
             done = self.progress.epoch * self._keys.steps + self.progress.step
             rows = self.progress.rows
             self._folder.begin(self._recipe, _versions(), step=done, rows=rows)
+            if not done:
+                self._note_filters(epoch=0)
         try:
             with stopping() as stop, warnings.catch_warnings():
                 # DDP about kernels of 1 x 1 x 1, whose strides can be read in two ways.
@@ -327,6 +337,7 @@ class _Trainer:
             return
         if better:
             save_checkpoint(self._folder.best, self.trained(), self.card())
+        self._note_filters(report.epoch)
         self._save()
         self._folder.epochs(progress.rows)
         self._folder.log(", ".join(f"{name} {value:.6g}" for name, value in row.items()))
@@ -430,6 +441,13 @@ class _Trainer:
             for module in model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
+
+    def _note_filters(self, epoch: int) -> None:
+        """Log where the energy of the filters lies, if that was asked for."""
+        if self._log_filters and self._folder is not None:
+            shares = filter_shares(self.trained(), epoch)
+            if shares:  # a 2D network has none
+                self._folder.filters(shares)
 
     def _note_broken(self, broken: Mapping[str, str]) -> None:
         """Log videos that could not be read, by name with the reasons, each once."""

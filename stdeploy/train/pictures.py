@@ -1,6 +1,7 @@
 """Pictures of training: the curve of a run, confusions, the paper's tables."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import numpy as np
 from stdeploy.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, drawn
 from stdeploy.train.ablation import LENGTHS, Cell, Spread, Variant
 from stdeploy.train.evaluate import Evaluation
+from stdeploy.train.filter_shares import FilterShares, mean_of_stages
 
+_STAGE_COLOURS = (BLUE, GREEN, ORANGE, PURPLE, GREY)
 _TABLE_COLOURS = {"2": BLUE, "3": GREEN, "4a": ORANGE, "4b": ORANGE, "4c": PURPLE}
 
 
@@ -38,6 +41,32 @@ def draw_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         lower.set_ylim(0, 100)
         lower.locator_params(axis="x", integer=True)
         lower.legend(frameon=False, labelcolor=GREY)
+        upper.grid(alpha=0.2)
+        lower.grid(alpha=0.2)
+
+
+def draw_filter_shares(rows: Sequence[FilterShares], path: Path) -> None:
+    """Draw how the filters of each stage spread over their frames, epoch by epoch.
+
+    Args:
+        rows: of filters.csv.
+        path: ends in .png or .svg.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    epochs = sorted({row.epoch for row in rows})
+    means = [mean_of_stages([row for row in rows if row.epoch == epoch]) for epoch in epochs]
+    with drawn(path, extra="train", size=(7, 5), nrows=2, sharex=True) as (upper, lower):
+        for stage, colour in zip(means[0], cycle(_STAGE_COLOURS), strict=False):
+            for axes, name in ((upper, "centre"), (lower, "average")):
+                values = [100 * each[stage][name] for each in means]
+                axes.plot(epochs, values, color=colour, marker="o", markersize=3, label=stage)
+        upper.set_ylabel("centre frame, % of energy")
+        lower.set_ylabel("average, % of energy")
+        lower.set_xlabel("epoch")
+        lower.locator_params(axis="x", integer=True)
+        upper.legend(frameon=False, labelcolor=GREY)
         upper.grid(alpha=0.2)
         lower.grid(alpha=0.2)
 

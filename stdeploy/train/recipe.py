@@ -11,6 +11,7 @@ from pydantic import Field
 
 from stdeploy.errors import SpecError
 from stdeploy.files import CHECKPOINT_SUFFIX
+from stdeploy.models.registry import check_architecture
 from stdeploy.spec import ClipSpec, ModelSpec, Spec
 from stdeploy.train.augment import Augmentation
 
@@ -175,7 +176,8 @@ class Recipe(Spec):
         recipe = cls.parse(fields)
         if "architecture" in recipe.model:
             recipe.clip_spec()
-            recipe.model_spec(num_classes=1)  # refuse a bad network before any data is made
+            # Refuse a bad network before any data is made.
+            check_architecture(recipe.model_spec(num_classes=1).architecture)
         elif not recipe.start.weights.endswith(CHECKPOINT_SUFFIX):
             raise SpecError(
                 f"recipe {name_or_path!r} takes its network from a checkpoint, and there is "

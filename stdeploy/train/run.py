@@ -5,6 +5,8 @@ environment.json   versions, machine, command
 log.txt            what the program said
 losses.csv         loss and learning rate of every step
 metrics.csv        a line for every epoch
+filters.csv        with --log-filters: where the energy of every temporal filter lies, each epoch
+filters.png        the same, drawn at the end
 events.out.*       the same for TensorBoard
 last.state         to resume from
 best.pt            checkpoint of the epoch with the highest validation accuracy
@@ -25,7 +27,13 @@ from stdeploy.card import ModelCard
 from stdeploy.errors import MissingExtraError, TrainingError
 from stdeploy.files import UNFINISHED, whole_file
 from stdeploy.hardware import cpu_count, cpu_name, gpus
-from stdeploy.train.pictures import draw_curve
+from stdeploy.train.filter_shares import (
+    FilterShares,
+    mean_of_stages,
+    read_shares,
+    write_shares,
+)
+from stdeploy.train.pictures import draw_curve, draw_filter_shares
 from stdeploy.train.recipe import Recipe
 
 STATE = "last.state"
@@ -56,6 +64,7 @@ class RunFolder:
                 "--resume out, or name the run's folder with --run"
             )
         self._board: Any = None
+        self._shares = path / "filters.csv"
 
     def begin(
         self,
@@ -114,6 +123,16 @@ class RunFolder:
                 self._board.add_scalar(f"epoch/{name}", value, int(rows[-1]["epoch"]))
             self._board.flush()
 
+    def filters(self, rows: Sequence[FilterShares]) -> None:
+        """Add what the filters are like after an epoch, in place of what was said of it before."""
+        epoch = rows[0].epoch
+        earlier = [row for row in read_shares(self._shares) if row.epoch < epoch]
+        write_shares(self._shares, [*earlier, *rows])
+        if self._board is not None:
+            for stage, means in mean_of_stages(rows).items():
+                for name, value in means.items():
+                    self._board.add_scalar(f"filters/{stage} {name}", value, epoch)
+
     def log(self, line: str) -> None:
         """Add a line to log.txt, with the time."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -128,8 +147,10 @@ class RunFolder:
             self._board.close()
         try:
             draw_curve(rows, self.path / "curve.png")
+            if self._shares.is_file():
+                draw_filter_shares(read_shares(self._shares), self.path / "filters.png")
         except MissingExtraError as error:
-            self.log(f"{error}; so there is no curve.png")
+            self.log(f"{error}; so there is no picture")
 
     def _metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         if not rows:

@@ -8,26 +8,19 @@ from typing import cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from stdeploy.card import read_checkpoint
 from stdeploy.errors import ArtifactError, DownloadError, SpecError
 from stdeploy.files import cache_folder, existing
-from stdeploy.layers.temporal import Inflation, TemporalFilter
+from stdeploy.layers.temporal import Inflation
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.registry import build
-from stdeploy.models.resnet import ResNet3d
 from stdeploy.spec import ClipSpec
 from stdeploy.train.recipe import Recipe
 
 IMAGENET = "imagenet"
-# Of torchvision (BSD-3), IMAGENET1K_V1; the digits are the beginning of the file's SHA-256.
-_HUB = {
-    "i3d-resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
-    "i3d-resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
-    "s3d-resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +69,12 @@ def start(recipe: Recipe, labels: tuple[str, ...]) -> Started:
 def inflate_network(
     model: ActionModel, tensors: Mapping[str, Tensor], reading: Inflation, *, source: str
 ) -> None:
-    """Start a network from the weights of the 2D ResNet that it extends, in place.
+    """Start a network from the weights of the 2D network that it extends, in place.
 
     Every branch of a filter gets the inflated kernel (paper, sections 2.2 and 3.2) and the
     statistics of the 2D norm, and an equal share of its gamma and beta, so that the sum of the
     branches has the size of the 2D output. The 1x1 shortcut is the 2D one. The classifier, and
-    the t x 1 x 1 filters of S3D, which have no 2D counterpart, keep their random weights.
+    filters without a 2D counterpart (`ActionModel.counterparts`), keep their random weights.
 
     Args:
         model: built, untrained.
@@ -90,16 +83,16 @@ def inflate_network(
         source: of the tensors, for errors.
 
     Raises:
-        SpecError: the network extends no 2D ResNet.
+        SpecError: the network extends no 2D network.
         ArtifactError: a tensor is missing or has another shape.
     """
-    if not isinstance(model, ResNet3d):
+    counterparts = list(model.counterparts())
+    if not counterparts:
         raise SpecError(
-            f"{model.spec.architecture!r} extends no 2D ResNet; start from random weights, or from "
-            "a checkpoint of the same architecture"
+            f"{model.spec.architecture!r} extends no 2D network; start from random weights, or "
+            "from a checkpoint of the same architecture"
         )
-    for name, layer in _filters(model):
-        conv, norm = _names_in_2d(name)
+    for layer, conv, norm in counterparts:
         kernel = _tensor(tensors, f"{conv}.weight", source)
         try:
             layer.inflate_(kernel, reading)
@@ -115,30 +108,6 @@ def inflate_network(
                 assert variance is not None
                 mean.copy_(_tensor(tensors, f"{norm}.running_mean", source))
                 variance.copy_(_tensor(tensors, f"{norm}.running_var", source))
-
-
-def _filters(model: ResNet3d) -> list[tuple[str, TemporalFilter]]:
-    """The filters that have a 2D counterpart, with the names that they have here."""
-    found = []
-    for name, module in model.named_modules():
-        if isinstance(module, TemporalFilter):
-            # An S3D convolution is Sequential(1x3x3, ReLU, t x 1 x 1).
-            outer, _, last = name.rpartition(".")
-            split = isinstance(model.get_submodule(outer), nn.Sequential) and "." in outer
-            if not (split and last == "2"):
-                found.append((outer if split else name, module))
-    return found
-
-
-def _names_in_2d(name: str) -> tuple[str, str]:
-    """conv3.0.conv2 -> layer2.0.conv2 and layer2.0.bn2, as torchvision and timm call them."""
-    if name == "conv1":
-        return "conv1", "bn1"
-    stage, block, kind = name.split(".")
-    prefix = f"layer{int(stage.removeprefix('conv')) - 1}.{block}"
-    if kind == "downsample":
-        return f"{prefix}.downsample.0", f"{prefix}.downsample.1"
-    return f"{prefix}.{kind}", f"{prefix}.{kind.replace('conv', 'bn')}"
 
 
 def _tensor(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
@@ -209,14 +178,15 @@ def _from_file(path: Path) -> dict[str, Tensor]:
 
 
 def _from_hub(model: ActionModel) -> dict[str, Tensor]:
-    architecture = model.spec.architecture
-    if architecture not in _HUB:
+    url = model.imagenet_url
+    if not url:
         raise SpecError(
-            f"there are no ImageNet weights for {architecture!r}; there are for {', '.join(_HUB)}"
+            f"there are no ImageNet weights for {model.spec.architecture!r}; start from random "
+            "weights, or from a checkpoint of the same architecture"
         )
     try:
         tensors = torch.hub.load_state_dict_from_url(
-            _HUB[architecture],
+            url,
             model_dir=str(cache_folder()),
             check_hash=True,
             progress=False,
@@ -225,7 +195,7 @@ def _from_hub(model: ActionModel) -> dict[str, Tensor]:
         )
     except (OSError, RuntimeError) as error:
         raise DownloadError(
-            f"{_HUB[architecture]} could not be fetched: {_brief(error)}; fetch it elsewhere and "
+            f"{url} could not be fetched: {_brief(error)}; fetch it elsewhere and "
             "name the file as start.weights"
         ) from error
     return cast(dict[str, Tensor], tensors)

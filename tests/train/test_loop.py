@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from stdeploy.card import read_card
 from stdeploy.classify import Classifier, ClassifyOptions
 from stdeploy.errors import ArtifactError, BackendError, DatasetError, TrainingError
+from stdeploy.fuse import filters_of
 from stdeploy.models.checkpoint import load_model
 from stdeploy.prediction import average_views
 from stdeploy.train.augment import Augmentation
@@ -19,12 +20,15 @@ from stdeploy.train.clips import ShuffledKeys, TrainingClips, collate
 from stdeploy.train.data.labelled import LabelledVideos, Sample
 from stdeploy.train.data.something import read_something
 from stdeploy.train.evaluate import evaluate
+from stdeploy.train.filter_shares import filter_shares, read_shares
 from stdeploy.train.loop import Report, train
 from stdeploy.train.optimisation import learning_rate_factor
 from stdeploy.train.processes import Machine
 from stdeploy.train.recipe import Recipe
+from stdeploy.train.run import RunFolder
 from stdeploy.train.state import RunState
 from stdeploy.train.synthetic import make_dataset
+from tests.conftest import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -363,3 +367,25 @@ def test_evaluation_counts_broken_videos_apart(folder: Path, tmp_path: Path) -> 
     in_best_five = [row.argsort()[::-1][:5].tolist() for row in logits]
     expected = sum(n in five for n, five in zip(labels, in_best_five, strict=True)) / 10
     assert result.top5 == expected
+
+
+def test_filters_are_logged_from_the_start_to_the_end(folder: Path, tmp_path: Path) -> None:
+    data = read_something(folder, "train")
+    train(small_recipe(), data, tmp_path / "a.pt", run=tmp_path / "a", log_filters=True)
+    rows = read_shares(tmp_path / "a" / "filters.csv")
+    model, _ = load_model(tmp_path / "a.pt")
+    layers = [name for name, layer in filters_of(model) if layer.kernel_size[0] > 1]
+    assert [(row.epoch, row.layer) for row in rows] == [(e, n) for e in range(3) for n in layers]
+    assert rows[-len(layers) :] == filter_shares(model, 2)
+    assert rows[0] != rows[-len(layers)]
+    assert (tmp_path / "a" / "filters.png").is_file()
+    train(small_recipe(), data, tmp_path / "b.pt", run=tmp_path / "b")
+    assert not (tmp_path / "b" / "filters.csv").exists()
+
+
+def test_the_log_of_filters_goes_on_after_a_break(tmp_path: Path) -> None:
+    model = tiny_model(branches="multi", temporal_lengths=(1, 1, 1, 3, 3))
+    log = RunFolder(tmp_path, resume=False)
+    for epoch in (0, 1, 2, 1):  # the second and third are done again
+        log.filters(filter_shares(model, epoch))
+    assert [row.epoch for row in read_shares(tmp_path / "filters.csv")] == [0] * 8 + [1] * 8

@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_named(weights: Path, tmp_path: Path) -> None:
         start(recipe(tmp_path / "lacks.pth"), LABELS)
     with pytest.raises(ArtifactError, match=r"conv1\.weight: 2D filter of shape \(4, 3, 7, 7\)"):
         start(recipe(weights, width=0.125), LABELS)
-    with pytest.raises(SpecError, match="'i3d-inception' extends no 2D ResNet"):
+    with pytest.raises(SpecError, match="'i3d-inception' extends no 2D network"):
         start(recipe(weights, architecture="i3d-inception"), LABELS)
     with pytest.raises(ArtifactError, match=r"none\.pth' does not exist"):
         start(recipe(tmp_path / "none.pth"), LABELS)

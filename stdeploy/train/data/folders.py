@@ -9,6 +9,7 @@ from pathlib import Path
 from stdeploy.errors import DatasetError
 from stdeploy.files import VIDEO_SUFFIXES
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+from stdeploy.train.data.layout import Layout
 
 FOLDERS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -57,3 +58,10 @@ def _classes(folder: Path, split: Split) -> dict[str, Path]:
     if not found:
         raise DatasetError(f"{str(inside)!r} holds no folder; each class wants one of its own")
     return found
+
+
+def _recognises(folder: Path) -> bool:
+    return any(split_folder(folder, split) for split in FOLDERS)
+
+
+LAYOUT = Layout(recognises=_recognises, read=read_folders)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stdeploy.errors import DatasetError
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+from stdeploy.train.data.layout import Layout
 from stdeploy.train.data.listing import read_lines
 
 _LISTS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", ".")
@@ -52,3 +53,10 @@ def read_hmdb51(folder: Path, split: Split, *, fold: int = 1) -> LabelledVideos:
             if mark == _MARKS[split]:
                 samples.append(Sample(videos / labels[number] / name.strip(), number))
     return LabelledVideos(labels, tuple(samples))
+
+
+def _recognises(folder: Path) -> bool:
+    return lists_folder(folder) is not None
+
+
+LAYOUT = Layout(recognises=_recognises, read=read_hmdb51, folds=3)

@@ -15,6 +15,7 @@ from stdeploy.errors import DatasetError
 from stdeploy.files import VIDEO_SUFFIXES
 from stdeploy.train.data.folders import split_folder
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+from stdeploy.train.data.layout import Layout
 from stdeploy.train.data.listing import read_table
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
@@ -84,3 +85,10 @@ def _names(row: dict[str, str], path: Path) -> Iterator[str]:
     yield f"{row['youtube_id']}_{start:06d}_{end:06d}"
     yield f"{row['youtube_id']}_{start}_{end}"
     yield row["youtube_id"]
+
+
+def _recognises(folder: Path) -> bool:
+    return annotations(folder, "train") is not None
+
+
+LAYOUT = Layout(recognises=_recognises, read=read_kinetics)

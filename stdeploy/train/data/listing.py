@@ -13,9 +13,14 @@ from pathlib import Path
 
 from stdeploy.errors import DatasetError
 from stdeploy.files import whole_file
-from stdeploy.train.data.labelled import LabelledVideos, Sample
+from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+from stdeploy.train.data.layout import Layout
 
 COLUMNS = ("path", "label")
+_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train.csv",),
+    "validation": ("validation.csv", "val.csv", "test.csv"),
+}
 
 
 def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
@@ -110,3 +115,26 @@ def write_list(path: Path, data: LabelledVideos) -> None:
         for sample in data.samples:
             relative = os.path.relpath(sample.video.resolve(), folder)
             writer.writerow((Path(relative).as_posix(), data.labels[sample.label]))
+
+
+def _list_of(folder: Path, split: Split) -> Path | None:
+    return next((folder / n for n in _NAMES[split] if is_list(folder / n)), None)
+
+
+def _from_lists(folder: Path, split: Split) -> LabelledVideos:
+    path, training = _list_of(folder, split), _list_of(folder, "train")
+    if path is None:
+        raise DatasetError(
+            f"{str(folder)!r} holds no {_NAMES[split][0]} with the columns path,label"
+        )
+    data = read_list(path)
+    if training is None or training == path:
+        return data
+    return data.with_labels(read_list(training).labels, source=str(training))
+
+
+def _recognises(folder: Path) -> bool:
+    return any(_list_of(folder, split) for split in _NAMES)
+
+
+LAYOUT = Layout(recognises=_recognises, read=_from_lists)

@@ -3,22 +3,9 @@
 from pathlib import Path
 
 from stdeploy.errors import DatasetError
-from stdeploy.train.data import hmdb51, kinetics, ucf101
-from stdeploy.train.data.folders import read_folders, split_folder
 from stdeploy.train.data.labelled import LabelledVideos, Split
-from stdeploy.train.data.listing import is_list, read_list
-from stdeploy.train.data.something import read_something
-
-_LIST_NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train.csv",),
-    "validation": ("validation.csv", "val.csv", "test.csv"),
-}
-
-LAYOUTS = (
-    "a .csv list with the columns path,label, or a folder in one of these layouts: "
-    "train.csv and validation.csv with those columns; Something-Something-v2; Kinetics; UCF101; "
-    "HMDB51; train/CLASS/*.mp4 and validation/CLASS/*.mp4"
-)
+from stdeploy.train.data.listing import read_list
+from stdeploy.train.data.registry import LAYOUTS, layout
 
 
 def read_split(
@@ -31,11 +18,11 @@ def read_split(
     Args:
         data: a list, which is taken for either split, or a folder.
         split: "train" or "validation".
-        fold: 1, 2 or 3, of UCF101 and HMDB51.
+        fold: from 1; which division into splits, of data sets that have several.
         missing_ok: whether videos may be listed that are not there.
 
     Raises:
-        DatasetError: nothing that is known, or something is missing in it.
+        DatasetError: nothing that is known, something is missing in it, or it has no such fold.
     """
     found = _read(data, split, fold)
     if not found.samples:
@@ -50,37 +37,31 @@ def read_split(
     return found
 
 
+def known_layouts() -> str:
+    """What can be named with --data, in words."""
+    return (
+        "a .csv list with the columns path,label, or a folder in one of these layouts: "
+        f"{'; '.join(LAYOUTS)}"
+    )
+
+
 def _read(data: Path, split: Split, fold: int) -> LabelledVideos:
     if data.is_file():
+        _check_fold(str(data), fold, 1)
         return read_list(data)
     if not data.is_dir():
-        raise DatasetError(f"{str(data)!r} does not exist; name {LAYOUTS}")
-    if (data / "labels.json").is_file():
-        return read_something(data, split)
-    if ucf101.lists_folder(data):
-        return ucf101.read_ucf101(data, split, fold=fold)
-    if hmdb51.lists_folder(data):
-        return hmdb51.read_hmdb51(data, split, fold=fold)
-    if kinetics.annotations(data, "train"):
-        return kinetics.read_kinetics(data, split)
-    if _list_of(data, "train") or _list_of(data, "validation"):
-        return _from_lists(data, split)
-    if split_folder(data, split):
-        return read_folders(data, split)
-    raise DatasetError(f"{str(data)!r} is no data set that is known here; name {LAYOUTS}")
+        raise DatasetError(f"{str(data)!r} does not exist; name {known_layouts()}")
+    for name in LAYOUTS:
+        found = layout(name)
+        if found.recognises(data):
+            _check_fold(str(data), fold, found.folds)
+            if found.folds == 1:
+                return found.read(data, split)
+            return found.read(data, split, fold=fold)
+    raise DatasetError(f"{str(data)!r} is no data set that is known here; name {known_layouts()}")
 
 
-def _list_of(folder: Path, split: Split) -> Path | None:
-    return next((folder / n for n in _LIST_NAMES[split] if is_list(folder / n)), None)
-
-
-def _from_lists(folder: Path, split: Split) -> LabelledVideos:
-    path, training = _list_of(folder, split), _list_of(folder, "train")
-    if path is None:
-        raise DatasetError(
-            f"{str(folder)!r} holds no {_LIST_NAMES[split][0]} with the columns path,label"
-        )
-    data = read_list(path)
-    if training is None or training == path:
-        return data
-    return data.with_labels(read_list(training).labels, source=str(training))
+def _check_fold(data: str, fold: int, folds: int) -> None:
+    if not 1 <= fold <= folds:
+        there = f"the folds 1 to {folds}" if folds > 1 else "one division only"
+        raise DatasetError(f"--fold {fold}: {data!r} has {there}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from stdeploy.errors import DatasetError
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+from stdeploy.train.data.layout import Layout
 
 _VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", ".")
 
@@ -79,3 +80,10 @@ def _load(path: Path) -> Any:
         ) from error
     except (OSError, ValueError) as error:
         raise DatasetError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def _recognises(folder: Path) -> bool:
+    return (folder / "labels.json").is_file()
+
+
+LAYOUT = Layout(recognises=_recognises, read=read_something)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stdeploy.errors import DatasetError
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+from stdeploy.train.data.layout import Layout
 from stdeploy.train.data.listing import read_lines
 
 _HINT = "UCF101 has classInd.txt, trainlist01..03.txt and testlist01..03.txt"
@@ -66,3 +67,10 @@ def _labels(path: Path) -> tuple[str, ...]:
                 f"{str(path)!r}, line {number}: {' '.join(row)!r} is not {number} and a class"
             )
     return tuple(label for _, label in rows)
+
+
+def _recognises(folder: Path) -> bool:
+    return lists_folder(folder) is not None
+
+
+LAYOUT = Layout(recognises=_recognises, read=read_ucf101, folds=3)

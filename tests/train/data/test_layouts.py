@@ -104,6 +104,14 @@ def test_ucf101(tmp_path: Path) -> None:
         read_split(tmp_path, "train")
 
 
+def test_a_fold_that_is_not_there_is_refused(lists: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"--fold 2: .* has one division only"):
+        read_split(lists, "train", fold=2)
+    write(tmp_path / "ucf" / "classInd.txt", "1 Zumba")
+    with pytest.raises(DatasetError, match=r"--fold 4: .* has the folds 1 to 3"):
+        read_split(tmp_path / "ucf", "train", fold=4)
+
+
 def test_hmdb51(tmp_path: Path) -> None:
     lists = tmp_path / "testTrainMulti_7030_splits"
     write(lists / "wave_test_split1.txt", "a b_wave_1.avi 1 ", "w2.avi 2 ", "w3.avi 0 ")
@@ -162,7 +170,7 @@ def test_an_empty_class_is_named(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "none"])
 def test_what_is_no_data_set_lists_the_layouts(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DatasetError, match=r"path,label.*Kinetics; UCF101; HMDB51"):
+    with pytest.raises(DatasetError, match=r"path,label.*UCF101; HMDB51; Kinetics"):
         read_split(tmp_path / name, "train")
 
 

@@ -1,0 +1,198 @@
+"""Pictures of the analysis: figures 1 and 4 of the paper."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stdeploy.analysis.filters import LayerFilters, Projection, density, lambert
+from stdeploy.analysis.receptive_field import ReceptiveField
+from stdeploy.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, drawn
+
+_EXTRA = "analysis"
+_COLUMNS = 6
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, "#c94f7c", "#8a7a3d", GREY)
+_CENTRE = "#ff4fd8"
+
+
+def draw_filters(
+    layers: Sequence[LayerFilters], path: Path, *, projection: Projection = "lambert"
+) -> None:
+    """Draw figure 1: a disc for each layer, a row (or more) for each stage.
+
+    Args:
+        layers: shallow to deep.
+        path: ends in .png or .svg.
+        projection: see `density`.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    rows = _rows(layers)
+    columns = max(3, max(len(row) for row in rows))
+    size = (1.55 * columns, 1.85 * len(rows) + 0.5)
+    with drawn(
+        path, extra=_EXTRA, size=size, nrows=len(rows), ncols=columns, squeeze=False
+    ) as grid:
+        for place, axes in np.ndenumerate(grid):
+            row, column = place
+            if column < len(rows[row]):
+                _disc(axes, rows[row][column], projection)
+            else:
+                axes.set_axis_off()
+        _legend(grid[0][0].figure)
+
+
+def draw_receptive_fields(fields: Mapping[str, ReceptiveField], path: Path) -> None:
+    """Draw figure 4: maps over X-Y and X-T for each model, and the curves over time in one.
+
+    Args:
+        fields: by the name of the model.
+        path: ends in .png or .svg.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    names = [f"{kind}{number}" for kind in "st" for number in range(len(fields))]
+    count = len(fields)
+    # As wide as two maps at least, or the legend does not fit.
+    blanks = ["."] * max(0, 2 - count)
+    mosaic = [names[:count] + blanks, names[count:] + blanks, ["time"] * (count + len(blanks))]
+    size = (2.1 * max(count, 2) + 0.8, 6.4)
+    heights = {"height_ratios": [1.0, 0.8, 1.1]}
+    with drawn(path, extra=_EXTRA, size=size, mosaic=mosaic, **heights) as axes:
+        for number, (name, field) in enumerate(fields.items()):
+            _map_of_space(axes[f"s{number}"], name, field, first=number == 0)
+            _map_of_time(axes[f"t{number}"], field, first=number == 0)
+        _curves(axes["time"], fields)
+
+
+def _rows(layers: Sequence[LayerFilters]) -> list[list[LayerFilters]]:
+    """A row for each stage; of a stage with many layers, several."""
+    rows: list[list[LayerFilters]] = []
+    for layer in layers:
+        if not rows or rows[-1][-1].stage != layer.stage or len(rows[-1]) == _COLUMNS:
+            rows.append([])
+        rows[-1].append(layer)
+    return rows
+
+
+def _disc(axes: Any, layer: LayerFilters, projection: Projection) -> None:
+    picture = density(layer.primary, projection=projection)
+    axes.imshow(
+        np.sqrt(picture),  # of densities, so that thin ones are seen
+        origin="lower",
+        extent=(-1, 1, -1, 1),
+        cmap="viridis",
+        vmin=0.0,
+        interpolation="bilinear",
+    )
+    turn = np.linspace(0, 2 * np.pi, 181)
+    axes.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=0.8)
+    for marker, places in _markers(layer.length, projection).items():
+        colour = _CENTRE if marker == "^" else "white"
+        axes.plot(
+            *zip(*places, strict=True),
+            marker,
+            color=colour,
+            markeredgecolor="black",
+            markeredgewidth=0.5,
+            markersize=5,
+            linestyle="none",
+            clip_on=False,
+        )
+    taps = " ".join(f"{100 * share:.0f}" for share in layer.energy_per_tap)
+    axes.set_title(f"{layer.name}\n{taps}", fontsize=6.5)
+    axes.set(xlim=(-1.12, 1.12), ylim=(-1.12, 1.12), xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _markers(length: int, projection: Projection) -> dict[str, list[tuple[float, float]]]:
+    """Where the axes of figure 1 are on the disc, and the centre filter."""
+    markers = {"o": [(0.0, 1.0), (0.0, -1.0)], "s": [(1.0, 0.0), (-1.0, 0.0)], "D": [(0.0, 0.0)]}
+    if length % 2:
+        # The centre frame has no 1st differential; of its other two coordinates, the unit vector.
+        average, second = 1.0, np.sqrt(2.0)
+        x, y = np.array([0.0]), np.array([average / np.hypot(average, second)])
+        if projection == "lambert":
+            x, y = lambert(x, y)
+        markers["^"] = [(float(x[0]), float(y[0]))]
+    return markers
+
+
+def _legend(figure: Any) -> None:
+    from matplotlib.lines import Line2D
+
+    signs = {
+        "o": "average",
+        "s": "1st differential",
+        "D": "2nd differential",
+        "^": "centre frame",
+    }
+    handles = [
+        Line2D(
+            [],
+            [],
+            marker=marker,
+            linestyle="none",
+            markersize=5,
+            color=_CENTRE if marker == "^" else "white",
+            markeredgecolor="black",
+            label=label,
+        )
+        for marker, label in signs.items()
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        labelcolor=GREY,
+        fontsize=7,
+        title="numbers: energy in each frame, %. Opposite points of a rim are the same filter.",
+        title_fontproperties={"size": 7},
+    ).get_title().set_color(GREY)
+
+
+def _map_of_space(axes: Any, name: str, field: ReceptiveField, *, first: bool) -> None:
+    space = field.over_space
+    axes.imshow(space, cmap="viridis", interpolation="nearest")
+    down, across = field.spread_px
+    axes.set_title(f"{name}\nX-Y, sd {across:.0f} x {down:.0f} px", fontsize=7)
+    axes.set_xlabel("x, px", fontsize=7)
+    if first:
+        axes.set_ylabel("y, px", fontsize=7)
+    axes.tick_params(labelsize=6)
+
+
+def _map_of_time(axes: Any, field: ReceptiveField, *, first: bool) -> None:
+    axes.imshow(field.over_x_and_time, cmap="viridis", aspect="auto", interpolation="nearest")
+    axes.set_title("X-T", fontsize=7)
+    axes.set_xlabel("x, px", fontsize=7)
+    if first:
+        axes.set_ylabel("frame", fontsize=7)
+    axes.tick_params(labelsize=6)
+
+
+def _curves(axes: Any, fields: Mapping[str, ReceptiveField]) -> None:
+    for (name, field), colour in zip(fields.items(), _cycled(len(fields)), strict=True):
+        curve = field.over_time
+        offset = np.arange(len(curve)) - len(curve) // 2
+        label = (
+            f"{name}: sd {field.spread_frames:.2f} frames, {field.spread_seconds:.2f} s; "
+            f"could see {field.theoretical[0]} frames"
+        )
+        axes.plot(offset, curve, color=colour, marker="o", markersize=2, label=label)
+    axes.set_xlabel("frame of the clip, from the centre", fontsize=8)
+    axes.set_ylabel("share of the gradient", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.2)
+    axes.legend(
+        frameon=False, labelcolor=GREY, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2)
+    )
+
+
+def _cycled(count: int) -> list[str]:
+    return [_COLOURS[number % len(_COLOURS)] for number in range(count)]

@@ -1,0 +1,196 @@
+"""Section 5 of the paper: the effective receptive field, what the network sees in space and time.
+
+After Luo et al. (NeurIPS 2016): the gradient of the unit in the centre of the last feature map
+with respect to the input, over many clips.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stdeploy.analysis.filters import spread
+from stdeploy.errors import ArtifactError
+from stdeploy.models.base import ActionModel
+from stdeploy.models.registry import build
+from stdeploy.spec import ClipSpec, ModelSpec
+
+Array = NDArray[np.float64]
+
+_ONE_CHANNEL = 1e-6  # a width at which every layer has one channel
+
+
+@dataclasses.dataclass(frozen=True)
+class ReceptiveField:
+    """The effective receptive field of the centre unit, over one or many clips.
+
+    Attributes:
+        density: mean over clips of |d unit / d pixel|, summed over colours, (T, H, W);
+            sums to 1.
+        clips: how many.
+        interval_seconds: time between two of the T frames.
+        theoretical: extents (frames, pixels, pixels) that the centre unit could see of an
+            endless clip; the clip may be shorter.
+    """
+
+    density: Array
+    clips: int
+    interval_seconds: float
+    theoretical: tuple[int, int, int]
+
+    @property
+    def over_time(self) -> Array:
+        """Marginal over the frames, (T,), sums to 1 (figure 4b)."""
+        return np.asarray(self.density.sum(axis=(1, 2)))
+
+    @property
+    def over_space(self) -> Array:
+        """Marginal over Y and X, (H, W), sums to 1 (figure 4a, above)."""
+        return np.asarray(self.density.sum(axis=0))
+
+    @property
+    def over_x_and_time(self) -> Array:
+        """Marginal over frames and X, (T, W), sums to 1 (figure 4a, below)."""
+        return np.asarray(self.density.sum(axis=1))
+
+    @property
+    def spread_frames(self) -> float:
+        """Standard deviation along time, in frames of the clip (figure 4b, legend)."""
+        return spread(self.over_time)
+
+    @property
+    def spread_seconds(self) -> float:
+        """Standard deviation along time, in seconds."""
+        return self.spread_frames * self.interval_seconds
+
+    @property
+    def spread_px(self) -> tuple[float, float]:
+        """Standard deviations along Y and X, in pixels."""
+        space = self.over_space
+        return spread(space.sum(axis=1)), spread(space.sum(axis=0))
+
+
+def receptive_field(
+    model: ActionModel,
+    clip: ClipSpec,
+    inputs: Iterable[Tensor],
+    progress: Callable[[int], None] = lambda _: None,
+) -> ReceptiveField:
+    """Measure the effective receptive field.
+
+    The unit is the mean over all channels of the features at the centre frame and pixel, before
+    the pooling of the head. Its gradient is taken in evaluation mode; the absolute value is
+    taken before clips are averaged, since gradients of either sign show that a pixel is seen.
+
+    Args:
+        model: fused or not; its weights and mode are left as they are.
+        clip: what it sees.
+        inputs: normalised clips, (3, T, H, W) each.
+        progress: is told how many clips are done.
+
+    Raises:
+        ArtifactError: the gradient is 0 or not finite.
+    """
+    total: Array | None = None
+    count = 0
+    was_training = model.training
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    model.eval().requires_grad_(False)
+    try:
+        for one in inputs:
+            gradient = _gradient(model, one[None]).abs().sum(dim=1)[0]
+            total = gradient.double().numpy() + (0.0 if total is None else total)
+            count += 1
+            progress(count)
+    finally:
+        model.train(was_training)
+        for parameter, want in zip(model.parameters(), wanted, strict=True):
+            parameter.requires_grad_(want)
+    if total is None or not np.isfinite(total).all() or not total.sum() > 0:
+        raise ArtifactError(
+            f"the gradient of the centre unit is 0 or not finite over {count} clip(s); are the "
+            "weights those of a trained network?"
+        )
+    return ReceptiveField(
+        density=total / total.sum(),
+        clips=count,
+        interval_seconds=clip.interval_seconds,
+        theoretical=theoretical_extents(model.spec),
+    )
+
+
+def gaussian_clips(clip: ClipSpec, count: int, seed: int = 0) -> Iterator[Tensor]:
+    """Clips of independent standard normal numbers, which need no video.
+
+    Yields:
+        (3, T, H, W) each.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shape = (3, clip.num_frames, clip.crop_px, clip.crop_px)
+    for _ in range(count):
+        yield torch.randn(shape, generator=generator)
+
+
+def theoretical_extents(spec: ModelSpec) -> tuple[int, int, int]:
+    """How much the centre unit could see of an endless clip.
+
+    Measured on a network of one channel in which every weight is positive and every pool
+    averages, so that no path cancels another: what has a gradient there can be seen.
+
+    >>> theoretical_extents(ModelSpec(architecture="i3d-resnet18", num_classes=2,
+    ...                               temporal_lengths=(1, 1, 3, 3, 5), branches="single"))
+    (33, 435, 435)
+
+    Returns:
+        Extents in frames, and pixels down and across.
+    """
+    single = {"branches": "single", "eta": 1.0, "width": _ONE_CHANNEL, "num_classes": 1}
+    model = build(spec.model_copy(update=single | {"fused": True})).eval()
+    _see_everything(model)
+    frames, side = _extent(model, axis=0, size=64), _extent(model, axis=1, size=512)
+    return frames, side, side
+
+
+def _gradient(model: ActionModel, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    with torch.enable_grad():
+        features = model.forward_features(x)
+        centre = [size // 2 for size in features.shape[2:]]
+        unit = features[0, :, centre[0], centre[1], centre[2]].mean()
+    (gradient,) = torch.autograd.grad(unit, x)
+    return gradient
+
+
+def _see_everything(model: nn.Module) -> None:
+    """Positive weights and averages, in place."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Conv3d):
+            nn.init.constant_(module.weight, 1.0 / module.weight[0].numel())
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.MaxPool3d):
+            parent, _, attribute = name.rpartition(".")
+            pool = nn.AvgPool3d(module.kernel_size, module.stride, module.padding)
+            setattr(model.get_submodule(parent), attribute, pool)
+
+
+def _extent(model: ActionModel, *, axis: int, size: int) -> int:
+    """How far the gradient reaches along time (axis 0) or space (axis 1).
+
+    Args:
+        model: see above.
+        axis: that is looked along.
+        size: of the clip on that axis to begin with; it is doubled until the border is unseen.
+    """
+    while True:
+        # On the other axes as much as the deepest layers need to have a kernel's size.
+        shape = (1, 3, size, 128, 128) if axis == 0 else (1, 3, 32, size, 128)
+        gradient = _gradient(model, torch.ones(shape))[0].abs()
+        reached = (gradient.sum(dim=(0, 2, 3)) if axis == 0 else gradient.sum(dim=(0, 1, 3))) > 0
+        places = torch.nonzero(reached).flatten()
+        if places[0] > 0 and places[-1] < size - 1:
+            return int(places[-1] - places[0]) + 1
+        size *= 2

@@ -1,0 +1,108 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from stdeploy.analysis.report import write_report
+from stdeploy.errors import ArtifactError
+from stdeploy.export.onnx import export_onnx
+from stdeploy.fuse import fuse_file
+from stdeploy.models.checkpoint import save_checkpoint
+from tests.conftest import card_of, tiny_model
+
+
+class Page(HTMLParser):
+    """The text, the pictures and the addresses of a page; and whether its tags are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.addresses: list[str] = []
+        self.identities: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.identities += [value or "" for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    model = tiny_model(branches="multi", temporal_lengths=(1, 3, 3, 3, 5))
+    card = card_of(model).model_copy(
+        update={
+            "labels": ("<b>one</b>", "two", "three", "four", "five"),
+            "metrics": {"validation_top1": 0.875},
+        }
+    )
+    save_checkpoint(folder / "net.pt", model, card)
+    fuse_file(folder / "net.pt")
+    export_onnx(folder / "net.fused.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    done: list[float] = []
+    write_report(
+        [folder / "net.pt", folder / "net.fused.safetensors", folder / "net.onnx"],
+        folder / "report.html",
+        clips=2,
+        progress=lambda part, whole: done.append(part / whole),
+    )
+    assert done == sorted(done)
+    assert done[-1] == 1.0
+    return Page((folder / "report.html").read_text())
+
+
+def test_page_needs_nothing_beside_it(page: Page) -> None:
+    assert not page.open
+    assert page.addresses
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+
+
+def test_page_has_every_artifact_and_what_is_known_of_it(page: Page) -> None:
+    for name in ("net.pt", "net.fused.safetensors", "net.onnx"):
+        assert name in page.text
+    assert "validation top1 87.5 %" in page.text
+    assert re.search(r"Temporal lengths that its filters ask for.* \d-\d-\d-\d-\d", page.text)
+    assert "conv5, t = 5" in page.text
+    assert page.text.count("Cost of a clip") == 3
+    assert "nothing to compare with" in page.text  # net.pt has no parent
+    assert re.search(r"\d+ checks, the nearest to its limit \d\.\de-\d\d of 1e-", page.text)
+
+
+def test_page_says_what_is_left_out_and_why(page: Page) -> None:
+    (reason,) = re.findall(r"Left out: ([^.]*\.onnx[^;]*)", page.text)
+    assert "holds no weights for torch" in reason
+
+
+def test_labels_are_text_not_tags(page: Page) -> None:
+    assert "<b>one</b>" in page.text
+
+
+def test_headings_have_names_of_their_own(page: Page) -> None:
+    assert len(set(page.identities)) == len(page.identities) > 10
+
+
+def test_a_file_that_is_no_artifact_leaves_no_page(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"nothing")
+    with pytest.raises(ArtifactError, match=r"a\.pt"):
+        write_report([folder / "net.pt", tmp_path / "a.pt"], tmp_path / "r.html", clips=1)
+    assert not (tmp_path / "r.html").exists()
