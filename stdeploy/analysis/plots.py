@@ -185,12 +185,16 @@ def _curves(axes: Any, fields: Mapping[str, ReceptiveField]) -> None:
             f"could see {field.theoretical[0]} frames"
         )
         axes.plot(offset, curve, color=colour, marker="o", markersize=2, label=label)
-    axes.set_xlabel("frame of the clip, from the centre", fontsize=8)
+        for side in (-0.5, 0.5):
+            limit = side * field.theoretical[0]
+            if offset[0] <= limit <= offset[-1]:  # in a short clip it sees to both ends
+                axes.axvline(limit, color=colour, linestyle=":", linewidth=0.8)
+    axes.set_xlabel("frame of the clip, from the centre (dotted: could see)", fontsize=8)
     axes.set_ylabel("share of the gradient", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.2)
     axes.legend(
-        frameon=False, labelcolor=GREY, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2)
+        frameon=False, labelcolor=GREY, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.25)
     )
 
 

@@ -4,7 +4,7 @@ from importlib.resources import files
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
@@ -14,7 +14,7 @@ from stdeploy import __version__
 from stdeploy.serve import inference_protocol, probes, v1
 from stdeploy.serve.desk import Desk
 from stdeploy.serve.middleware import Linger, Reception
-from stdeploy.serve.refusal import RefusalError, in_words
+from stdeploy.serve.refusal import MOST_SHOWN, RefusalError, in_words
 
 _PAGE = str(files("stdeploy.serve") / "page")
 _INDEX = "index.html"
@@ -26,7 +26,6 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def application(desk: Desk, *, api_key: str | None, own_metrics: bool) -> FastAPI:
@@ -55,11 +54,7 @@ def application(desk: Desk, *, api_key: str | None, own_metrics: bool) -> FastAP
     async def page() -> Response:
         return FileResponse(f"{_PAGE}/{_INDEX}", headers=_PAGE_HEADERS)
 
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http_error)
-    # The last one added is the outermost.
-    app.add_middleware(Reception, metrics=desk.metrics, api_key=api_key)
-    app.add_middleware(Linger)
+    _surround(app, desk, api_key)
     return app
 
 
@@ -68,6 +63,7 @@ def metrics_application(desk: Desk) -> FastAPI:
     app = FastAPI(openapi_url=None)
     app.include_router(probes.routes(desk.life))
     app.include_router(probes.metrics_routes(desk.metrics))
+    _surround(app, desk, api_key=None)
     return app
 
 
@@ -82,12 +78,29 @@ class _Assets(StaticFiles):
         return answer
 
 
+def _surround(app: FastAPI, desk: Desk, api_key: str | None) -> None:
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    # The last one added is the outermost.
+    app.add_middleware(Reception, metrics=desk.metrics, api_key=api_key)
+    app.add_middleware(Linger)
+
+
 async def _invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     raise RefusalError("invalid", in_words(error.errors()[0]))
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    refused = RefusalError(_CODES.get(error.status_code, "bad_request"), str(error.detail))
-    return JSONResponse(refused.to_record(), error.status_code, error.headers)
+    headers = error.headers or {}
+    path = request.url.path[:MOST_SHOWN]
+    if error.status_code == 405:
+        raise RefusalError(
+            "method_not_allowed",
+            f"{path!r} takes no {request.method}; {headers.get('Allow', 'GET')} is allowed",
+            headers=headers,
+        )
+    if error.status_code == 404:
+        raise RefusalError("not_found", f"there is nothing at {path!r}")
+    raise RefusalError("bad_request", str(error.detail))

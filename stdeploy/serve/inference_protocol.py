@@ -8,13 +8,12 @@ classes. Specification: github.com/kserve/open-inference-protocol.
 import asyncio
 import dataclasses
 import itertools
-import json
 import time
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from numpy.typing import NDArray
 from pydantic_core import from_json
 
@@ -23,7 +22,7 @@ from stdeploy.prediction import Logits
 from stdeploy.serve.desk import Desk
 from stdeploy.serve.job import Job
 from stdeploy.serve.refusal import RefusalError
-from stdeploy.serve.schemas import REFUSED
+from stdeploy.serve.schemas import REFUSED, Json, as_json
 from stdeploy.serve.service import Model
 
 VERSION = "1"
@@ -65,7 +64,7 @@ class _Asked:
 
 def routes(desk: Desk) -> APIRouter:
     """The routes of /v2."""
-    router = APIRouter(prefix="/v2", responses=REFUSED)
+    router = APIRouter(prefix="/v2", responses=REFUSED, default_response_class=Json)
 
     def known(model: str, version: str | None) -> Model:
         there = desk.service().model
@@ -83,11 +82,11 @@ def routes(desk: Desk) -> APIRouter:
     @router.get("/health/live", summary="Whether it lives")
     async def live() -> Response:
         failure = desk.life.failure
-        return JSONResponse({"live": failure is None}, 200 if failure is None else 503)
+        return Json({"live": failure is None}, 200 if failure is None else 503)
 
     @router.get("/health/ready", summary="Whether it takes requests")
     async def ready() -> Response:
-        return JSONResponse(
+        return Json(
             # "live" stands in the specification, and clients may look for it.
             {"ready": desk.life.ready, "live": desk.life.ready},
             200 if desk.life.ready else 503,
@@ -321,7 +320,7 @@ def _answer(asked: _Asked, logits: NDArray[np.float32], model: Model) -> Respons
     }
     if asked.id is not None:
         answer["id"] = asked.id
-    text = json.dumps(answer).encode()
+    text = as_json(answer)
     if not behind:
         return Response(text, media_type="application/json")
     return Response(

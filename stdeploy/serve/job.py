@@ -14,12 +14,15 @@ class Job:
     Attributes:
         left_network: when its last clip left the network, of the same clock.
         waited: seconds that it spent in queues so far: for its "turn", a "decoder", the "network".
+        worked: seconds in which it was worked on so far, by "decode" and "infer"; these go on side
+            by side.
     """
 
     def __init__(self, client: str, deadline: float) -> None:
         self.client = client
         self.deadline = deadline
         self.waited = {"turn": 0.0, "decoder": 0.0, "network": 0.0}
+        self.worked = {"decode": 0.0, "infer": 0.0}
         self.left_network = 0.0
         self._given_up = threading.Event()
 

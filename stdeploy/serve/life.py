@@ -1,5 +1,6 @@
 """Whether the server lives, is ready, and when it goes."""
 
+import asyncio
 from typing import Literal
 
 from stdeploy.serve.admission import Admission
@@ -20,11 +21,13 @@ class Life:
     Attributes:
         phase: starting, until the golden clip has passed; ready; draining, once told to go.
         service: there from the second phase on.
+        over: set when no answer is waited for any longer; what still runs is broken off.
     """
 
     def __init__(self, admission: Admission, metrics: Metrics, network_seconds: float) -> None:
         self.phase: Phase = "starting"
         self.service: Service | None = None
+        self.over = asyncio.Event()
         self._network_seconds = network_seconds
         metrics.in_progress.set_function(lambda: admission.inside)
         metrics.ready.set_function(lambda: float(self.ready))

@@ -23,6 +23,8 @@ class Metrics:
     """
 
     def __init__(self) -> None:
+        # When a counter was made is when the process was, which `process_start_time_seconds` says.
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = prometheus.CollectorRegistry()
         self.requests = prometheus.Counter(
             "stdeploy_requests", "Answers.", ("route", "status"), registry=self.registry

@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import json
 import logging
 import re
 import time
@@ -15,11 +14,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stdeploy.serve import logs
 from stdeploy.serve.desk import GoneError
 from stdeploy.serve.metrics import Metrics
-from stdeploy.serve.refusal import RefusalError
+from stdeploy.serve.refusal import MOST_SHOWN, RefusalError
 
-_log = logging.getLogger("stdeploy.serve.requests")
+_log = logging.getLogger(logs.REQUESTS)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PROTECTED = ("/v1", "/v2")
+# Asked by orchestrators, which hold no key, and again and again.
+_PROBES_OF_V2 = ("/v2/health/live", "/v2/health/ready")
+_PROBES = ("/livez", "/readyz", "/startupz", "/metrics", *_PROBES_OF_V2)
 _CLIENT_GONE = 499  # as nginx logs it; nobody sees it
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 64 * 2**20
@@ -38,6 +40,7 @@ class Reception:
         self._app = app
         self._metrics = metrics
         self._api_key = api_key.encode() if api_key is not None else None
+        self._last: dict[str, int] = {}  # what each probe was answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -49,15 +52,19 @@ class Reception:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         token = logs.request_id.set(request_id)
         start = time.monotonic()
+        end: float | None = None
         status = 0
+        code: str | None = None
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, end
             if message["type"] == "http.response.start":
                 status = message["status"]
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-ID"] = request_id
                 answer["X-Content-Type-Options"] = "nosniff"
+            elif not message.get("more_body"):
+                end = time.monotonic()  # before `Linger` waits for the rest of a body
             await send(message)
 
         try:
@@ -66,32 +73,37 @@ class Reception:
         except GoneError:
             status = _CLIENT_GONE
         except RefusalError as error:
+            code = error.code
             await refuse(error, self._metrics, send_with_id)
         except asyncio.CancelledError:  # the server ends, and cannot wait any longer
             if status:
                 _log.warning("an answer was broken off, because the server ends")
                 return
             gone = RefusalError("draining", "the server has stopped", retry_after_seconds=5)
+            code = gone.code
             await refuse(gone, self._metrics, send_with_id)
         except Exception:
             _log.exception("a request failed")
             if status:
                 raise  # half an answer is out already
-            await refuse(
-                RefusalError("failed", "the server made a mistake"), self._metrics, send_with_id
-            )
+            failed = RefusalError("failed", "the server made a mistake")
+            code = failed.code
+            await refuse(failed, self._metrics, send_with_id)
         finally:
-            self._end(scope, status, time.monotonic() - start)
+            self._end(scope, status, code, (end or time.monotonic()) - start)
             logs.request_id.reset(token)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        if scope["method"] not in ("GET", "HEAD") and (
-            headers.get("sec-fetch-site") in ("cross-site", "same-site")
-        ):
+        if scope["method"] not in ("GET", "HEAD") and _is_of_another_site(headers):
             # A page of another site could let a visitor's browser work here unasked.
-            raise RefusalError("cross_site", "pages of other sites may not ask this server")
+            origin = headers.get("origin", "")[:MOST_SHOWN]
+            raise RefusalError(
+                "cross_site",
+                f"a page of another site asked (Origin {origin!r}); only the page of this server "
+                "may, and programs that are no browser",
+            )
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if self._api_key is None or not path.startswith(_PROTECTED):
+        if self._api_key is None or not path.startswith(_PROTECTED) or path in _PROBES_OF_V2:
             return
         kind, _, token = headers.get("authorization", "").partition(" ")
         key = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
@@ -100,13 +112,15 @@ class Reception:
                 "unauthorized", "the API key is missing or wrong; send Authorization: Bearer KEY"
             )
 
-    def _end(self, scope: Scope, status: int, seconds: float) -> None:
+    def _end(self, scope: Scope, status: int, code: str | None, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or "other"
         self._metrics.requests.labels(route, status).inc()
-        quiet = route in ("/livez", "/readyz", "/startupz", "/metrics") and status == 200
+        code = code or scope.get("state", {}).get("refused")  # a stream says so after its head
+        known = route in _PROBES and status == self._last.get(route, 200)
+        self._last[route] = status
         client = scope.get("client")
         _log.log(
-            logging.DEBUG if quiet else logging.INFO,
+            logging.DEBUG if known else logging.INFO,
             "request",
             extra={
                 "method": scope["method"],
@@ -114,6 +128,7 @@ class Reception:
                 "status": status,
                 "seconds": round(seconds, 4),
                 "client": client[0] if client else None,
+                **({} if code is None else {"code": code}),
             },
         )
 
@@ -167,11 +182,29 @@ class Linger:
 async def refuse(error: RefusalError, metrics: Metrics, send: Send) -> None:
     """Answer with an error."""
     metrics.rejections.labels(error.code).inc()
-    body = json.dumps(error.to_record()).encode()
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-    raw = [(k.lower().encode(), v.encode()) for k, v in (headers | error.headers).items()]
+    body = error.body
+    headers = {**error.headers, "Content-Length": str(len(body))}
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
+
+
+def _is_of_another_site(headers: Headers) -> bool:
+    """Whether a browser asks for a page that is not ours.
+
+    Browsers say so themselves (Fetch Metadata), but not old ones, and none to a server that is
+    reached by plain HTTP under another name than localhost; all send `Origin` with a POST.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("cross-site", "same-site")
+    origin = headers.get("origin")
+    if origin is None:
+        return False
+    # Some proxies replace Host. A browser lets no page of another site send X-Forwarded-Host: it
+    # asks the server first (CORS), which does not allow it.
+    ours = (headers.get("host"), headers.get("x-forwarded-host", "").partition(",")[0].strip())
+    return origin.partition("://")[2].lower() not in [host.lower() for host in ours if host]
 
 
 async def _throw_away(receive: Receive, done: Callable[[], bool]) -> None:

@@ -206,7 +206,12 @@ class SharedRuntime(ClosesOnExit):
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Network.run`."""
-        return self._network.run(frames, self._job)
+        job = self._job
+        start, waited = time.monotonic(), job.waited["network"]
+        logits = self._network.run(frames, job)
+        waited = job.waited["network"] - waited
+        job.worked["infer"] += time.monotonic() - start - waited
+        return logits
 
 
 def _together(batch: Sequence[_Clip]) -> NDArray[np.uint8]:

@@ -1,11 +1,11 @@
 """What orchestrators and Prometheus ask."""
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from stdeploy.serve.life import Life
 from stdeploy.serve.metrics import Metrics
-from stdeploy.serve.schemas import Health
+from stdeploy.serve.schemas import Health, Json
 
 
 def routes(life: Life) -> APIRouter:
@@ -41,9 +41,9 @@ def metrics_routes(metrics: Metrics) -> APIRouter:
     return router
 
 
-def _health(status: str, reason: str | None) -> JSONResponse:
+def _health(status: str, reason: str | None) -> Response:
     # No cache may answer for us.
-    return JSONResponse(
+    return Json(
         Health(status=status, reason=reason).model_dump(),
         503 if reason else 200,
         {"Cache-Control": "no-store"},

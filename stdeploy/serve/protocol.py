@@ -1,10 +1,13 @@
 """uvicorn's HTTP/1.1 with what it lacks: a clock for the head of a request, and a door."""
 
 import asyncio
-from typing import Any
+import collections
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from stdeploy.serve.refusal import error_json
 
 _MOST_AHEAD = 65_536  # bytes of later requests that a client may send before it is answered
 _JSON = (b"content-type", b"application/json")
@@ -19,7 +22,8 @@ def guarded_protocol(
         header_seconds: in which the head of a request has to be there, from the first moment of
             a connection or the first byte of a later request.
         unread_seconds: that an answer may wait for a client that does not read it.
-        max_connections: open at once; a further one is closed.
+        max_connections: open at once; a further one is closed, or, where another address has more
+            of them than its own, takes the place of one of these.
     """
 
     class Guarded(H11Protocol):
@@ -28,7 +32,7 @@ def guarded_protocol(
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > max_connections:
+            if len(self.connections) > max_connections and not self._has_taken_a_place():
                 self._refuse(503, "there are too many connections", "full")
                 return
             self._watch()
@@ -69,6 +73,31 @@ def guarded_protocol(
             sentence = f"this is no HTTP request, or its head is larger than {limit} bytes"
             self._refuse(400, sentence, "bad_request")
 
+        def _has_taken_a_place(self) -> bool:
+            """Close a connection of the address that has the most, where that has more than ours.
+
+            One that waits for an answer is left alone.
+            """
+            connections = cast("set[Guarded]", self.connections)
+            held = collections.Counter(other.address for other in connections)
+            most = held.most_common(1)[0][0]
+            if held[most] <= held[self.address]:
+                return False
+            for other in connections:
+                if other.address == most and not other.waits_for_an_answer:
+                    other.transport.abort()
+                    return True
+            return False
+
+        @property
+        def address(self) -> str | None:
+            return self.client[0] if self.client else None
+
+        @property
+        def waits_for_an_answer(self) -> bool:
+            cycle = self.cycle
+            return bool(cycle and not cycle.more_body and not cycle.response_complete)
+
         def _watch(self) -> None:
             """Let the clock run while a head is awaited."""
             awaited = self.cycle is None or self.cycle.response_complete
@@ -91,7 +120,7 @@ def guarded_protocol(
             """Answer without having a request, and close."""
             if self.transport.is_closing():
                 return
-            body = f'{{"error": "{sentence}", "code": "{code}", "request_id": null}}'.encode()
+            body = error_json(sentence, code)
             headers = [_JSON, (b"connection", b"close"), (b"content-length", b"%d" % len(body))]
             events: list[Any] = [
                 h11.Response(status_code=status, headers=headers),

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stdeploy.serve import logs
+from stdeploy.serve.schemas import ClassifyOptions, as_json
 
 # Code -> status. The codes are what programs and metrics see; the sentences are for people.
 STATUS: Mapping[str, int] = MappingProxyType(
@@ -31,13 +32,27 @@ STATUS: Mapping[str, int] = MappingProxyType(
 )
 
 
+_KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}
+MOST_SHOWN = 100  # characters of what a client sent
+
+
 def in_words(found: Mapping[str, Any]) -> str:
-    """An error of pydantic as a sentence: which option, its value, what is allowed."""
-    name = ".".join(str(part) for part in found["loc"] if part not in ("query", "body", "path"))
-    if found["type"] == "extra_forbidden":
-        return f"there is no option {name!r}"
-    value = str(found.get("input"))[:100]
-    return f"{name} = {value!r}: {found['msg']}"
+    """An error of `ClassifyOptions` as a sentence: which option, its value, what is allowed.
+
+    Example: "views = '1000': a whole number from 1 to 64 is allowed".
+    """
+    name = str(found["loc"][-1])[:MOST_SHOWN]
+    options = ClassifyOptions.model_json_schema()["properties"]
+    if name not in options:
+        return f"there is no option {name!r}; there are {', '.join(options)}"
+    schema = options[name]
+    schema = schema.get("anyOf", [schema])[0]
+    allowed = _KINDS[schema["type"]]
+    if "maximum" in schema:
+        allowed += f" from {schema['minimum']:g} to {schema['maximum']:g}"
+    elif "minimum" in schema:
+        allowed += f" of at least {schema['minimum']:g}"
+    return f"{name} = {str(found['input'])[:MOST_SHOWN]!r}: {allowed} is allowed"
 
 
 class RefusalError(Exception):
@@ -47,26 +62,40 @@ class RefusalError(Exception):
         code: one of `STATUS`.
         sentence: what was wrong, the value, what is allowed; no path of this host.
         retry_after_seconds: when to ask again.
+        headers: of the answer, beside those that go with the code.
     """
 
-    def __init__(self, code: str, sentence: str, *, retry_after_seconds: int | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        sentence: str,
+        *,
+        retry_after_seconds: int | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(sentence)
         self.code = code
         self.status = STATUS[code]
         self.sentence = sentence
         self.retry_after_seconds = retry_after_seconds
+        self._headers = headers
 
-    def to_record(self) -> dict[str, str | None]:
-        """The body of the answer; "error" is what the Open Inference Protocol asks for."""
-        return {
-            "error": self.sentence,
-            "code": self.code,
-            "request_id": logs.request_id.get(),
-        }
+    @property
+    def body(self) -> bytes:
+        """Of the answer; "error" is what the Open Inference Protocol asks for."""
+        return error_json(self.sentence, self.code)
 
     @property
     def headers(self) -> dict[str, str]:
         """Of the answer."""
+        headers = {"Content-Type": "application/json", **self._headers}
         if self.retry_after_seconds is not None:
-            return {"Retry-After": str(self.retry_after_seconds)}
-        return {"WWW-Authenticate": "Bearer"} if self.code == "unauthorized" else {}
+            headers["Retry-After"] = str(self.retry_after_seconds)
+        if self.code == "unauthorized":
+            headers["WWW-Authenticate"] = "Bearer"
+        return headers
+
+
+def error_json(sentence: str, code: str) -> bytes:
+    """An error as JSON, with the id of the request where there is one."""
+    return as_json({"error": sentence, "code": code, "request_id": logs.request_id.get()})

@@ -1,7 +1,9 @@
 """What goes over HTTP, as pydantic models: checked when it comes, documented in OpenAPI."""
 
+import json
 from typing import Any
 
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from stdeploy.prediction import Prediction
@@ -9,6 +11,19 @@ from stdeploy.runtime.base import RunsClips
 from stdeploy.serve.job import Job
 from stdeploy.serve.service import Model
 from stdeploy.timeline import Timeline
+
+
+def as_json(content: Any) -> bytes:
+    """Compact JSON and a newline, after which the prompt of a shell stands on its own line."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+class Json(JSONResponse):
+    """An answer in the form of `as_json`."""
+
+    def render(self, content: Any) -> bytes:
+        """See starlette."""
+        return as_json(content)
 
 
 class ClassifyOptions(BaseModel):
@@ -22,7 +37,7 @@ class ClassifyOptions(BaseModel):
     )
     timeline: bool = Field(False, description="Also an answer over time.")
     hop_seconds: float = Field(
-        1.0, ge=0.1, le=3600, description="Between the windows of a timeline."
+        1.0, ge=0.1, le=3600, description="Between the windows of a timeline; only with one."
     )
     stream: bool = Field(
         False,
@@ -73,13 +88,20 @@ class LabelScore(BaseModel):
 
 
 class TimingsMs(BaseModel):
-    """Wall time of each stage, in milliseconds."""
+    """Wall time of each stage, in milliseconds; of a timeline, over all its windows.
+
+    Windows are decoded while others are in the network, so stages can add up to more than the
+    total.
+    """
 
     upload: float
     queue: float = Field(description="Waiting for its turn, a decoding process, the network.")
     decode: float
     infer: float
     total: float
+
+
+_DAMAGED = "Where the frames of a file that breaks off end; the answer is about those before."
 
 
 class Window(BaseModel):
@@ -105,6 +127,7 @@ class Segments(BaseModel):
     """What a timeline comes to."""
 
     duration_seconds: float
+    damaged_after_seconds: float | None = Field(None, description=_DAMAGED)
     hop_seconds: float
     segments: list[Segment]
 
@@ -119,6 +142,7 @@ class End(BaseModel):
     """The last event of a stream; with what its timeline comes to, if one was asked for."""
 
     duration_seconds: float | None = None
+    damaged_after_seconds: float | None = Field(None, description=_DAMAGED)
     hop_seconds: float | None = None
     segments: list[Segment] | None = None
     timings_ms: TimingsMs
@@ -132,6 +156,7 @@ class Classified(BaseModel):
     predictions: list[LabelScore] = Field(description="Best first.")
     views: int
     view_spans_seconds: list[tuple[float, float]]
+    damaged_after_seconds: float | None = Field(None, description=_DAMAGED)
     timings_ms: TimingsMs
     device: str = Field(description="Where the network really ran.")
     timeline: TimelineAnswer | None = None
@@ -167,38 +192,40 @@ class Health(BaseModel):
 def classified(
     prediction: Prediction,
     model: Model,
-    job: Job,
     *,
     request_id: str,
     top_k: int,
-    upload_seconds: float,
-    total_seconds: float,
+    timings_ms: TimingsMs,
 ) -> Classified:
     """An answer from what the library found; the same numbers as `Prediction.to_record`."""
     record = prediction.to_record(top_k)
-    waited = job.waited
     return Classified(
         request_id=request_id,
         model=ModelName(name=model.name, sha256=model.sha256),
         predictions=record["predictions"],
         views=record["views"],
         view_spans_seconds=record["view_spans_seconds"],
+        damaged_after_seconds=record.get("damaged_after_seconds"),
         device=record["device"],
-        timings_ms=TimingsMs(
-            upload=_ms(upload_seconds),
-            queue=_ms(sum(waited.values())),
-            # These hold the time in the queue before them.
-            decode=_ms(prediction.timings_ms["decode"] / 1e3 - waited["decoder"]),
-            infer=_ms(prediction.timings_ms["infer"] / 1e3 - waited["network"]),
-            total=_ms(total_seconds),
-        ),
+        timings_ms=timings_ms,
+    )
+
+
+def timings(job: Job, *, upload_seconds: float, total_seconds: float) -> TimingsMs:
+    """Where the time of a request went so far."""
+    return TimingsMs(
+        upload=_ms(upload_seconds),
+        queue=_ms(sum(job.waited.values())),
+        decode=_ms(job.worked["decode"]),
+        infer=_ms(job.worked["infer"]),
+        total=_ms(total_seconds),
     )
 
 
 def over_time(timeline: Timeline) -> TimelineAnswer:
     """A timeline as the library records it."""
     record = timeline.to_record()
-    return TimelineAnswer(**{name: record[name] for name in TimelineAnswer.model_fields})
+    return TimelineAnswer(**{name: record.get(name) for name in TimelineAnswer.model_fields})
 
 
 def model_info(model: Model, runtime: RunsClips) -> ModelInfo:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -33,18 +34,19 @@ _TICK_SECONDS = 0.05
 
 
 def serve(
-    settings: ServeSettings, artifact: Path, listening: Callable[[str], None] = lambda _url: None
+    settings: ServeSettings, artifact: Path, say: Callable[[str], None] = lambda _line: None
 ) -> None:
     """Answer requests until a signal says that it is enough.
 
-    It listens at once, and is ready when the network has answered the golden clip. On SIGTERM or
-    Ctrl-C it takes no more requests, answers those that are inside, and returns; a second signal
-    ends that too.
+    It listens at once, so that probes are answered, and is ready when the network has answered
+    the golden clip. On SIGTERM or Ctrl-C it takes no more requests, answers those that are
+    inside, and returns; a second signal ends that too.
 
     Args:
         settings: all of them.
         artifact: what classifies.
-        listening: is told the address when connections are taken.
+        say: is told in a line what is opened, once connections are taken, and in another where
+            it answers, once it does.
 
     Raises:
         ArtifactError: the artifact cannot be used.
@@ -58,18 +60,19 @@ def serve(
         uploads = held.enter_context(UploadFolder(settings.upload_folder))
         desk = Desk(settings, uploads)
         separate = settings.metrics_port is not None
-        apps = [(application(desk, api_key=api_key, own_metrics=not separate), settings.port)]
+        app = application(desk, api_key=api_key, own_metrics=not separate)
+        apps = [(app, settings.port, "--port")]
         if settings.metrics_port is not None:
-            apps.append((metrics_application(desk), settings.metrics_port))
+            apps.append((metrics_application(desk), settings.metrics_port, "--metrics-port"))
         servers = []
-        for app, port in apps:
-            door = held.enter_context(_listen(settings.host, port))
+        for app, port, flag in apps:
+            door = held.enter_context(_listen(settings.host, port, flag))
             servers.append((_Server(_loaded_config(app, settings)), door))
-        house = _House(artifact, model, desk, held.pop_all().close)
+        house = _House(artifact, model, desk, say, held.pop_all().close)
         scheme = "https" if settings.tls_certificate else "http"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"{scheme}://{host}:{servers[0][1].getsockname()[1]}"
-        asyncio.run(house.run(servers, lambda: listening(url)))
+        asyncio.run(house.run(servers, url))
 
 
 class _Server(uvicorn.Server):
@@ -88,19 +91,23 @@ class _House:
         artifact: Path,
         model: Model,
         desk: Desk,
+        say: Callable[[str], None],
         release: Callable[[], None],
     ) -> None:
         self._artifact = artifact
         self._model = model
         self._life = desk.life
         self._desk = desk
+        self._say = say
         self._release = release  # uploads and doors
         self._told: list[float] = []  # when to go
 
-    async def run(
-        self, servers: list[tuple[_Server, socket.socket]], listening: Callable[[], None]
-    ) -> None:
+    async def run(self, servers: list[tuple[_Server, socket.socket]], url: str) -> None:
         """Open, answer, drain.
+
+        Args:
+            servers: and where they listen.
+            url: of the first, for people.
 
         Raises:
             StdeployError: the network could not be opened.
@@ -108,7 +115,7 @@ class _House:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._tell)
-        listening()
+        self._say(f"opening {self._artifact} ...")
         tasks = [asyncio.ensure_future(server.serve([door])) for server, door in servers]
         opening = loop.run_in_executor(None, self._open)
         try:
@@ -117,6 +124,7 @@ class _House:
             if opening.done():
                 self._life.opened(opening.result())
                 _log.info("ready", extra={"model": self._model.name, "device": self._device})
+                self._say(f"{self._artifact} at {url}  (Ctrl-C ends it)")
             while not self._told:
                 await asyncio.sleep(_TICK_SECONDS)
                 for task in tasks:
@@ -125,6 +133,7 @@ class _House:
                         raise BackendError("the server has stopped listening")
             await self._drain()
         finally:
+            self._life.over.set()
             for server, _ in servers:
                 server.should_exit = True
             await asyncio.wait(tasks, timeout=_LAST_SECONDS + 1)
@@ -202,8 +211,13 @@ def _loaded_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
 
 
 @contextlib.contextmanager
-def _listen(host: str, port: int) -> Iterator[socket.socket]:
+def _listen(host: str, port: int, flag: str) -> Iterator[socket.socket]:
     """A socket that takes connections.
+
+    Args:
+        host: an address of this host, or its name.
+        port: 0 takes a free one.
+        flag: that chose the port.
 
     Raises:
         BackendError: the address cannot be had.
@@ -217,9 +231,9 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
             door.bind((host, port))
             door.listen(_BACKLOG)  # now, so that who is told the address can connect
         except OSError as error:
+            wrong = flag if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
             raise BackendError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with "
-                "--host and --port"
+                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another {wrong}"
             ) from error
         door.set_inheritable(False)
         yield door

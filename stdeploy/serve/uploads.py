@@ -16,7 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from stdeploy.errors import BackendError
-from stdeploy.serve.refusal import RefusalError
+from stdeploy.serve.refusal import MOST_SHOWN, RefusalError
 from stdeploy.video.containers import HEAD_BYTES, container_of
 
 MULTIPART = "multipart/form-data"
@@ -24,6 +24,7 @@ _RAW = "application/octet-stream"
 _LOCK = ".lock"
 _MOST_FIELD_BYTES = 1024
 _MOST_PARTS = 16
+_SEND_A_FILE = "send the video as a file, in a part named 'file' (curl -F file=@video.mp4)"
 
 
 class Budget:
@@ -128,6 +129,9 @@ class UploadFolder:
 class VideoBody:
     """The body of a request while it comes: one video, raw or as a part of a form.
 
+    In a form the video is the part that has a filename, whatever its name: `file` is what the
+    documentation calls it, and people call it `video` as well.
+
     What it must not be is found at its first bytes, not at its end.
 
     Args:
@@ -162,6 +166,7 @@ class VideoBody:
         self._video_bytes = 0
         self._parts = 0
         self._in_video = False
+        self._has_file = False
         self._ended = False
         self._name = ""
         self._value = bytearray()
@@ -176,7 +181,8 @@ class VideoBody:
         elif not text.startswith("video/") and text != _RAW:
             raise RefusalError(
                 "unsupported_type",
-                f"the content type is {text[:100] or 'missing'!r}; send a video as "
+                f"the content type is {repr(text[:MOST_SHOWN]) if text else 'missing'}; "
+                "send a video as "
                 f"{MULTIPART}, video/* or {_RAW}",
             )
 
@@ -205,6 +211,8 @@ class VideoBody:
         """
         if self._parser is not None and not self._ended:
             raise _bad_form()
+        if self._parser is not None and not self._has_file:
+            raise RefusalError("bad_request", f"the form holds no file; {_SEND_A_FILE}")
         if self._video_bytes == 0:
             raise RefusalError("bad_request", "the body holds no video; it is empty")
         if not self._known:
@@ -266,6 +274,7 @@ class VideoBody:
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._in_video = b"filename" in options
+        self._has_file |= self._in_video
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         if self._in_video and self._video_bytes:
             raise RefusalError("bad_request", "the form holds several files; send one video")
@@ -278,7 +287,8 @@ class VideoBody:
         if len(self._value) > _MOST_FIELD_BYTES:
             raise RefusalError(
                 "bad_request",
-                'a field of the form is too long; send the video as a file, with a "filename"',
+                f"the field {self._name[:MOST_SHOWN]!r} of the form is longer than "
+                f"{_MOST_FIELD_BYTES} bytes and no file; {_SEND_A_FILE}",
             )
 
     def _part_end(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
@@ -23,12 +23,14 @@ from stdeploy.serve.schemas import (
     ClassifyOptions,
     End,
     Error,
+    Json,
     Models,
     TimingsMs,
     Window,
     classified,
     model_info,
     over_time,
+    timings,
 )
 from stdeploy.serve.service import Service
 from stdeploy.serve.uploads import MULTIPART
@@ -37,6 +39,7 @@ from stdeploy.timeline import Cell, TimelineOptions
 _log = logging.getLogger(__name__)
 _STILL_THERE_SECONDS = 10.0  # between comments that keep a quiet stream open
 _VIDEO = {"type": "string", "format": "binary"}
+_FILE = _VIDEO | {"description": "The video; any one part with a filename is taken for it."}
 _BODY = {
     "required": True,
     "content": {
@@ -44,7 +47,7 @@ _BODY = {
             "schema": {
                 "type": "object",
                 "required": ["file"],
-                "properties": {"file": _VIDEO} | ClassifyOptions.model_json_schema()["properties"],
+                "properties": {"file": _FILE} | ClassifyOptions.model_json_schema()["properties"],
                 "additionalProperties": False,
             }
         },
@@ -59,7 +62,7 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 
 def routes(desk: Desk) -> APIRouter:
     """The routes of /v1."""
-    router = APIRouter(prefix="/v1", responses=REFUSED)
+    router = APIRouter(prefix="/v1", responses=REFUSED, default_response_class=Json)
 
     @router.get("/models", summary="What classifies")
     async def models() -> Models:
@@ -79,7 +82,7 @@ def routes(desk: Desk) -> APIRouter:
         async with contextlib.AsyncExitStack() as held:
             video, body = await held.enter_async_context(desk.upload(request))
             uploaded = time.monotonic()
-            options = _with_fields(options, body.fields)
+            options = _whole(options, body.fields)
             client = held.enter_context(desk.admitted(request))
             settings = desk.settings
             slow = options.timeline or options.stream
@@ -91,7 +94,7 @@ def routes(desk: Desk) -> APIRouter:
             if options.stream:
                 return _Events(work.events(), held.pop_all())
             answer = await desk.answer(request, job, work.answer())
-            return JSONResponse(answer.model_dump(mode="json"))
+            return Json(answer.model_dump(mode="json"))
 
     return router
 
@@ -125,7 +128,7 @@ class _Work:
         if self._options.timeline:
             timeline = await self._service.timeline(self._video, self._job, self._over_time())
             answer.timeline = over_time(timeline)
-            answer.timings_ms = self._timings(answer.timings_ms)
+            answer.timings_ms = self._timings()
         self._observe(answer.timings_ms)
         return answer
 
@@ -133,6 +136,7 @@ class _Work:
         """The same bit by bit, as server-sent events."""
         ready: asyncio.Queue[str | None] = asyncio.Queue()
         producer = asyncio.ensure_future(self._produce(ready))
+        breaker = asyncio.ensure_future(self._break_off(producer, ready))
         try:
             while True:
                 try:
@@ -145,6 +149,18 @@ class _Work:
         finally:
             self._job.give_up()
             producer.cancel()
+            breaker.cancel()
+
+    async def _break_off(
+        self, producer: "asyncio.Future[None]", ready: asyncio.Queue[str | None]
+    ) -> None:
+        """Put an error in place of what is still to come, when the server ends."""
+        await self._desk.life.over.wait()
+        if producer.done():
+            return
+        sentence = "the server stops before the video is done; ask another"
+        ready.put_nowait(self._error(RefusalError("draining", sentence)))
+        ready.put_nowait(None)
 
     async def _produce(self, ready: asyncio.Queue[str | None]) -> None:
         loop = asyncio.get_running_loop()
@@ -157,13 +173,13 @@ class _Work:
             async with asyncio.timeout_at(self._job.deadline):
                 answer = await self._classified()
                 ready.put_nowait(_event("prediction", answer))
-                whole: dict[str, Any] = {}
+                whole: dict[str, Any] = {"damaged_after_seconds": answer.damaged_after_seconds}
                 if self._options.timeline:
                     timeline = await self._service.timeline(
                         self._video, self._job, self._over_time(), emit_window
                     )
                     whole = over_time(timeline).model_dump(exclude={"windows"})
-                end = End(**whole, timings_ms=self._timings(answer.timings_ms))
+                end = End(**whole, timings_ms=self._timings())
                 self._observe(end.timings_ms)
                 ready.put_nowait(_event("end", end))
         except Exception as error:
@@ -171,26 +187,25 @@ class _Work:
             if not isinstance(refused, RefusalError):
                 _log.exception("a stream broke")
                 refused = RefusalError("failed", "the server made a mistake")
-            self._desk.metrics.rejections.labels(refused.code).inc()
-            ready.put_nowait(
-                _event(
-                    "error",
-                    Error(error=refused.sentence, code=refused.code, request_id=_request_id()),
-                )
-            )
+            ready.put_nowait(self._error(refused))
         finally:
             ready.put_nowait(None)
+
+    def _error(self, refused: RefusalError) -> str:
+        """The last event of a stream that failed; the status is out, and was 200."""
+        self._desk.metrics.rejections.labels(refused.code).inc()
+        self._request.state.refused = refused.code
+        error = Error(error=refused.sentence, code=refused.code, request_id=_request_id())
+        return _event("error", error)
 
     async def _classified(self) -> Classified:
         prediction = await self._service.classify(self._video, self._job, views=self._options.views)
         return classified(
             prediction,
             self._service.model,
-            self._job,
             request_id=_request_id(),
             top_k=self._options.top_k,
-            upload_seconds=self._uploaded - self._start,
-            total_seconds=time.monotonic() - self._start,
+            timings_ms=self._timings(),
         )
 
     def _over_time(self) -> TimelineOptions:
@@ -200,11 +215,12 @@ class _Work:
         self._desk.metrics.queue.observe(timings_ms.queue / 1e3)
         self._desk.metrics.total.observe(timings_ms.total / 1e3)
 
-    def _timings(self, before: TimingsMs) -> TimingsMs:
-        """With the time of the timeline, whose decoding and inference go on side by side."""
-        total = 1e3 * (time.monotonic() - self._start)
-        queue = 1e3 * sum(self._job.waited.values())
-        return before.model_copy(update={"total": round(total, 1), "queue": round(queue, 1)})
+    def _timings(self) -> TimingsMs:
+        return timings(
+            self._job,
+            upload_seconds=self._uploaded - self._start,
+            total_seconds=time.monotonic() - self._start,
+        )
 
 
 class _Events(StreamingResponse):
@@ -228,18 +244,23 @@ class _Events(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def _with_fields(options: ClassifyOptions, fields: dict[str, str]) -> ClassifyOptions:
+def _whole(options: ClassifyOptions, fields: dict[str, str]) -> ClassifyOptions:
     """Options of the query, and those of the form that the query does not name.
 
     Raises:
-        RefusalError: an option that is not there or not allowed.
+        RefusalError: an option that is not there, not allowed, or without effect.
     """
-    if not fields:
-        return options
     try:
-        return ClassifyOptions(**(fields | options.model_dump(exclude_unset=True)))
+        whole = ClassifyOptions(**(fields | options.model_dump(exclude_unset=True)))
     except ValidationError as error:
         raise RefusalError("invalid", in_words(error.errors()[0])) from error
+    if "hop_seconds" in whole.model_fields_set and not whole.timeline:
+        raise RefusalError(
+            "invalid",
+            f"hop_seconds = {whole.hop_seconds:g} has no effect without a timeline; "
+            "send timeline=1 with it",
+        )
+    return whole
 
 
 def _event(name: str, data: BaseModel) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,37 @@ class Server:
     def resident_bytes(self) -> float:
         return self.metric("process_resident_memory_bytes")
 
+    def decoders(self) -> list[int]:
+        """Its decoding processes."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                try:
+                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                    command = (entry / "cmdline").read_text()
+                except OSError:
+                    continue
+                if int(parent) == self.process.pid and "decode_worker" in command:
+                    found.append(int(entry.name))
+        return found
+
+    @contextlib.contextmanager
+    def decoding_stopped(self) -> Iterator[list[int]]:
+        """While it lasts no video is read, so that requests stay inside on any machine.
+
+        Yields:
+            The processes that stand still.
+        """
+        stopped = self.decoders()
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield stopped
+        finally:
+            for process in stopped:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGCONT)
+
     def wait_until(self, true: Callable[[], bool], seconds: float = 20.0) -> None:
         end = time.monotonic() + seconds
         while not true():
@@ -67,15 +99,29 @@ class Server:
             time.sleep(0.02)
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 @contextlib.contextmanager
 def running(
     artifact: Path, *options: str, ready: bool = True, **variables: str
 ) -> Iterator[Server]:
-    """Start a server on a free port; at the end it is told to go, and has to."""
+    """Start a server on a free port; at the end it is told to go, and has to.
+
+    Args:
+        artifact: what answers.
+        options: of the command line.
+        ready: wait until it says that it answers; otherwise until it listens.
+        variables: of its environment.
+    """
+    port = 0 if ready else free_port()  # what it takes is said when it answers
+    awaited = r" at (http://\S+)" if ready else "^opening "
     with tempfile.TemporaryDirectory() as uploads:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "stdeploy", "serve", "-m", str(artifact), "--port", "0"),
+                *(sys.executable, "-m", "stdeploy", "serve", str(artifact), "--port", str(port)),
                 *("--backend", BACKEND, "--threads", "1", "--upload-folder", uploads, *options),
             ],
             stderr=subprocess.PIPE,
@@ -87,15 +133,14 @@ def running(
         try:
             for line in process.stderr:
                 log.append(line)
-                if found := re.search(r" at (http://\S+)", line):
+                if found := re.search(awaited, line):
                     break
             else:
                 raise AssertionError("".join(log))
             reader = threading.Thread(target=lambda: log.extend(process.stderr), daemon=True)
             reader.start()
-            server = Server(found[1], process, Path(uploads), log)
-            if ready:
-                server.wait_until(lambda: httpx.get(f"{server.url}/readyz").status_code == 200)
+            url = found[1] if ready else f"http://127.0.0.1:{port}"
+            server = Server(url, process, Path(uploads), log)
             yield server
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -128,6 +173,16 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("video") / "long.mp4"
     encode(path, coloured_frames(1500), "libx264")
+    return path
+
+
+@pytest.fixture(scope="session")
+def cut_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that breaks off; its header stands before the frames and announces all of them."""
+    path = tmp_path_factory.mktemp("video") / "cut.mp4"
+    header_first = {"movflags": "faststart"}
+    encode(path, coloured_frames(100), "libx264", container_options=header_first, g="10")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     return path
 
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from stdeploy.card import read_card
 from stdeploy.runtime.base import RuntimeOptions
 from stdeploy.runtime.opening import open_runtime
-from stdeploy.serve.app import application
+from stdeploy.serve.app import application, metrics_application
 from stdeploy.serve.desk import Desk
+from stdeploy.serve.logs import REQUESTS
 from stdeploy.serve.network import Network
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import load
@@ -65,6 +66,7 @@ class House:
         desk = Desk(settings, self.uploads)
         self.life = desk.life
         self.app: FastAPI = application(desk, api_key=None, own_metrics=True)
+        self.metrics_app = metrics_application(desk)
 
     def ask(self, *calls: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
         """Requests at once."""
@@ -109,6 +111,26 @@ def test_before_the_model_is_open_work_is_refused_and_probes_say_so(
     house.life.opened(house.service)
     assert house.get("/readyz").status_code == 200
     assert house.ask(classify(video))[0].status_code == 200
+
+
+def test_a_probe_is_a_line_when_its_answer_changes(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "stdeploy")
+
+    def lines_of(path: str) -> list[int]:
+        caplog.clear()
+        for _ in range(3):
+            house.get(path)
+        return [record.status for record in caplog.records if record.name == REQUESTS]  # type: ignore[attr-defined]
+
+    for path in ("/readyz", "/v2/health/ready"):
+        assert lines_of(path) == [503]
+    assert lines_of("/livez") == lines_of("/metrics") == []
+    house.life.opened(house.service)
+    for path in ("/readyz", "/v2/health/ready"):
+        assert lines_of(path) == [200]
+    assert lines_of("/v1/models") == [200] * 3
 
 
 def test_a_runtime_that_breaks_gives_500_and_turns_liveness_red(house: House, video: Path) -> None:
@@ -165,6 +187,21 @@ def test_what_is_not_there_is_an_error_in_the_same_shape(house: House) -> None:
     ):
         answer = house.get(path)
         assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert house.get("/nothing").json()["error"] == "there is nothing at '/nothing'"
+    answer = house.get("/v1/classify")
+    assert answer.json()["error"] == "'/v1/classify' takes no GET; POST is allowed"
+    assert answer.headers["allow"] == "POST"
+
+
+def test_the_port_of_metrics_answers_like_the_other(house: House) -> None:
+    house.app = house.metrics_app
+    answer = house.get("/nothing")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert answer.headers["x-request-id"] == answer.json()["request_id"]
+    assert house.get("/livez").status_code == 200
+    text = house.get("/metrics").text
+    assert 'stdeploy_requests_total{route="/livez",status="200"} 1.0' in text
+    assert "_created" not in text
 
 
 def test_the_page_and_its_parts_come_with_their_headers(house: House) -> None:

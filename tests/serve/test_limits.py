@@ -1,9 +1,10 @@
 """What the server does with too much, too slow and too many."""
 
+import contextlib
+import http.client
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,11 +21,11 @@ MP4 = b"\0\0\0\x20ftypisom"
 
 @pytest.fixture(scope="module")
 def strict(artifact: Path) -> Iterator[Server]:
+    """With small limits, and clocks that no test waits for."""
     options = {
         "max-body-bytes": "200000",
         "max-header-bytes": "4096",
-        "header-seconds": "1",
-        "upload-seconds": "1.5",
+        "header-seconds": "60",
         "max-connections": "20",
         "max-duration-seconds": "10",
         "max-pixels": "20000",
@@ -35,13 +36,43 @@ def strict(artifact: Path) -> Iterator[Server]:
         yield server
 
 
-def raw(server: Server, *pieces: bytes, pause: float = 0.0) -> tuple[int, dict]:
+@pytest.fixture(scope="module")
+def hasty_with_heads(artifact: Path) -> Iterator[Server]:
+    with running(artifact, "--header-seconds", "1") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hasty_with_bodies(artifact: Path) -> Iterator[Server]:
+    with running(artifact, "--header-seconds", "60", "--upload-seconds", "1") as server:
+        yield server
+
+
+def raw(server: Server, *pieces: bytes) -> tuple[int, dict]:
     """Send bytes; the status and the JSON of the answer."""
-    with socket.create_connection(server.address, timeout=20) as connection:
+    with socket.create_connection(server.address, timeout=60) as connection:
         for piece in pieces:
             connection.sendall(piece)
-            time.sleep(pause)
         return read(connection)
+
+
+@contextlib.contextmanager
+def dripping(connection: socket.socket) -> Iterator[None]:
+    """Send a byte now and then, as long as the other side takes them."""
+    stop = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            while not stop.wait(0.1):
+                connection.sendall(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def read(connection: socket.socket) -> tuple[int, dict]:
@@ -71,41 +102,53 @@ def test_a_client_that_sends_too_much_hears_it(strict: Server) -> None:
     assert strict.left_uploads() == []
 
 
-def test_a_body_that_drips_is_given_up(strict: Server) -> None:
-    with socket.create_connection(strict.address, timeout=20) as connection:
+def test_a_body_that_drips_is_given_up(hasty_with_bodies: Server) -> None:
+    with socket.create_connection(hasty_with_bodies.address, timeout=60) as connection:
         connection.sendall(HEAD + b"Content-Length: 100000\r\n\r\n" + MP4)
-        stop = threading.Event()
-
-        def drip() -> None:
-            while not stop.wait(0.1):
-                try:
-                    connection.sendall(b"x")
-                except OSError:
-                    return
-
-        thread = threading.Thread(target=drip)
-        thread.start()
-        try:
+        with dripping(connection):
             status, error = read(connection)
-        finally:
-            stop.set()
-            thread.join()
     assert (status, error["code"]) == (408, "too_slow")
-    assert strict.left_uploads() == []
+    assert "the body took longer than 1 s" in error["error"]
+    assert hasty_with_bodies.left_uploads() == []
 
 
-@pytest.mark.parametrize("pieces", [[b"GET / HT"], [b"", b"G", b"E", b"T"]])
-def test_a_head_that_drips_is_given_up(strict: Server, pieces: list[bytes]) -> None:
-    status, error = raw(strict, *pieces, pause=0.15)
+def test_a_head_that_is_not_finished_is_given_up(hasty_with_heads: Server) -> None:
+    with socket.create_connection(hasty_with_heads.address, timeout=60) as connection:
+        with contextlib.suppress(OSError):  # it was given up before this process went on
+            connection.sendall(b"GET / HT")
+        status, error = read(connection)
     assert (status, error["code"]) == (408, "too_slow")
 
 
-def test_the_second_head_of_a_connection_has_its_clock_too(strict: Server) -> None:
-    with socket.create_connection(strict.address, timeout=20) as connection:
-        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert b"200 OK" in connection.recv(65536)
-        connection.sendall(b"GET /livez HTTP/1.1\r\nHos")
+def test_a_head_that_drips_is_given_up(hasty_with_heads: Server) -> None:
+    with socket.create_connection(hasty_with_heads.address, timeout=60) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(b"GET /")
+        with dripping(connection):
+            status, error = read(connection)
+    assert (status, error["code"]) == (408, "too_slow")
+
+
+def test_the_second_head_of_a_connection_has_its_clock_too(hasty_with_heads: Server) -> None:
+    with connection_with_an_answer(hasty_with_heads) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHos")
         assert read(connection)[0] == 408
+
+
+def connection_with_an_answer(server: Server) -> socket.socket:
+    """A connection on which a request was answered; a busy machine may need some attempts."""
+    for _ in range(20):
+        connection = socket.create_connection(server.address, timeout=60)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            answer.read()  # it may come in pieces
+            if answer.status == 200:
+                return connection
+        connection.close()
+    pytest.fail("no request was answered")
 
 
 @pytest.mark.parametrize(
@@ -126,6 +169,25 @@ def test_more_connections_than_allowed_are_closed_and_room_comes_back(strict: Se
     strict.wait_until(lambda: httpx.get(f"{strict.url}/livez").status_code == 200)
 
 
+def test_another_address_takes_a_place_from_the_one_that_holds_all(strict: Server) -> None:
+    slow = HEAD + b"Content-Length: 100000\r\n\r\n" + MP4
+    held = [socket.create_connection(strict.address, timeout=60) for _ in range(20)]
+    try:
+        for connection in held:
+            connection.sendall(slow)
+        strict.wait_until(lambda: len(strict.left_uploads()) == 20)
+        with socket.create_connection(
+            strict.address, timeout=60, source_address=("127.0.0.2", 0)
+        ) as other:
+            other.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert read(other)[0] == 200
+        strict.wait_until(lambda: len(strict.left_uploads()) == 19)
+    finally:
+        for connection in held:
+            connection.close()
+    strict.wait_until(lambda: strict.left_uploads() == [])
+
+
 def test_videos_that_are_too_large_or_long_are_refused_in_words(
     strict: Server, long_video: Path, tmp_path: Path
 ) -> None:
@@ -141,32 +203,32 @@ def test_videos_that_are_too_large_or_long_are_refused_in_words(
     assert "has frames of 320x240 px; at most 0.0 million" in answer.json()["error"]
 
 
-def test_a_full_house_says_when_to_come_again(artifact: Path, long_video: Path) -> None:
-    query = {"stream": 1, "timeline": 1, "hop_seconds": 0.1}
-    content = long_video.read_bytes()
+def test_a_full_house_says_when_to_come_again(artifact: Path, video: Path) -> None:
+    content = video.read_bytes()
     with running(artifact, "--max-requests", "2") as server, ThreadPoolExecutor(4) as pool:
-        taken = [pool.submit(post, server, content, **query) for _ in range(2)]
-        server.wait_until(lambda: server.metric("stdeploy_requests_in_progress") == 2)
-        refused = post(server, content)
-        assert (refused.status_code, refused.json()["code"]) == (503, "full")
-        assert 1 <= int(refused.headers["retry-after"]) <= 60
-        assert httpx.get(f"{server.url}/livez").status_code == 200
+        with server.decoding_stopped():
+            taken = [pool.submit(post, server, content) for _ in range(2)]
+            server.wait_until(lambda: server.metric("stdeploy_requests_in_progress") == 2)
+            refused = post(server, content)
+            assert (refused.status_code, refused.json()["code"]) == (503, "full")
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+            assert httpx.get(f"{server.url}/livez").status_code == 200
         assert all(future.result().status_code == 200 for future in taken)
 
 
 def test_a_second_client_gets_in_and_the_first_hears_that_it_takes_too_much(
-    artifact: Path, video: Path, long_video: Path
+    artifact: Path, video: Path
 ) -> None:
-    query = {"stream": 1, "timeline": 1, "hop_seconds": 0.1}
-    content = long_video.read_bytes()
+    content = video.read_bytes()
     forwarded = {"Content-Type": "video/mp4", "X-Forwarded-For": "10.1.2.3"}
     with running(artifact, "--max-requests", "4") as server, ThreadPoolExecutor(4) as pool:
-        taken = [pool.submit(post, server, content, **query) for _ in range(3)]
-        server.wait_until(lambda: server.metric("stdeploy_requests_in_progress") == 3)
-        other = post(server, video.read_bytes(), forwarded)
-        assert other.status_code == 200
-        refused = post(server, content)
-        assert (refused.status_code, refused.json()["code"]) == (429, "over_share")
+        with server.decoding_stopped():
+            taken = [pool.submit(post, server, content) for _ in range(3)]
+            server.wait_until(lambda: server.metric("stdeploy_requests_in_progress") == 3)
+            taken.append(pool.submit(post, server, content, forwarded))
+            server.wait_until(lambda: server.metric("stdeploy_requests_in_progress") == 4)
+            refused = post(server, content)
+            assert (refused.status_code, refused.json()["code"]) == (429, "over_share")
         assert all(future.result().status_code == 200 for future in taken)
 
 
@@ -186,16 +248,15 @@ def test_an_answer_that_comes_too_late_is_a_504_and_the_work_ends(
         assert server.left_uploads() == []
 
 
-def test_an_answer_that_nobody_reads_is_given_up(artifact: Path, long_video: Path) -> None:
+def test_an_answer_that_nobody_reads_is_given_up(hasty_with_bodies: Server) -> None:
     request = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
-    with running(artifact, "--upload-seconds", "1") as server:
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.connect(server.address)
-            connection.settimeout(20)
-            with pytest.raises(ConnectionError):
-                connection.sendall(request * 1_000_000)
-        assert httpx.get(f"{server.url}/livez").status_code == 200
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(hasty_with_bodies.address)
+        connection.settimeout(60)
+        with pytest.raises(ConnectionError):
+            connection.sendall(request * 1_000_000)
+    assert httpx.get(f"{hasty_with_bodies.url}/livez").status_code == 200
 
 
 def test_all_uploads_together_are_bounded(artifact: Path, video: Path) -> None:
@@ -211,7 +272,7 @@ def test_answers_are_not_held_back_by_the_system() -> None:
     from stdeploy.serve.server import _listen
 
     with (
-        _listen("127.0.0.1", 0) as door,
+        _listen("127.0.0.1", 0, "--port") as door,
         socket.create_connection(door.getsockname()),
     ):
         accepted, _ = door.accept()

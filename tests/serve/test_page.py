@@ -134,6 +134,12 @@ def test_page_shows_what_the_server_answers(page: Page, server: Server, video: P
     assert page.errors() == []
 
 
+def test_page_says_that_a_file_breaks_off(page: Page, cut_video: Path) -> None:
+    page.type("#file", str(cut_video))
+    said = page.wait_for("#said", "Done")
+    assert re.search(r"The file breaks off after 0:0[0-3]\.\d: the answer is about that part", said)
+
+
 def test_page_seeks_by_arrow_keys(page: Page, server: Server, video: Path) -> None:
     windows = answer_of(server, video)["timeline"]["windows"]
     page.type("#file", str(video))

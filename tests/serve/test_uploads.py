@@ -48,7 +48,6 @@ def test_a_raw_body_is_the_video(kind: str, step: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "content", "code"),
     [
-        ("multipart/form-data; boundary=b", form(("name=a", b"1")), "bad_request"),
         ("multipart/form-data; boundary=b", form(("name=a", b"1" * 2000)), "bad_request"),
         ("multipart/form-data; boundary=b", form(*[("name=a", b"1")] * 17), "bad_request"),
         ("multipart/form-data; boundary=b", form(('filename="x"', MP4))[:-4], "bad_request"),
@@ -71,6 +70,30 @@ def test_other_bodies_are_refused(kind: str, content: bytes, code: str) -> None:
     with pytest.raises(RefusalError) as refused:
         received(kind, content, 50)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize("name", ["file", "video", ""])
+def test_one_file_of_a_form_is_the_video_whatever_its_name(name: str) -> None:
+    content = form((f'name="{name}"; filename="a.mp4"', MP4))
+    body = received("multipart/form-data; boundary=b", content, 50)
+    assert body._file.getvalue() == MP4  # type: ignore[attr-defined]
+    assert body.fields == {}
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([("name=file", b"video.mp4")], "holds no file; send .* in a part named 'file'"),
+        ([("name=video", b"1" * 2000)], "'video' .* longer than 1024 bytes .* named 'file'"),
+        ([('name="file"; filename="a.mp4"', b"")], "it is empty"),
+        ([(f'name="{n}"; filename="a"', MP4) for n in ("file", "other")], "holds several files"),
+    ],
+)
+def test_a_form_without_its_one_file_is_refused_in_words(
+    parts: list[tuple[str, bytes]], words: str
+) -> None:
+    with pytest.raises(RefusalError, match=words):
+        received("multipart/form-data; boundary=b", form(*parts), 50)
 
 
 def test_a_budget_comes_back_when_its_holder_is_done() -> None:

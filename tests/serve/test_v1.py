@@ -103,7 +103,45 @@ def test_a_timeline_is_that_of_the_library_in_one_piece_and_as_events(
     assert end["segments"] == wanted["segments"]
 
 
+def test_a_file_that_breaks_off_says_where(
+    server: Server, library: Classifier, video: Path, cut_video: Path
+) -> None:
+    wanted = library.classify(cut_video).to_record(1)["damaged_after_seconds"]
+    assert 0 < wanted < 3.9
+    answer = post(server, cut_video.read_bytes(), timeline=1).json()
+    assert answer["damaged_after_seconds"] == wanted
+    assert answer["timeline"]["damaged_after_seconds"] == wanted
+    for query in ({}, {"timeline": 1}):
+        came = events(post(server, cut_video.read_bytes(), stream=1, **query).text)
+        assert came[0][1]["damaged_after_seconds"] == wanted
+        assert came[-1][0] == "end"
+        assert came[-1][1]["damaged_after_seconds"] == wanted
+    whole = post(server, video.read_bytes(), timeline=1).json()
+    assert whole["damaged_after_seconds"] is whole["timeline"]["damaged_after_seconds"] is None
+
+
+def test_the_stages_of_a_timeline_are_those_of_all_its_windows(
+    server: Server, long_video: Path
+) -> None:
+    for stream in (0, 1):
+        before = server.metric("stdeploy_inference_seconds_sum")
+        query = {"timeline": 1, "hop_seconds": 0.5, "stream": stream}
+        answer = post(server, long_video.read_bytes(), **query)
+        in_network = 1e3 * (server.metric("stdeploy_inference_seconds_sum") - before)
+        stages = (events(answer.text)[-1][1] if stream else answer.json())["timings_ms"]
+        assert in_network - 0.1 <= stages["infer"] <= stages["total"]
+        assert stages["decode"] <= stages["total"]
+        if stream:
+            first = events(answer.text)[0][1]["timings_ms"]
+            assert stages["decode"] > first["decode"]
+
+
 def test_events_come_while_the_video_is_still_worked_on(server: Server, long_video: Path) -> None:
+    # A machine may be so busy that all is done before this process reads the first event.
+    assert any(_first_event_comes_before_the_middle(server, long_video) for _ in range(10))
+
+
+def _first_event_comes_before_the_middle(server: Server, long_video: Path) -> bool:
     query = {"stream": 1, "timeline": 1, "hop_seconds": 0.1}
     done = []
     with httpx.stream(
@@ -117,7 +155,7 @@ def test_events_come_while_the_video_is_still_worked_on(server: Server, long_vid
         for line in answer.iter_lines():
             if line.startswith("event: window"):
                 done.append(0.0 if done else server.metric("stdeploy_batch_clips_sum"))
-    assert server.metric("stdeploy_batch_clips_sum") > done[0] + len(done) / 2
+    return server.metric("stdeploy_batch_clips_sum") > done[0] + len(done) / 2
 
 
 @pytest.mark.parametrize(
@@ -126,11 +164,28 @@ def test_events_come_while_the_video_is_still_worked_on(server: Server, long_vid
         (b"", RAW, {}, 400, "bad_request", "it is empty"),
         (b"hello, world" * 100, RAW, {}, 415, "unsupported_type", "no video of a kind"),
         (b"x", {"Content-Type": "text/plain"}, {}, 415, "unsupported_type", "'text/plain'"),
-        (b"x", {}, {}, 415, "unsupported_type", "'missing'"),
+        (b"x", {}, {}, 415, "unsupported_type", "type is missing"),
         (b"\0\0\0\x20ftypisom" + bytes(1000), RAW, {}, 422, "undecodable", "the video is no"),
-        (b"x", RAW, {"top_k": 0}, 422, "invalid", "top_k = '0': .*greater than or equal to 1"),
-        (b"x", RAW, {"topk": 3}, 422, "invalid", "there is no option 'topk'"),
-        (b"x", RAW, {"views": 1000}, 422, "invalid", "views = '1000'"),
+        (b"x", RAW, {"top_k": 0}, 422, "invalid", "top_k = '0': a whole number of at least 1 is"),
+        (b"x", RAW, {"topk": 3}, 422, "invalid", "there is no option 'topk'; there are top_k, "),
+        (b"x", RAW, {"views": "a"}, 422, "invalid", "views = 'a': a whole number from 1 to 64 is"),
+        (b"x", RAW, {"stream": 2}, 422, "invalid", "stream = '2': true or false is allowed"),
+        (
+            b"x",
+            RAW,
+            {"hop_seconds": 0},
+            422,
+            "invalid",
+            "hop_seconds = '0': a number from 0.1 to 3600 is allowed",
+        ),
+        (
+            b"\0\0\0\x20ftypisom",
+            RAW,
+            {"hop_seconds": 2},
+            422,
+            "invalid",
+            "hop_seconds = 2 has no effect without a timeline; send timeline=1",
+        ),
         (
             b"x",
             {"Content-Type": "multipart/form-data; boundary=b"},
@@ -160,13 +215,15 @@ def test_what_is_no_video_is_refused_in_words(
 
 
 def test_options_of_a_form_are_checked_as_those_of_the_query(server: Server, video: Path) -> None:
-    def form(**fields: str) -> httpx.Response:
+    def form(query: str = "", **fields: str) -> httpx.Response:
         files = {"file": ("../../etc/passwd", video.read_bytes())}
-        return httpx.post(f"{server.url}/v1/classify", files=files, data=fields)
+        return httpx.post(f"{server.url}/v1/classify{query}", files=files, data=fields)
 
     assert form(views="2").json()["views"] == 2
+    assert form("?hop_seconds=2", timeline="1").json()["timeline"]["hop_seconds"] == 2
+    assert form(hop_seconds="2").json()["code"] == "invalid"
     assert form(views="many").json()["error"].startswith("views = 'many': ")
-    assert form(colour="red").json()["error"] == "there is no option 'colour'"
+    assert form(colour="red").json()["error"].startswith("there is no option 'colour'")
 
 
 def test_paths_of_the_host_never_show(server: Server) -> None:
@@ -192,9 +249,39 @@ def test_the_model_is_described(server: Server, library: Classifier) -> None:
     assert model["clip"]["num_frames"] == 6
 
 
-def test_pages_of_other_sites_may_not_ask(server: Server, video: Path) -> None:
-    headers = {**RAW, "Sec-Fetch-Site": "cross-site"}
-    assert post(server, video.read_bytes(), headers).status_code == 403
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://behind.a.proxy"}, True),
+        ({"Sec-Fetch-Site": "none"}, True),
+        # Browsers leave Sec-Fetch-Site out where they are old, or the server is http://a.lan.
+        ({"Host": "a.lan:8000", "Origin": "http://A.lan:8000"}, True),
+        ({"Host": "a.lan:8000", "Origin": "http://a.lan:8001"}, False),
+        ({"Host": "a.lan", "Origin": "https://evil.example"}, False),
+        ({"Host": "inner", "X-Forwarded-Host": "a.lan, x", "Origin": "https://a.lan"}, True),
+        ({"Origin": "null"}, False),
+        ({"Origin": ""}, False),
+    ],
+)
+def test_pages_of_other_sites_may_not_ask(
+    server: Server, headers: dict[str, str], allowed: bool
+) -> None:
+    answer = post(server, b"", RAW | headers)
+    assert answer.json()["code"] == ("bad_request" if allowed else "cross_site")
+    assert answer.status_code == (400 if allowed else 403)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/livez", "/v1/models", "/v2", "/v2/health/live", "/v2/models/tiny", "/v2/models/no", "/no"],
+)
+def test_json_is_compact_and_ends_with_its_line(server: Server, path: str) -> None:
+    text = httpx.get(f"{server.url}{path}").text
+    compact = json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False)
+    assert text == compact + "\n"
 
 
 def test_many_clients_at_once_get_their_own_answers(
@@ -203,7 +290,7 @@ def test_many_clients_at_once_get_their_own_answers(
     wanted = {
         path: library.classify(path).to_record(5)["predictions"] for path in (video, long_video)
     }
-    with running(artifact, "--max-batch", "4", "--max-delay-ms", "20") as server:
+    with running(artifact, "--max-batch", "4", "--max-delay-ms", "1000") as server:
         paths = [video, long_video] * 12
         with ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(lambda path: post(server, path.read_bytes()), paths))
@@ -233,6 +320,9 @@ def test_a_key_is_asked_for_where_there_is_one(artifact: Path, tmp_path: Path) -
             assert httpx.get(url, headers=headers).status_code == 401
         assert httpx.get(url, headers={"Authorization": "Bearer s3cret"}).status_code == 200
         assert httpx.get(url, headers={"X-API-Key": "s3cret"}).status_code == 200
-        assert httpx.get(f"{server.url}/v2/models/tiny").status_code == 401
+        for path in ("/v2", "/v2/models/tiny", "/v2/models/tiny/ready", "/v2/health/live/"):
+            assert httpx.get(f"{server.url}{path}").status_code == 401
+        for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"):
+            assert httpx.get(f"{server.url}{path}").status_code == 200
         assert httpx.get(f"{server.url}/").status_code == 200
         assert "s3cret" not in "".join(server.log)

@@ -56,14 +56,12 @@ export function showBy(answer) {
  * The time that each stage took, as a bar and as a table; without timings, their places.
  *
  * @param {?object} timings in milliseconds.
- * @param {string} rest what the time is called that no stage accounts for.
  */
-export function showTimings(timings, rest = "Other") {
+export function showTimings(timings) {
   const known = STAGES.map(([key, name]) => [key, name, timings?.[key] ?? 0]);
   const sum = known.reduce((total, [, , value]) => total + value, 0);
   const total = timings?.total ?? 0;
-  // Decoding and inference go on side by side, so the stages may add up to more than the total.
-  const rows = [...known, ["rest", rest, Math.max(0, total - sum)]];
+  const rows = [...known, ["rest", "Other", Math.max(0, total - sum)]];
   const whole = Math.max(total, sum) || 1;
   byId("stages").replaceChildren(
     ...rows.map(([key, , value]) => {

@@ -28,6 +28,7 @@ const byId = (id) => document.getElementById(id);
 let palette = new Palette();
 let file = null;
 let job = null;
+let damagedAfterSeconds = null;
 let needsKey = false;
 
 const state = new State({ again, cancel: () => job?.cancel() });
@@ -114,7 +115,10 @@ async function classify() {
   }
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   const detail = `${counted(timeline.windows.length, "answer")} over time, in ${seconds} s.`;
-  state.idle(`Done: ${byId("verdict").textContent}.`, { detail, again: "Classify again" });
+  let said = `Done: ${byId("verdict").textContent}.`;
+  if (damagedAfterSeconds !== null)
+    said += ` The file breaks off after ${clock(damagedAfterSeconds)}: the answer is about that part.`;
+  state.idle(said, { detail, again: "Classify again" });
 }
 
 function predicted(answer) {
@@ -144,11 +148,11 @@ function windowCame(window) {
   if (isFirst) player.start();
 }
 
-function ended({ duration_seconds: seconds, segments, timings_ms: timings }) {
+function ended({ duration_seconds: seconds, segments, timings_ms: timings, ...end }) {
+  damagedAfterSeconds = end.damaged_after_seconds;
   timeline.durationSeconds = seconds;
   player.durationSeconds = seconds;
-  // The server's stages are those of the whole video's answer; the timeline comes on top of them.
-  showTimings(timings, "Timeline, other");
+  showTimings(timings);
   showSegments(segments, timeline.runs, palette, (start) => player.seek(start));
   showMoment(player.positionSeconds, true);
 }

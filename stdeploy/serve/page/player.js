@@ -2,8 +2,8 @@
 
 import { clock } from "./words.js";
 
-const UNPLAYABLE = "This browser cannot play this file. The server may read it all the same.";
-const DAMAGED = "This browser cannot play this file further. The server may read it all the same.";
+const UNPLAYABLE = "This browser cannot play this file.";
+const DAMAGED = "This browser cannot play this file further.";
 
 const CONTROLS = ["play", "sound", "full"];
 
