@@ -1,15 +1,11 @@
 """What works on this host, what does not, why, and what to do about it."""
 
-import dataclasses
 import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
 
 from stdeploy import __version__
-from stdeploy.engine.flavour import FlavourName, import_flavour
-from stdeploy.errors import BackendError, pip_install
 from stdeploy.hardware import (
     cpu_count,
     cpu_features,
@@ -18,10 +14,9 @@ from stdeploy.hardware import (
     gpus,
     memory_bytes,
 )
-from stdeploy.runtime.choice import RULE
-from stdeploy.runtime.onnxruntime import preload_cuda
-
-Status = Literal["works", "absent", "problem", "fact"]
+from stdeploy.runtime.choice import rule
+from stdeploy.runtime.finding import Finding, findings
+from stdeploy.runtime.registry import BACKENDS, runtime_class
 
 _PACKAGES = (
     *("numpy", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "torch"),
@@ -34,29 +29,17 @@ _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_b
 _CUDA = (13, 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        topic: what it is about.
-        status: "works", "absent" (not installed, or no such hardware), "problem" or "fact".
-        text: what was found.
-        remedy: what to do; empty where nothing has to be done.
-    """
-
-    topic: str
-    status: Status
-    text: str
-    remedy: str = ""
-
-
 def examine() -> Iterator[Finding]:
     """Look at this host; every backend is really loaded, so this takes some seconds."""
     yield from _host()
-    yield from _backends()
+    for backend in BACKENDS:
+        yield from findings(backend, _backend)
     yield from _known_bad()
-    yield Finding("auto", "fact", RULE)
+    yield Finding("auto", "fact", rule())
+
+
+def _backend(name: str) -> Iterator[Finding]:
+    yield from runtime_class(name).examine()
 
 
 def versions() -> dict[str, str]:
@@ -91,141 +74,6 @@ def _host() -> Iterator[Finding]:
             f"supports CUDA {driver[0]}.{driver[1]}; onnxruntime-gpu and TensorRT need 13.0",
             "install NVIDIA driver r580 or newer",
         )
-
-
-def _backends() -> Iterator[Finding]:
-    checks: dict[str, Callable[[], Iterator[Finding]]] = {
-        "torch": _torch,
-        "onnxruntime": _onnxruntime,
-        "openvino": _openvino,
-        "tensorrt": lambda: _tensorrt("tensorrt"),
-        "tensorrt_rtx": lambda: _tensorrt("tensorrt_rtx"),
-    }
-    for topic, check in checks.items():
-        try:
-            yield from check()
-        except Exception as error:  # a broken installation raises anything
-            reason = " ".join(str(error).split())[:200]
-            text = f"is installed but broken: {type(error).__name__}: {reason}"
-            yield Finding(topic, "problem", text, f"reinstall {topic}")
-
-
-def _missing(module: str, topic: str, extra: str) -> Finding | None:
-    if importlib.util.find_spec(module) is not None:
-        return None
-    return Finding(topic, "absent", "not installed", pip_install(extra))
-
-
-def _torch() -> Iterator[Finding]:
-    missing = _missing("torch", "torch", "train")
-    if missing:
-        yield missing
-        return
-    import torch
-
-    yield Finding("torch, cpu", "works", f"{torch.__version__}, {torch.get_num_threads()} threads")
-    if torch.cuda.is_available():
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        text = f"CUDA {torch.version.cuda}, cuDNN {cudnn}, {torch.cuda.get_device_name()}"
-        yield Finding("torch, cuda", "works", text)
-    elif gpus():
-        built = torch.version.cuda
-        yield Finding(
-            "torch, cuda",
-            "problem",
-            f"built for CUDA {built}, but sees no GPU" if built else "this torch is built for CPUs",
-            "install torch for CUDA: https://pytorch.org/get-started/locally",
-        )
-
-
-def _onnxruntime() -> Iterator[Finding]:
-    missing = _missing("onnxruntime", "onnxruntime", "cpu")
-    if missing:
-        yield missing
-        return
-    import onnxruntime
-
-    yield Finding("onnxruntime, cpu", "works", onnxruntime.__version__)
-    built_for_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if not built_for_gpu:
-        if gpus():
-            yield Finding(
-                "onnxruntime, cuda",
-                "problem",
-                "there is a GPU, but this onnxruntime is built for CPUs",
-                f"pip uninstall onnxruntime, then {pip_install('gpu')}",
-            )
-        return
-    used = _providers_in_use(onnxruntime)
-    if "CUDAExecutionProvider" in used:
-        yield Finding("onnxruntime, cuda", "works", f"providers in use: {', '.join(used)}")
-    else:
-        # What it lists is what it was built for; only a session shows what it uses.
-        yield Finding(
-            "onnxruntime, cuda",
-            "problem" if gpus() else "absent",
-            "CUDAExecutionProvider is listed, but a session falls back to the CPU",
-            "install the CUDA 13 and cuDNN 9 libraries: pip install 'onnxruntime-gpu[cuda,cudnn]'"
-            if gpus()
-            else "",
-        )
-
-
-def _providers_in_use(onnxruntime: Any) -> list[str]:
-    """The providers of a session that asks for CUDA."""
-    from onnx import TensorProto, helper
-
-    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")]
-    relu = helper.make_node("Relu", ["x"], ["y"])
-    graph = helper.make_graph([relu], "relu", tensors[:1], tensors[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    preload_cuda(onnxruntime)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    onnxruntime.set_default_logger_severity(4)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CUDAExecutionProvider"]
-    )
-    return list(session.get_providers())
-
-
-def _openvino() -> Iterator[Finding]:
-    missing = _missing("openvino", "openvino, cpu", "openvino")
-    if missing:
-        yield missing
-        return
-    import openvino
-
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    kinds = ["fp32", *(["bf16"] if "BF16" in capabilities else []), "int8"]
-    text = f"{openvino.__version__.partition('-')[0]}; {', '.join(kinds)}"
-    yield Finding("openvino, cpu", "works", text)
-
-
-def _tensorrt(name: FlavourName) -> Iterator[Finding]:
-    yield _tensorrt_finding(name)
-
-
-def _tensorrt_finding(name: FlavourName) -> Finding:
-    try:
-        flavour = import_flavour(name)
-    except BackendError as error:
-        if importlib.util.find_spec(name) is None:
-            extra = "trt" if name == "tensorrt" else "rtx"
-            return Finding(name, "absent", "not installed", pip_install(extra))
-        return Finding(name, "problem", str(error), "reinstall it with all its parts")
-    if not gpus():
-        ahead = ": builds for --target sm86,sm89,sm120" if name == "tensorrt_rtx" else ""
-        return Finding(name, "absent", f"{flavour.version} is here, but no GPU{ahead}")
-    if "cuda-bindings" not in versions():
-        return Finding(
-            name, "problem", "cuda-bindings is not installed", "pip install cuda-bindings"
-        )
-    target = gpus()[0].target
-    if name == "tensorrt_rtx" and target.upper() not in flavour.api.ComputeCapability.__members__:
-        text = f"{flavour.version}; {target} is not among the GPUs that it names"
-        return Finding(name, "fact", text, "if it refuses this GPU, use TensorRT")
-    return Finding(name, "works", flavour.version)
 
 
 def _known_bad() -> Iterator[Finding]:

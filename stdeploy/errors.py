@@ -61,7 +61,15 @@ class BackendError(StdeployError):
 
 
 class MissingExtraError(BackendError):
-    """A Python package that belongs to one of stdeploy's extras is not installed."""
+    """A Python package that belongs to one of stdeploy's extras is not installed.
+
+    Attributes:
+        install: the command that brings it.
+    """
+
+    def __init__(self, message: str, install: str = "") -> None:
+        super().__init__(message)
+        self.install = install
 
 
 class VideoError(StdeployError):
@@ -89,8 +97,9 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise  # installed, but broken inside: that is another story
+        install = pip_install(extra)
         raise MissingExtraError(
-            f"{purpose} needs {module}, which is not installed; run: {pip_install(extra)}"
+            f"{purpose} needs {module}, which is not installed; run: {install}", install
         ) from error
 
 

@@ -3,7 +3,6 @@ import sys
 
 import pytest
 
-from stdeploy import doctor
 from stdeploy.doctor import (
     both_onnxruntimes,
     both_opencvs,
@@ -12,6 +11,7 @@ from stdeploy.doctor import (
     faulty_torch,
 )
 from stdeploy.hardware import cpu_count, cpu_name, gpus, memory_bytes
+from stdeploy.runtime.openvino import OpenVinoRuntime
 
 
 def test_this_host_is_described_and_what_tests_use_works() -> None:
@@ -53,7 +53,7 @@ def test_good_combinations_are_left_alone(installed: dict[str, str]) -> None:
 
 def test_a_missing_backend_is_absent_with_its_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    (finding,) = doctor._openvino()
+    (finding,) = OpenVinoRuntime.examine()
     assert finding.status == "absent"
     assert finding.remedy == (
         "pip install 'stdeploy[openvino]' (in a clone: pip install '.[openvino]')"

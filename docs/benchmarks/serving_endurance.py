@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.serve.conftest import Server, running
 from tests.serve.hostile import Hostile
-from tests.serve.test_life import decoders
 
 GOOD_CLIENTS, HOSTILE_CLIENTS, VANISHING_CLIENTS = 4, 2, 1
 KILL_EACH_SECONDS = 5.0
@@ -107,7 +106,7 @@ def _mixed(server: Server, hostile: Hostile, peace: dict[Path, Any], seconds: fl
 
     def kill(draw: random.Random) -> str:
         time.sleep(2 * KILL_EACH_SECONDS * draw.random())
-        for process in decoders(server)[:1]:
+        for process in server.decoders()[:1]:
             os.kill(process, signal.SIGKILL)
         return "killed"
 
@@ -148,7 +147,7 @@ def _good(server: Server, video: Path) -> httpx.Response:
 
 def _show(server: Server, when: str) -> None:
     own = server.resident_bytes() / 2**20
-    decoding = [resident_mib(process) for process in decoders(server)]
+    decoding = [resident_mib(process) for process in server.decoders()]
     handles = server.metric("process_open_fds")
     print(
         f"{own:.0f} MiB, {handles:.0f} handles, {len(decoding)} decoders with "

@@ -194,7 +194,8 @@ def kernel_of(layer: Any, *, folded: bool = False) -> NDArray[np.floating]:
     if len(branches) == 1 and not folded:
         raw: NDArray[np.floating] = branches[0].kernel().detach().cpu().numpy()
         return raw
-    kernel: NDArray[np.floating] = layer.fold().weight.detach().cpu().numpy()
+    # Folding is in float64, as always; a whole network in it would take gigabytes.
+    kernel: NDArray[np.floating] = layer.fold().weight.detach().float().cpu().numpy()
     return kernel
 
 

@@ -1,17 +1,15 @@
 """What can be measured here: every artifact of a network on every backend that runs it."""
 
 import dataclasses
-import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stdeploy.card import ModelCard, read_card
-from stdeploy.engine.flavour import usable_flavours
-from stdeploy.errors import ArtifactError
+from stdeploy.errors import ArtifactError, MissingExtraError
 from stdeploy.files import CHECKPOINT_SUFFIX, ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX
-from stdeploy.hardware import cpu_multiplies, gpus
 from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.runtime.choice import onnxruntime_has_gpu
+from stdeploy.runtime.choice import backends_for
+from stdeploy.runtime.registry import runtime_class
 
 _SUFFIXES = (CHECKPOINT_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, ENGINE_SUFFIX)
 
@@ -38,7 +36,8 @@ class Case:
     @property
     def name(self) -> str:
         """In a table: "openvino cpu fp32"; the network with its branches says so."""
-        own = self.precision == self.card.precision or self.options.backend == "torch"
+        is_onnx = self.artifact.name.endswith(ONNX_SUFFIX)  # others say nothing about arithmetic
+        own = self.precision == self.card.precision or not is_onnx
         extras = [
             *([] if own else [f"of {self.card.precision}"]),
             *(["compiled"] if self.options.compile else []),
@@ -110,52 +109,14 @@ def cases_for(
     """
     for artifact in artifacts:
         card = read_card(artifact)
-        for options in _ways(artifact, card, compiled=compiled):
-            if options.device in devices:
+        for options in _ways(artifact, card):
+            if options.device in devices and (compiled or not options.compile):
                 yield Case(artifact, card, options)
 
 
-def _ways(artifact: Path, card: ModelCard, *, compiled: bool) -> Iterator[RuntimeOptions]:
-    if artifact.suffix == ENGINE_SUFFIX:
-        if gpus() and list(usable_flavours()):
-            yield RuntimeOptions(backend="tensorrt", device="cuda")
-            yield RuntimeOptions(backend="tensorrt", device="cuda", cuda_graphs=True)
-    elif artifact.suffix == ONNX_SUFFIX:
-        yield from _onnx_ways(card)
-    else:
-        yield from _torch_ways(card, compiled=compiled)
-
-
-def _onnx_ways(card: ModelCard) -> Iterator[RuntimeOptions]:
-    if importlib.util.find_spec("onnxruntime") and card.precision != "bf16":
-        yield RuntimeOptions(backend="onnxruntime", device="cpu")
-        if onnxruntime_has_gpu():
-            yield RuntimeOptions(backend="onnxruntime", device="cuda")
-    if importlib.util.find_spec("openvino"):
-        if card.precision in ("fp32", "int8"):
-            yield RuntimeOptions(backend="openvino", device="cpu")
-        if card.precision in ("fp32", "bf16") and cpu_multiplies("bf16"):
-            yield RuntimeOptions(backend="openvino", device="cpu", precision="bf16")
-
-
-def _torch_ways(card: ModelCard, *, compiled: bool) -> Iterator[RuntimeOptions]:
-    if not importlib.util.find_spec("torch"):
-        return
-    yield RuntimeOptions(backend="torch", device="cpu", precision="fp32")
-    if compiled and card.model.fused:
-        yield RuntimeOptions(backend="torch", device="cpu", precision="fp32", compile=True)
-    if not gpus():
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        return
-    yield RuntimeOptions(backend="torch", device="cuda", precision="fp32")
-    yield RuntimeOptions(backend="torch", device="cuda", precision="fp16")
-    if card.model.fused:
-        for graphs in (False, True):
-            yield RuntimeOptions(
-                backend="torch", device="cuda", precision="bf16", cuda_graphs=graphs
-            )
-        if compiled:
-            yield RuntimeOptions(backend="torch", device="cuda", precision="fp16", compile=True)
+def _ways(artifact: Path, card: ModelCard) -> Iterator[RuntimeOptions]:
+    for backend in backends_for(artifact):
+        try:
+            yield from runtime_class(backend).ways(card)
+        except MissingExtraError:
+            continue

@@ -12,7 +12,6 @@ from stdeploy.cli.console import counted, note, progress_bar, rate_bar
 from stdeploy.cli.inputs import Unfinished, default_artifact, expand
 from stdeploy.cli.options import (
     AllowCpuOption,
-    BackendName,
     BackendOption,
     CompileOption,
     CudaGraphsOption,
@@ -166,7 +165,7 @@ def command(
         float, typer.Option("--gpus-per-worker", min=0, help="With --ray: 0 for none, or a share.")
     ] = 0.0,
     reader: ReaderOption = ReaderName.AUTO,
-    backend: BackendOption = BackendName.AUTO,
+    backend: BackendOption = "auto",
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = None,
     allow_cpu: AllowCpuOption = False,

@@ -27,7 +27,7 @@ _OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for train.csv and validation.csv.")
 ]
 _FoldOption = Annotated[
-    int, typer.Option("--fold", min=1, max=3, help="Split of UCF101 and HMDB51.")
+    int, typer.Option("--fold", min=1, help="Of data sets with several, as UCF101 has.")
 ]
 _BAR_CHARACTERS = 24
 

@@ -10,7 +10,6 @@ import typer
 from stdeploy.cli.console import note, out, progress_bar
 from stdeploy.cli.options import (
     AllowCpuOption,
-    BackendName,
     BackendOption,
     CompileOption,
     CudaGraphsOption,
@@ -58,7 +57,7 @@ def command(
         Crops, typer.Option("--crops", help="Of each clip: the centre, or 3 along the longer side.")
     ] = Crops.ONE,
     fold: Annotated[
-        int, typer.Option("--fold", min=1, max=3, help="Split of UCF101 and HMDB51.")
+        int, typer.Option("--fold", min=1, help="Of data sets with several, as UCF101 has.")
     ] = 1,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Accuracy of every class, the lowest first.")
@@ -67,7 +66,7 @@ def command(
         Path | None, typer.Option("--confusion", help="Draw which classes are taken for which.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
-    backend: BackendOption = BackendName.AUTO,
+    backend: BackendOption = "auto",
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = None,
     allow_cpu: AllowCpuOption = False,

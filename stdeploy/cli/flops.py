@@ -11,6 +11,7 @@ from rich.text import Text
 
 from stdeploy.cli.console import note, out, progress_bar
 from stdeploy.errors import SpecError, require
+from stdeploy.models.registry import ARCHITECTURES
 from stdeploy.spec import ModelSpec
 
 
@@ -19,7 +20,7 @@ def command(
         Path | None, typer.Argument(help="Any artifact of stdeploy; or describe a network below.")
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option("--architecture", help="Such as i3d-resnet50.")
+        str | None, typer.Option("--architecture", help=f"One of {', '.join(ARCHITECTURES)}.")
     ] = None,
     temporal_lengths: Annotated[
         str, typer.Option("--temporal-lengths", help="t1..t5 of --architecture.")

@@ -6,17 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stdeploy.runtime.base import RuntimeOptions
-
-
-class BackendName(StrEnum):
-    """Backends by name."""
-
-    AUTO = "auto"
-    TORCH = "torch"
-    ONNXRUNTIME = "onnxruntime"
-    OPENVINO = "openvino"
-    TENSORRT = "tensorrt"
+from stdeploy.runtime.base import Backend, RuntimeOptions
 
 
 class DeviceName(StrEnum):
@@ -52,20 +42,22 @@ ReaderOption = Annotated[
     ReaderName,
     typer.Option("--reader", help="auto: OpenCV, and PyAV for what OpenCV cannot read."),
 ]
-BackendOption = Annotated[BackendName, typer.Option("--backend", help="auto: see stdeploy doctor.")]
+BackendOption = Annotated[Backend, typer.Option("--backend", help="auto: see stdeploy doctor.")]
 DeviceOption = Annotated[
     DeviceName, typer.Option("--device", help="cuda is refused where it cannot be had.")
 ]
 PrecisionOption = Annotated[
     PrecisionName | None,
-    typer.Option("--precision", help="Default: the artifact's. torch and openvino offer more."),
+    typer.Option("--precision", help="Default: the artifact's. Some backends offer more."),
 ]
 AllowCpuOption = Annotated[
     bool, typer.Option("--allow-cpu", help="Run on the CPU where the GPU cannot be used.")
 ]
-CompileOption = Annotated[bool, typer.Option("--compile", help="torch only: torch.compile.")]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Generate code, with torch.compile.")
+]
 CudaGraphsOption = Annotated[
-    bool, typer.Option("--cuda-graphs", help="torch and tensorrt: one graph per batch size.")
+    bool, typer.Option("--cuda-graphs", help="On a GPU: one graph per batch size.")
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads. Default: the backend's.")
@@ -76,7 +68,7 @@ RebuildOption = Annotated[
 
 
 def runtime_options(
-    backend: BackendName,
+    backend: Backend,
     device: DeviceName,
     precision: PrecisionName | None,
     *,
@@ -88,7 +80,7 @@ def runtime_options(
 ) -> RuntimeOptions:
     """What the user typed, as the library takes it."""
     return RuntimeOptions(
-        backend=backend.value,
+        backend=backend,
         device=device.value,
         precision=precision.value if precision else None,
         allow_cpu=allow_cpu,

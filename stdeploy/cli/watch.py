@@ -13,7 +13,6 @@ from rich.text import Text
 from stdeploy.cli.console import note, out
 from stdeploy.cli.options import (
     AllowCpuOption,
-    BackendName,
     BackendOption,
     CompileOption,
     CudaGraphsOption,
@@ -55,7 +54,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    backend: BackendOption = BackendName.AUTO,
+    backend: BackendOption = "auto",
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = None,
     allow_cpu: AllowCpuOption = False,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 FlavourName = Literal["tensorrt", "tensorrt_rtx"]
-_EXTRAS: dict[FlavourName, str] = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
+EXTRAS: dict[FlavourName, str] = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def import_flavour(name: FlavourName) -> Flavour:
         BackendError: it is not installed, or its libraries cannot be loaded.
     """
     if importlib.util.find_spec(name) is None:
-        raise BackendError(f"{name} is not installed; run: {pip_install(_EXTRAS[name])}")
+        raise BackendError(f"{name} is not installed; run: {pip_install(EXTRAS[name])}")
     try:
         module = importlib.import_module(name)
     except (ImportError, OSError) as error:
@@ -48,7 +48,7 @@ def import_flavour(name: FlavourName) -> Flavour:
 
 def usable_flavours() -> Iterator[Flavour]:
     """What is here, TensorRT before TensorRT-RTX."""
-    for name in _EXTRAS:
+    for name in EXTRAS:
         try:
             yield import_flavour(name)
         except BackendError:

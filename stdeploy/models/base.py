@@ -1,6 +1,8 @@
 """What every architecture here shares: its contract, its convolutions, its head."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,15 +11,30 @@ from stdeploy.layers.temporal import Padding, Size3, TemporalFilter
 from stdeploy.spec import ModelSpec
 
 
+class Counterpart(NamedTuple):
+    """A filter that extends one of a 2D network.
+
+    Attributes:
+        filter: of ours.
+        conv: what the 2D network calls its convolution, such as "layer1.0.conv2".
+        norm: and the norm after it, such as "layer1.0.bn2".
+    """
+
+    filter: TemporalFilter
+    conv: str
+    norm: str
+
+
 class ActionModel(nn.Module):
     """A video classifier: a trunk that keeps space and time, then a head.
 
     The modules conv1..conv5 are the stages of the paper's Table 1, with temporal lengths
-    t1..t5.
+    t1..t5. Convolutions are made by `conv_norm`, so that all of them can be folded.
 
     Attributes:
         spec: what it was built from.
         head: features (N, C, t, h, w) -> logits (N, K).
+        imagenet_url: where the 2D weights that it can start from are; "" where there are none.
     """
 
     head: "AveragePoolHead"
@@ -25,6 +42,11 @@ class ActionModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.imagenet_url = ""
+
+    def counterparts(self) -> Iterator[Counterpart]:
+        """The filters that can start from 2D weights; none unless an architecture says so."""
+        yield from ()
 
     @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:

@@ -1,34 +1,45 @@
-"""From the name of an architecture to a network. A new one needs its file and one line here."""
+"""From the name of an architecture to a network. A new one is its file and one line here."""
 
-from collections.abc import Callable
-from types import MappingProxyType
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from stdeploy.errors import SpecError
-from stdeploy.models.base import ActionModel
-from stdeploy.models.i3d_inception import I3DInception
-from stdeploy.models.i3d_resnet import i3d_resnet18, i3d_resnet50
-from stdeploy.models.s3d_resnet import s3d_resnet50
 from stdeploy.spec import ModelSpec
 
-ARCHITECTURES: MappingProxyType[str, Callable[[ModelSpec], ActionModel]] = MappingProxyType(
-    {
-        "i3d-resnet18": i3d_resnet18,
-        "i3d-resnet50": i3d_resnet50,
-        "s3d-resnet50": s3d_resnet50,
-        "i3d-inception": I3DInception,
-    }
-)
+if TYPE_CHECKING:
+    from stdeploy.models.base import ActionModel
+
+# Name -> "module:what makes a network of a ModelSpec". Text, so that names can be listed without
+# torch.
+ARCHITECTURES: Mapping[str, str] = {
+    "i3d-resnet18": "stdeploy.models.i3d_resnet:i3d_resnet18",
+    "i3d-resnet50": "stdeploy.models.i3d_resnet:i3d_resnet50",
+    "s3d-resnet50": "stdeploy.models.s3d_resnet:s3d_resnet50",
+    "i3d-inception": "stdeploy.models.i3d_inception:I3DInception",
+}
 
 
-def build(spec: ModelSpec) -> ActionModel:
+def check_architecture(name: str) -> None:
+    """Refuse what is not in the registry.
+
+    Raises:
+        SpecError: no such architecture.
+    """
+    if name not in ARCHITECTURES:
+        raise SpecError(
+            f"architecture {name!r} is not known; choose one of {', '.join(ARCHITECTURES)}"
+        )
+
+
+def build(spec: ModelSpec) -> "ActionModel":
     """Build a network with fresh weights.
 
     Raises:
         SpecError: no such architecture.
     """
-    if spec.architecture not in ARCHITECTURES:
-        raise SpecError(
-            f"architecture {spec.architecture!r} is not known; "
-            f"choose one of {', '.join(ARCHITECTURES)}"
-        )
-    return ARCHITECTURES[spec.architecture](spec)
+    check_architecture(spec.architecture)
+    make: Callable[[ModelSpec], ActionModel] = pkgutil.resolve_name(
+        ARCHITECTURES[spec.architecture]
+    )
+    return make(spec)

@@ -5,16 +5,21 @@ convolution, nothing strides in time, and only the convolutions that Table 1 und
 a temporal length; 1x1x1 and downsampling convolutions have none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from stdeploy.models.base import ActionModel, AveragePoolHead, conv_norm, scaled
+from stdeploy.layers.temporal import TemporalFilter
+from stdeploy.models.base import ActionModel, AveragePoolHead, Counterpart, conv_norm, scaled
 from stdeploy.spec import ModelSpec
 
 # (spec, in_channels, out_channels, temporal length, spatial stride) -> module
 SpatioTemporalConv = Callable[[ModelSpec, int, int, int, int], nn.Module]
+
+# Of torchvision (BSD-3), IMAGENET1K_V1; the digits are the beginning of the file's SHA-256.
+RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+RESNET50_URL = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 
 
 class BasicBlock(nn.Module):
@@ -81,6 +86,7 @@ class ResNet3d(ActionModel):
         block: kind of residual block.
         depths: blocks in conv2..conv5.
         conv: makes the spatio-temporal convolutions of the blocks.
+        imagenet_url: of the 2D ResNet with the same blocks; "" where there is none.
     """
 
     def __init__(
@@ -90,8 +96,10 @@ class ResNet3d(ActionModel):
         block: type[BasicBlock] | type[Bottleneck],
         depths: Sequence[int],
         conv: SpatioTemporalConv,
+        imagenet_url: str = "",
     ) -> None:
         super().__init__(spec)
+        self.imagenet_url = imagenet_url
         stem_length, *lengths = spec.temporal_lengths
         channels = scaled(64, spec.width)
         self.conv1 = conv_norm(spec, 3, channels, (stem_length, 7, 7), stride=2)
@@ -112,6 +120,19 @@ class ResNet3d(ActionModel):
         """conv2 to conv5."""
         return [self.get_submodule(f"conv{number}") for number in (2, 3, 4, 5)]
 
+    def counterparts(self) -> Iterator[Counterpart]:
+        """The filters of the 2D ResNet, by the names of torchvision and timm.
+
+        The t x 1 x 1 filters of S3D have no counterpart.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, TemporalFilter):
+                # An S3D convolution is Sequential(1x3x3, ReLU, t x 1 x 1).
+                outer, _, last = name.rpartition(".")
+                split = isinstance(self.get_submodule(outer), nn.Sequential) and "." in outer
+                if not (split and last == "2"):
+                    yield Counterpart(module, *_names_in_2d(outer if split else name))
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Map (N, 3, T, H, W) to (N, C, T, H / 32, W / 32)."""
         x = self.pool(self.relu(self.conv1(x)))
@@ -124,3 +145,14 @@ def _shortcut(spec: ModelSpec, in_channels: int, out_channels: int, stride: int)
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return conv_norm(spec, in_channels, out_channels, (1, 1, 1), stride=stride)
+
+
+def _names_in_2d(name: str) -> tuple[str, str]:
+    """conv3.0.conv2 -> layer2.0.conv2 and layer2.0.bn2, as torchvision and timm call them."""
+    if name == "conv1":
+        return "conv1", "bn1"
+    stage, block, kind = name.split(".")
+    prefix = f"layer{int(stage.removeprefix('conv')) - 1}.{block}"
+    if kind == "downsample":
+        return f"{prefix}.downsample.0", f"{prefix}.downsample.1"
+    return f"{prefix}.{kind}", f"{prefix}.{kind.replace('conv', 'bn')}"

@@ -3,7 +3,7 @@
 from torch import nn
 
 from stdeploy.models.base import conv_norm
-from stdeploy.models.resnet import Bottleneck, ResNet3d
+from stdeploy.models.resnet import RESNET50_URL, Bottleneck, ResNet3d
 from stdeploy.spec import ModelSpec
 
 
@@ -21,4 +21,6 @@ def _conv(spec: ModelSpec, c_in: int, c_out: int, length: int, stride: int) -> n
 
 def s3d_resnet50(spec: ModelSpec) -> ResNet3d:
     """Build S3D-ResNet-50."""
-    return ResNet3d(spec, block=Bottleneck, depths=(3, 4, 6, 3), conv=_conv)
+    return ResNet3d(
+        spec, block=Bottleneck, depths=(3, 4, 6, 3), conv=_conv, imagenet_url=RESNET50_URL
+    )

@@ -1,19 +1,31 @@
 """The contract of every backend, what can be asked of one, and the checks they share."""
 
+import abc
 import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard
-from stdeploy.errors import ArtifactError, SpecError
+from stdeploy.errors import ArtifactError, BackendError, SpecError, pip_install
+from stdeploy.runtime.finding import Finding
+from stdeploy.runtime.registry import BACKENDS
 from stdeploy.spec import Precision
 
-Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"]
+# "auto" or a name of the registry. Command line and server list and check what it allows.
+if TYPE_CHECKING:
+    Backend = str
+else:
+    Backend = Literal["auto", *BACKENDS]
 Device = Literal["auto", "cpu", "cuda"]
+# Frames (1, T, H, W, 3) to features (1, C, T), for any T.
+Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 # Of a tensor: name, type as NumPy writes it, shape with None for what is dynamic.
 Described = tuple[str, str, tuple[int | None, ...]]
 
@@ -27,10 +39,10 @@ class RuntimeOptions:
         device: "auto" takes an NVIDIA GPU where the backend and the host have one.
         precision: arithmetic of the convolutions; None takes the artifact's.
         allow_cpu: run on the CPU where the GPU that was asked for cannot be used.
-        compile: torch only: generate code with torch.compile.
-        cuda_graphs: torch and TensorRT on a GPU: replay one CUDA graph per batch size.
+        compile: generate code with torch.compile.
+        cuda_graphs: on a GPU: replay one CUDA graph per batch size.
         threads: of the CPU; None leaves it to the backend.
-        rebuild: TensorRT only: build an engine that does not fit this host again.
+        rebuild: build an engine that does not fit this host again.
         emulate: run a precision that this processor only emulates, slowly; for verifying.
     """
 
@@ -77,21 +89,6 @@ class RunsClips(Protocol):
 class Runtime(RunsClips, Protocol):
     """An opened artifact that classifies clips; a context manager."""
 
-    @classmethod
-    def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
-        """Load an artifact.
-
-        Args:
-            artifact: the file.
-            card: its card.
-            options: what is asked for.
-
-        Raises:
-            ArtifactError: the file does not fit its card or cannot be loaded.
-            BackendError: the backend, its device or its precision is not there.
-        """
-        ...
-
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -113,6 +110,125 @@ class ClosesOnExit:
 
     def close(self) -> None:
         """Release what is held."""
+
+
+class BaseRuntime(ClosesOnExit, abc.ABC):
+    """One backend: how it opens and runs an artifact, and what it says about itself.
+
+    What stands here is true of a library that runs files as they were written, on the CPU, and
+    only when it is asked for by name; a backend overrides what is different.
+
+    Attributes:
+        name: as in the registry.
+        library: importable name of the package that it uses.
+        extra: of stdeploy, which brings that package; "" where pip has it under its own name.
+        precisions: arithmetic that it can run convolutions in.
+        devices: where it can run, "cpu" first.
+        options: of compile, cuda_graphs and rebuild those that it has.
+        automatic: whether "auto" may choose it.
+    """
+
+    name: str
+    library: str
+    extra: str = ""
+    precisions: tuple[Precision, ...] = ("fp32",)
+    devices: tuple[Device, ...] = ("cpu",)
+    options: tuple[str, ...] = ()
+    automatic: bool = False
+
+    device: str
+    precision: Precision
+
+    @classmethod
+    @abc.abstractmethod
+    def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
+        """Load an artifact.
+
+        Args:
+            artifact: the file.
+            card: its card.
+            options: what is asked for: a device of `devices`, and no option that is not among
+                `options`.
+
+        Raises:
+            ArtifactError: the file does not fit its card or cannot be loaded.
+            BackendError: the backend, its device or its precision is not there.
+        """
+
+    @abc.abstractmethod
+    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Classify clips; see `RunsClips.run`."""
+
+    @classmethod
+    def installed(cls) -> bool:
+        """Whether its library is here; nothing is imported."""
+        return importlib.util.find_spec(cls.library) is not None
+
+    @classmethod
+    def sees_gpu(cls) -> bool:
+        """Whether it can use an NVIDIA GPU here."""
+        return False
+
+    @classmethod
+    def ways(cls, card: ModelCard) -> Iterator[RuntimeOptions]:
+        """Every way in which it can run an artifact here; `stdeploy bench` measures them.
+
+        Args:
+            card: of the artifact.
+        """
+        if cls.installed() and card.precision in cls.precisions:
+            yield RuntimeOptions(backend=cls.name, device="cpu")
+
+    @classmethod
+    def examine(cls) -> Iterator[Finding]:
+        """What works on this host, for `stdeploy doctor`."""
+        if not cls.installed():
+            yield cls.absent()
+            return
+        version = getattr(importlib.import_module(cls.library), "__version__", "")
+        yield Finding(f"{cls.name}, cpu", "works", f"{version}; {', '.join(cls.precisions)}")
+
+    @classmethod
+    def absent(cls) -> Finding:
+        """That its library is not installed."""
+        remedy = pip_install(cls.extra) if cls.extra else f"pip install {cls.library}"
+        return Finding(cls.name, "absent", "not installed", remedy)
+
+    @classmethod
+    def open_trunk(cls, model: bytes, like: RunsClips) -> Features:  # noqa: ARG003 - overridden
+        """Load a graph of ONNX that ends in features, for dense timelines.
+
+        Args:
+            model: takes "frames" and gives one tensor.
+            like: a runtime of this backend; the graph runs on its device in its precision.
+
+        Raises:
+            SpecError: the backend opens whole artifacts only.
+            BackendError: the device cannot be used.
+        """
+        raise SpecError(
+            f"{cls.name} makes no dense timelines; choose another backend, or make a timeline of "
+            "windows"
+        )
+
+    @classmethod
+    def as_written(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Precision:
+        """The precision of a file, for backends that cannot change it.
+
+        Raises:
+            BackendError: another one was asked for, or the backend does not have it.
+        """
+        if options.precision not in (None, card.precision):
+            raise BackendError(
+                f"{cls.name} runs {artifact.name!r} in {card.precision}, as it was written; run: "
+                f"stdeploy export --precision {options.precision}"
+            )
+        if card.precision not in cls.precisions:
+            raise BackendError(
+                f"{cls.name} has no {card.precision}, in which {artifact.name!r} was written; "
+                f"choose another backend, or a file in {' or '.join(cls.precisions)}"
+            )
+        return card.precision
 
 
 def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
@@ -168,20 +284,3 @@ def check_signature(
         raise ArtifactError(
             f"{str(artifact)!r} is frozen at batch {inputs[0][2][0]}; export it again"
         )
-
-
-def only(backend: str, options: RuntimeOptions, *allowed: str) -> None:
-    """Refuse options that mean nothing to a backend.
-
-    Args:
-        backend: its name, for the error.
-        options: what is asked for.
-        allowed: names of those options among compile, cuda_graphs and rebuild that it has.
-
-    Raises:
-        SpecError: one is set that it does not have.
-    """
-    for name in ("compile", "cuda_graphs", "rebuild"):
-        if getattr(options, name) and name not in allowed:
-            flag = name.replace("_", "-")
-            raise SpecError(f"{backend} has no --{flag}; leave it out or choose another backend")

@@ -1,43 +1,34 @@
 """What `--backend auto` means: the rule, and the memory of what was measured."""
 
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
-from stdeploy.errors import ArtifactError, BackendError
-from stdeploy.files import cache_folder, sha256_of, whole_file
-from stdeploy.hardware import cpu_count, cpu_name, gpus
+from stdeploy.errors import ArtifactError
+from stdeploy.files import ONNX_SUFFIX, cache_folder, sha256_of, whole_file
+from stdeploy.hardware import cpu_count, cpu_name
 from stdeploy.runtime.base import Backend, RuntimeOptions
+from stdeploy.runtime.registry import BACKENDS, runtime_class
 from stdeploy.spec import Precision
 
-RULE = (
-    ".engine: tensorrt. .onnx: onnxruntime on the GPU where there is an NVIDIA GPU and "
-    "onnxruntime-gpu; otherwise the faster of onnxruntime and openvino on this CPU, each "
-    "verified and timed when a file is first opened, and remembered. .pt and .safetensors: "
-    "torch, on the GPU where it sees one."
-)
-
-# Suffix of an artifact -> backends that run it.
-BACKENDS: Mapping[str, tuple[Backend, ...]] = MappingProxyType(
-    {
-        ".onnx": ("onnxruntime", "openvino"),
-        ".engine": ("tensorrt",),
-        ".safetensors": ("torch",),
-        ".pt": ("torch",),
-    }
-)
-# What a backend runs an .onnx file in.
-_PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
-    "onnxruntime": ("fp32", "fp16", "int8"),
-    "openvino": ("fp32", "bf16", "int8"),
-}
 _MEMORY = "choices.json"
+
+
+def rule() -> str:
+    """What "auto" means, in words; backends of .onnx files are those of the registry."""
+    classes = {backend: runtime_class(backend) for backend in _of_suffix(ONNX_SUFFIX)}
+    timed = [b for b, found in classes.items() if found.automatic and "cpu" in found.devices]
+    asked_for = [b for b, found in classes.items() if not found.automatic]
+    by_name = f" By name only: {', '.join(asked_for)}." if asked_for else ""
+    return (
+        ".engine: tensorrt. .onnx: onnxruntime on the GPU where there is an NVIDIA GPU and "
+        f"onnxruntime-gpu; otherwise the faster of {' and '.join(timed)} on this CPU, each "
+        "verified and timed when a file is first opened, and remembered. .pt and .safetensors: "
+        f"torch, on the GPU where it sees one.{by_name}"
+    )
 
 
 def backends_for(artifact: Path) -> tuple[Backend, ...]:
@@ -46,12 +37,14 @@ def backends_for(artifact: Path) -> tuple[Backend, ...]:
     Raises:
         ArtifactError: none does.
     """
-    if artifact.suffix not in BACKENDS:
+    possible = _of_suffix(artifact.suffix)
+    if not possible:
+        known = dict.fromkeys(suffix for one in BACKENDS.values() for suffix in one.runs)
         raise ArtifactError(
             f"{str(artifact)!r}: no backend runs {artifact.suffix or 'such'} files; "
-            f"give one of {', '.join(BACKENDS)}"
+            f"give one of {', '.join(known)}"
         )
-    return BACKENDS[artifact.suffix]
+    return possible
 
 
 def candidates(
@@ -65,7 +58,7 @@ def candidates(
         options: what is asked for.
 
     Returns:
-        One, or the two that are to be timed against each other on this CPU.
+        One, or those that are to be timed against each other on this CPU.
 
     Raises:
         ArtifactError: no backend runs such files, or not the one that was asked for.
@@ -78,39 +71,31 @@ def candidates(
                 f"{str(artifact)!r} choose {' or '.join(possible)}"
             )
         return (_settled(options, options.backend),)
-    if len(possible) == 1:
-        return (_settled(options, possible[0]),)
+    classes = {backend: runtime_class(backend) for backend in possible}
+    automatic = [backend for backend in possible if classes[backend].automatic] or list(possible)
+    if len(automatic) == 1:
+        return (_settled(options, automatic[0]),)
     asked = options.precision or precision
-    gpu_can = asked in _PRECISIONS["onnxruntime"]  # its CUDA provider has no bf16 either
-    if options.device == "cuda" or (options.device == "auto" and gpu_can and onnxruntime_has_gpu()):
-        return (dataclasses.replace(options, backend="onnxruntime", device="cuda"),)
-    able = [
-        backend
-        for backend in possible
-        if importlib.util.find_spec(backend) and asked in _PRECISIONS[backend]
-    ]
+    able = [backend for backend in automatic if asked in classes[backend].precisions]
+    on_gpu = [backend for backend in able if classes[backend].sees_gpu()]
+    if options.device == "cuda":
+        # Where none can, the first that might says what is missing.
+        on_gpu = on_gpu or [b for b in automatic if "cuda" in classes[b].devices] or automatic
+    if on_gpu and options.device != "cpu":
+        return (dataclasses.replace(options, backend=on_gpu[0], device="cuda"),)
+    on_cpu = [backend for backend in able if "cpu" in classes[backend].devices]
     # With none installed, or none able, the first says what is missing.
-    chosen = able or [backend for backend in possible if asked in _PRECISIONS[backend]][:1]
+    chosen = [backend for backend in on_cpu if classes[backend].installed()] or on_cpu[:1]
     return tuple(
         dataclasses.replace(options, backend=backend, device="cpu")
-        for backend in chosen or possible[:1]
+        for backend in chosen or automatic[:1]
     )
-
-
-@functools.cache
-def onnxruntime_has_gpu() -> bool:
-    """Whether onnxruntime-gpu and an NVIDIA GPU are both here."""
-    if not gpus() or not importlib.util.find_spec("onnxruntime"):
-        return False
-    import onnxruntime
-
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def remembered(artifact: Path, options: RuntimeOptions) -> Backend | None:
     """The backend that was faster when this artifact was first opened here, if it was timed."""
     choice = _memory().get(_key(artifact, options))
-    return next((backend for backend in BACKENDS[".onnx"] if backend == choice), None)
+    return next((backend for backend in backends_for(artifact) if backend == choice), None)
 
 
 def remember(artifact: Path, options: RuntimeOptions, seconds: Mapping[Backend, float]) -> None:
@@ -130,20 +115,13 @@ def _settled(options: RuntimeOptions, backend: Backend) -> RuntimeOptions:
     """Options with the backend, and the device that "auto" stands for."""
     device = options.device
     if device == "auto":
-        device = "cuda" if _can_use_gpu(backend) else "cpu"
-    if device == "cpu" and backend == "tensorrt":
-        raise BackendError("tensorrt runs on NVIDIA GPUs only; give an .onnx file for the CPU")
+        found = runtime_class(backend)
+        device = "cuda" if found.sees_gpu() or "cpu" not in found.devices else "cpu"
     return dataclasses.replace(options, backend=backend, device=device)
 
 
-def _can_use_gpu(backend: Backend) -> bool:
-    if backend == "onnxruntime":
-        return onnxruntime_has_gpu()
-    if backend == "torch" and gpus():
-        import torch
-
-        return torch.cuda.is_available()
-    return backend == "tensorrt"
+def _of_suffix(suffix: str) -> tuple[Backend, ...]:
+    return tuple(backend for backend, one in BACKENDS.items() if suffix in one.runs)
 
 
 def _memory() -> dict[str, str]:
@@ -156,7 +134,8 @@ def _memory() -> dict[str, str]:
 
 def _key(artifact: Path, options: RuntimeOptions) -> str:
     """Whatever the faster backend depends on."""
-    versions = [f"{name} {_version(name)}" for name in ("onnxruntime", "openvino")]
+    libraries = [runtime_class(backend).library for backend in backends_for(artifact)]
+    versions = [f"{name} {_version(name)}" for name in libraries]
     parts = [sha256_of(artifact), cpu_name(), cpu_count(), options.threads, options.precision]
     return hashlib.sha256(repr([*parts, *versions]).encode()).hexdigest()
 

@@ -1,8 +1,7 @@
 """The trunk of an .onnx artifact by itself, for any number of frames."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import onnx
@@ -10,13 +9,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from stdeploy.card import ModelCard
-from stdeploy.errors import ArtifactError, BackendError, SpecError, require
+from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.files import ONNX_SUFFIX
 from stdeploy.golden import check_golden, golden_clip
 from stdeploy.parity import RUNTIME_TOLERANCE
-from stdeploy.runtime.base import RunsClips
-
-Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+from stdeploy.runtime.base import Features, RunsClips
+from stdeploy.runtime.registry import runtime_class
 
 
 class DenseTrunk:
@@ -47,7 +45,8 @@ class DenseTrunk:
             runtime: that runs it; the trunk runs in the same backend, on the same device.
 
         Raises:
-            SpecError: the network strides in time, or the file is no .onnx file.
+            SpecError: the network strides in time, the file is no .onnx file, or the backend
+                opens whole artifacts only.
             ArtifactError: the file holds another graph than ours.
             ParityError: the trunk answers differently.
         """
@@ -59,7 +58,8 @@ class DenseTrunk:
         model = onnx.load(artifact)
         radius = _temporal_radius(model.graph, artifact)
         weight, bias = _cut(model.graph, artifact)
-        trunk = cls(_runner(model.SerializeToString(), runtime), weight, bias, radius)
+        run = runtime_class(runtime.name).open_trunk(model.SerializeToString(), runtime)
+        trunk = cls(run, weight, bias, radius)
         # A golden clip by itself has no neighbours: there it has to be what the network says.
         golden = card.golden
         clip = golden_clip(golden.seed, card.clip.frames_shape)
@@ -135,39 +135,3 @@ def _cut(graph: onnx.GraphProto, artifact: Path) -> tuple[NDArray[np.float32], N
     graph.node.remove(classifier)
     graph.input[0].type.tensor_type.shape.dim[1].dim_param = "time"
     return weight, bias
-
-
-def _runner(model: bytes, runtime: RunsClips) -> Features:
-    """The graph in the backend of a runtime."""
-    if runtime.name == "openvino":
-        openvino = require("openvino", extra="openvino", purpose="the openvino backend")
-        hint = "bf16" if runtime.precision == "bf16" else "f32"
-        compiled = openvino.compile_model(
-            openvino.Core().read_model(model),
-            "CPU",
-            {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"},
-        )
-        request = compiled.create_infer_request()
-
-        def on_openvino(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-            request.infer([np.ascontiguousarray(frames)], share_inputs=True)
-            return np.array(request.get_output_tensor().data, dtype=np.float32)
-
-        return on_openvino
-    ort = require("onnxruntime", extra="cpu", purpose="running an .onnx file")
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 4
-    settings.enable_cpu_mem_arena = False
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if runtime.device != "CPU":
-        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
-    session = ort.InferenceSession(model, settings, providers=providers)
-    if len(providers) > 1 and session.get_providers()[0] == "CPUExecutionProvider":
-        raise BackendError("the trunk of a dense timeline cannot use the GPU; try --device cpu")
-    (output,) = (tensor.name for tensor in session.get_outputs())
-
-    def on_onnxruntime(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (features,) = session.run([output], {"frames": np.ascontiguousarray(frames)})
-        return np.asarray(features, dtype=np.float32)
-
-    return on_onnxruntime

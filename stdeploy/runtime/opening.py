@@ -1,26 +1,26 @@
 """From an artifact to a runtime that has answered the golden clip."""
 
-import importlib
+import dataclasses
 import logging
 import time
 from pathlib import Path
 
 from stdeploy.card import ModelCard, ParityRow, read_card
-from stdeploy.errors import StdeployError
+from stdeploy.errors import BackendError, SpecError, StdeployError
 from stdeploy.golden import check_golden, golden_clip
 from stdeploy.parity import RUNTIME_TOLERANCE
-from stdeploy.runtime.base import DEFAULT_OPTIONS, Backend, Runtime, RuntimeOptions
+from stdeploy.runtime.base import (
+    DEFAULT_OPTIONS,
+    Backend,
+    BaseRuntime,
+    Runtime,
+    RuntimeOptions,
+)
 from stdeploy.runtime.choice import backends_for, candidates, remember, remembered
+from stdeploy.runtime.registry import runtime_class
 
 _log = logging.getLogger(__name__)
 
-# Imported when needed: a host that serves .onnx files has no torch.
-_CLASSES: dict[Backend, tuple[str, str]] = {
-    "torch": ("stdeploy.runtime.torch", "TorchRuntime"),
-    "onnxruntime": ("stdeploy.runtime.onnxruntime", "OnnxRuntime"),
-    "openvino": ("stdeploy.runtime.openvino", "OpenVinoRuntime"),
-    "tensorrt": ("stdeploy.runtime.tensorrt", "TensorRtRuntime"),
-}
 _TRIALS = 2
 
 
@@ -59,10 +59,14 @@ def open_backend(artifact: Path, card: ModelCard, options: RuntimeOptions) -> Ru
         artifact: the file.
         card: its card.
         options: with a backend and a device, not "auto".
+
+    Raises:
+        SpecError: an option that the backend does not have.
+        ArtifactError: see `BaseRuntime.open`.
+        BackendError: likewise, or the backend does not run on that device.
     """
-    module, name = _CLASSES[options.backend]
-    backend: type[Runtime] = getattr(importlib.import_module(module), name)
-    return backend.open(artifact, card, options)
+    backend = runtime_class(options.backend)
+    return backend.open(artifact, card, _checked(backend, options))
 
 
 def replay_golden(runtime: Runtime, card: ModelCard, *, source: str) -> float:
@@ -105,6 +109,25 @@ def golden_row(runtime: Runtime, card: ModelCard, *, source: str) -> ParityRow:
         tolerance=RUNTIME_TOLERANCE[runtime.precision],
         detail=runtime.device,
     )
+
+
+def _checked(backend: type[BaseRuntime], options: RuntimeOptions) -> RuntimeOptions:
+    """Options with nothing in them that a backend does not have."""
+    for name in ("compile", "cuda_graphs", "rebuild"):
+        if getattr(options, name) and name not in backend.options:
+            flag = name.replace("_", "-")
+            raise SpecError(
+                f"{backend.name} has no --{flag}; leave it out or choose another backend"
+            )
+    if options.device in backend.devices:
+        return options
+    if options.device == "cpu":
+        raise BackendError(
+            f"{backend.name} runs on NVIDIA GPUs only; give an .onnx file for the CPU"
+        )
+    if not options.allow_cpu:
+        raise BackendError(f"{backend.name} runs on the CPU only; leave --device cuda out")
+    return dataclasses.replace(options, device="cpu")
 
 
 def _open_proven(artifact: Path, card: ModelCard, options: RuntimeOptions) -> Runtime:

@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: float32, bf16 where the processor has it, and int8."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,14 +9,17 @@ from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard
 from stdeploy.errors import ArtifactError, BackendError, require
+from stdeploy.hardware import cpu_multiplies
 from stdeploy.runtime.base import (
-    ClosesOnExit,
+    BaseRuntime,
     Described,
+    Features,
+    RunsClips,
     RuntimeOptions,
     check_frames,
     check_signature,
-    only,
 )
+from stdeploy.runtime.finding import Finding
 from stdeploy.spec import Precision
 
 # Arithmetic asked for -> OpenVINO's hint. Without one it would choose bf16 by itself wherever
@@ -25,10 +29,14 @@ _HINTS: dict[Precision, str] = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 _TYPES = {"u8": "uint8", "f32": "float32"}
 
 
-class OpenVinoRuntime(ClosesOnExit):
+class OpenVinoRuntime(BaseRuntime):
     """An .onnx artifact compiled by OpenVINO for this CPU."""
 
     name = "openvino"
+    library = "openvino"
+    extra = "openvino"
+    precisions = ("fp32", "bf16", "int8")
+    automatic = True
 
     def __init__(self, compiled: Any, card: ModelCard, precision: Precision) -> None:
         self._request = compiled.create_infer_request()
@@ -38,11 +46,8 @@ class OpenVinoRuntime(ClosesOnExit):
 
     @classmethod
     def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
-        """Load an artifact; see `Runtime.open`."""
+        """Load an artifact; see `BaseRuntime.open`."""
         openvino = require("openvino", extra="openvino", purpose="the openvino backend")
-        only("openvino", options)
-        if options.device == "cuda" and not options.allow_cpu:
-            raise BackendError("openvino runs on the CPU only; leave --device cuda out")
         core = openvino.Core()
         precision = _precision(core, artifact, card, options)
         config = {
@@ -75,7 +80,7 @@ class OpenVinoRuntime(ClosesOnExit):
         return cls(compiled, card, precision)
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Classify clips; see `Runtime.run`."""
+        """Classify clips; see `RunsClips.run`."""
         check_frames(frames, self._card)
         try:
             self._request.infer([np.ascontiguousarray(frames)], share_inputs=True)
@@ -89,6 +94,49 @@ class OpenVinoRuntime(ClosesOnExit):
     def close(self) -> None:
         """Release the compiled network."""
         self._request = None
+
+    @classmethod
+    def ways(cls, card: ModelCard) -> Iterator[RuntimeOptions]:
+        """As the file was written, and in bf16 where the processor has it."""
+        if not cls.installed():
+            return
+        if card.precision in ("fp32", "int8"):
+            yield RuntimeOptions(backend="openvino", device="cpu")
+        if card.precision in ("fp32", "bf16") and cpu_multiplies("bf16"):
+            yield RuntimeOptions(backend="openvino", device="cpu", precision="bf16")
+
+    @classmethod
+    def open_trunk(cls, model: bytes, like: RunsClips) -> Features:
+        """Load a graph that ends in features; see `BaseRuntime.open_trunk`."""
+        openvino = require("openvino", extra="openvino", purpose="the openvino backend")
+        compiled = openvino.compile_model(
+            openvino.Core().read_model(model),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _HINTS[like.precision],
+                "PERFORMANCE_HINT": "LATENCY",
+            },
+        )
+        request = compiled.create_infer_request()
+
+        def features(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+            request.infer([np.ascontiguousarray(frames)], share_inputs=True)
+            return np.array(request.get_output_tensor().data, dtype=np.float32)
+
+        return features
+
+    @classmethod
+    def examine(cls) -> Iterator[Finding]:
+        """Which precisions it has on this processor."""
+        if not cls.installed():
+            yield cls.absent()
+            return
+        import openvino
+
+        capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        kinds = ["fp32", *(["bf16"] if "BF16" in capabilities else []), "int8"]
+        text = f"{openvino.__version__.partition('-')[0]}; {', '.join(kinds)}"
+        yield Finding("openvino, cpu", "works", text)
 
 
 def _precision(core: Any, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Precision:

@@ -1,8 +1,10 @@
 """TensorRT and TensorRT-RTX engines on an NVIDIA GPU, without torch."""
 
 import dataclasses
+import importlib.util
 import itertools
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,26 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard
-from stdeploy.engine.flavour import Flavour, import_flavour, messages_of
+from stdeploy.engine.flavour import (
+    EXTRAS,
+    Flavour,
+    FlavourName,
+    import_flavour,
+    messages_of,
+    usable_flavours,
+)
 from stdeploy.engine.write import add_parity, rebuilt
-from stdeploy.errors import ArtifactError, BackendError
+from stdeploy.errors import ArtifactError, BackendError, MissingExtraError, pip_install
 from stdeploy.hardware import Gpu, gpus
 from stdeploy.runtime.base import (
-    ClosesOnExit,
+    BaseRuntime,
     Described,
     RuntimeOptions,
     check_frames,
     check_signature,
-    only,
 )
-from stdeploy.runtime.cuda import StagedArray, Stream
+from stdeploy.runtime.cuda import StagedArray, Stream, runtime_api
+from stdeploy.runtime.finding import Finding, findings
 from stdeploy.sidecar import EngineSidecar
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 
-class TensorRtRuntime(ClosesOnExit):
+class TensorRtRuntime(BaseRuntime):
     """An engine on a stream of its own.
 
     Contexts serve one thread at a time; a lock sees to that. Frames and logits go through
@@ -37,6 +46,12 @@ class TensorRtRuntime(ClosesOnExit):
     """
 
     name = "tensorrt"
+    library = "tensorrt"
+    extra = "trt"
+    precisions = ("fp32", "fp16", "bf16", "int8")
+    devices = ("cuda",)
+    options = ("cuda_graphs", "rebuild")
+    automatic = True
 
     def __init__(
         self,
@@ -65,12 +80,11 @@ class TensorRtRuntime(ClosesOnExit):
 
     @classmethod
     def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
-        """Load an artifact; see `Runtime.open`.
+        """Load an artifact; see `BaseRuntime.open`.
 
         Nothing of the file is given to TensorRT before its digest, its versions and its GPU were
         compared with the sidecar.
         """
-        only("tensorrt", options, "cuda_graphs", "rebuild")
         sidecar = EngineSidecar.read(artifact)
         if options.precision not in (None, sidecar.card.precision):
             raise BackendError(
@@ -114,7 +128,7 @@ class TensorRtRuntime(ClosesOnExit):
         return runtime
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Classify clips; see `Runtime.run`."""
+        """Classify clips; see `RunsClips.run`."""
         check_frames(frames, self._card)
         with self._lock:
             if self._engine is None:
@@ -131,6 +145,29 @@ class TensorRtRuntime(ClosesOnExit):
             self._engine = None
             self._runtime = None
             self._stream.close()
+
+    @classmethod
+    def installed(cls) -> bool:
+        """Whether TensorRT or TensorRT-RTX is here."""
+        return any(importlib.util.find_spec(name) is not None for name in EXTRAS)
+
+    @classmethod
+    def sees_gpu(cls) -> bool:
+        """Whether there is an NVIDIA GPU."""
+        return bool(gpus())
+
+    @classmethod
+    def ways(cls, card: ModelCard) -> Iterator[RuntimeOptions]:
+        """With and without CUDA graphs."""
+        if card.precision in cls.precisions and gpus() and list(usable_flavours()):
+            yield RuntimeOptions(backend="tensorrt", device="cuda")
+            yield RuntimeOptions(backend="tensorrt", device="cuda", cuda_graphs=True)
+
+    @classmethod
+    def examine(cls) -> Iterator[Finding]:
+        """TensorRT and TensorRT-RTX."""
+        for name in EXTRAS:
+            yield from findings(name, _examine)
 
     def _parts(self, count: int) -> list[slice]:
         """Slices of at most the largest batch, of nearly the same length."""
@@ -279,3 +316,30 @@ def _check_engine(
         is_input = engine.get_tensor_mode(name) == api.TensorIOMode.INPUT
         (inputs if is_input else outputs).append((name, types.get(dtype, str(dtype)), shape))
     check_signature(artifact, card, inputs, outputs)
+
+
+def _examine(name: FlavourName) -> Iterator[Finding]:
+    yield _finding(name)
+
+
+def _finding(name: FlavourName) -> Finding:
+    try:
+        flavour = import_flavour(name)
+    except BackendError as error:
+        if importlib.util.find_spec(name) is None:
+            return Finding(name, "absent", "not installed", pip_install(EXTRAS[name]))
+        return Finding(name, "problem", str(error), "reinstall it with all its parts")
+    if not gpus():
+        ahead = ": builds for --target sm86,sm89,sm120" if name == "tensorrt_rtx" else ""
+        return Finding(name, "absent", f"{flavour.version} is here, but no GPU{ahead}")
+    try:
+        runtime_api()
+    except MissingExtraError:
+        return Finding(
+            name, "problem", "cuda-bindings is not installed", "pip install cuda-bindings"
+        )
+    target = gpus()[0].target
+    if name == "tensorrt_rtx" and target.upper() not in flavour.api.ComputeCapability.__members__:
+        text = f"{flavour.version}; {target} is not among the GPUs that it names"
+        return Finding(name, "fact", text, "if it refuses this GPU, use TensorRT")
+    return Finding(name, "works", flavour.version)

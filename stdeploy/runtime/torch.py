@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard
 from stdeploy.errors import ArtifactError, BackendError, require
-from stdeploy.runtime.base import ClosesOnExit, RuntimeOptions, check_frames, only
+from stdeploy.hardware import gpus
+from stdeploy.runtime.base import BaseRuntime, RuntimeOptions, check_frames
+from stdeploy.runtime.finding import Finding
 from stdeploy.spec import Precision
 
 require("torch", extra="train", purpose="running a .pt or .safetensors file")
@@ -32,7 +34,7 @@ _DTYPES: dict[Precision, torch.dtype] = {
 _WARM_UP_RUNS = 3
 
 
-class TorchRuntime(ClosesOnExit):
+class TorchRuntime(BaseRuntime):
     """A network of torch in evaluation mode.
 
     On a GPU its memory layout is channels_last_3d, frames go through page-locked memory, and
@@ -40,6 +42,12 @@ class TorchRuntime(ClosesOnExit):
     """
 
     name = "torch"
+    library = "torch"
+    extra = "train"
+    precisions = ("fp32", "fp16", "bf16")
+    devices = ("cpu", "cuda")
+    options = ("compile", "cuda_graphs")
+    automatic = True
 
     def __init__(
         self,
@@ -62,8 +70,7 @@ class TorchRuntime(ClosesOnExit):
 
     @classmethod
     def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
-        """Load an artifact; see `Runtime.open`."""
-        only("torch", options, "compile", "cuda_graphs")
+        """Load an artifact; see `BaseRuntime.open`."""
         if options.device == "cuda" and not torch.cuda.is_available():
             if not options.allow_cpu:
                 raise BackendError(
@@ -101,7 +108,7 @@ class TorchRuntime(ClosesOnExit):
         return cls(graph, card, precision, options)
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Classify clips; see `Runtime.run`."""
+        """Classify clips; see `RunsClips.run`."""
         check_frames(frames, self._card)
         try:
             with torch.inference_mode(), _exact(), _quiet():
@@ -123,6 +130,48 @@ class TorchRuntime(ClosesOnExit):
         self._captured = None if self._captured is None else {}
         if self._on_gpu:
             torch.cuda.empty_cache()
+
+    @classmethod
+    def sees_gpu(cls) -> bool:
+        """Whether there is an NVIDIA GPU, and a torch that is built for it."""
+        return bool(gpus()) and torch.cuda.is_available()
+
+    @classmethod
+    def ways(cls, card: ModelCard) -> Iterator[RuntimeOptions]:
+        """Eager and compiled on the CPU; on the GPU in three precisions, also as CUDA graphs."""
+        plain = RuntimeOptions(backend="torch", device="cpu", precision="fp32")
+        yield plain
+        if card.model.fused:
+            yield dataclasses.replace(plain, compile=True)
+        if not cls.sees_gpu():
+            return
+        on_gpu = dataclasses.replace(plain, device="cuda")
+        yield on_gpu
+        yield dataclasses.replace(on_gpu, precision="fp16")
+        if card.model.fused:
+            yield dataclasses.replace(on_gpu, precision="bf16")
+            yield dataclasses.replace(on_gpu, precision="bf16", cuda_graphs=True)
+            yield dataclasses.replace(on_gpu, precision="fp16", compile=True)
+
+    @classmethod
+    def examine(cls) -> Iterator[Finding]:
+        """Which torch is here, and whether it sees the GPU."""
+        text = f"{torch.__version__}, {torch.get_num_threads()} threads"
+        yield Finding("torch, cpu", "works", text)
+        if torch.cuda.is_available():
+            cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+            text = f"CUDA {torch.version.cuda}, cuDNN {cudnn}, {torch.cuda.get_device_name()}"
+            yield Finding("torch, cuda", "works", text)
+        elif gpus():
+            built = torch.version.cuda
+            yield Finding(
+                "torch, cuda",
+                "problem",
+                f"built for CUDA {built}, but sees no GPU"
+                if built
+                else "this torch is built for CPUs",
+                "install torch for CUDA: https://pytorch.org/get-started/locally",
+            )
 
     def _run(self, frames: Tensor) -> Tensor:
         assert self._graph is not None

@@ -4,16 +4,19 @@ Weights and sample video come from the package index (or the user's cache); with
 these tests skip.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from stdeploy.card import read_card
 from stdeploy.classify import Classifier, ClassifyOptions
 from stdeploy.errors import DownloadError
+from stdeploy.layers.temporal import temporal_basis
 from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
 from stdeploy.pull.download import fetch
 
@@ -87,3 +90,44 @@ def test_runtimes_agree_on_a_real_video(folder: Path, classifier: Classifier) ->
         actual = exported.classify(folder / "sample.mp4")
     assert actual.labels[:5] == expected.labels[:5]
     np.testing.assert_allclose(actual.view_logits, expected.view_logits, rtol=1e-3, atol=1e-3)
+
+
+def test_filters_are_those_of_figure_1(folder: Path) -> None:
+    """Against plain NumPy on the weights, and the numbers that are known of them."""
+    command = [sys.executable, "-m", "stdeploy", "analyze", "filters"]
+    arguments = ["kinetics400-i3d.pt", "--json", "--save-arrays", "filters.npz"]
+    shown = subprocess.run(
+        [*command, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
+    record = json.loads(shown.stdout)
+    taps = {layer["name"]: layer["energy_per_tap"] for layer in record["layers"]}
+    assert taps["conv1.1"] == pytest.approx(
+        [0.017, 0.022, 0.171, 0.099, 0.604, 0.053, 0.034], abs=6e-4
+    )
+    assert taps["conv2.2.0"] == pytest.approx([0.155, 0.582, 0.263], abs=6e-4)
+    assert taps["conv5.1.path_a.1.0"] == pytest.approx([0.324, 0.391, 0.285], abs=6e-4)
+
+    state = torch.load(folder / "kinetics400-i3d.pt", weights_only=True)["state_dict"]
+    with np.load(folder / "filters.npz") as arrays:
+        for name in taps:
+            coefficients = state[f"{name}.branches.0.coefficients"].double().numpy()
+            length = coefficients.shape[2]
+            # The weights are stored as W~ with eta = 1, where the basis is orthonormal.
+            basis = temporal_basis(length, 1.0).numpy()
+            weight = np.tensordot(basis, coefficients, axes=(1, 2)).transpose(1, 2, 0, 3, 4)
+            energy = (weight**2).sum(axis=(0, 1, 3, 4))
+            assert taps[name] == pytest.approx(energy / energy.sum(), abs=2e-6)
+            filters = weight.reshape(-1, length, weight.shape[3] * weight.shape[4])[:500]
+            u, values, _ = np.linalg.svd(filters, full_matrices=False)
+            np.testing.assert_allclose(
+                arrays[f"{name}/weights"][:500], values, rtol=1e-3, atol=1e-6
+            )
+            first = np.abs(np.sum(arrays[f"{name}/directions"][:500, 0] * u[:, :, 0], axis=1))
+            apart = values[:, 0] > 1.01 * values[:, 1]  # else any mixture of the two is right
+            np.testing.assert_allclose(first[apart], 1.0, atol=1e-4)
+
+    centres = [stage["centre"] for stage in record["stages"][1:]]
+    averages = [stage["average"] for stage in record["stages"][1:]]
+    assert centres == sorted(centres, reverse=True)
+    assert averages == sorted(averages)
+    assert list(record["recommended"].values()) == [1, 1, 3, 3, 5]
