@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install check test coverage demo study gpu-check clean
+.PHONY: help install check test coverage docs demo study gpu-check clean
 
 help:
 	@echo "make install    everything into .venv"
@@ -11,6 +11,7 @@ help:
 	@echo "make study      train the starter model with and without temporal filters"
 	@echo "make check      ruff (lint, format) and mypy strict"
 	@echo "make test       the tests (make coverage: which lines they run)"
+	@echo "make docs       the manual into site/ (open site/index.html); fails on a broken link"
 	@echo "make gpu-check  GPU tests and benchmarks into docs/benchmarks; fails if one is skipped"
 
 install: $(VENV)/installed
@@ -29,7 +30,7 @@ check: install
 # libraries (TensorRT-RTX, OpenVINO) stay loaded, from what starts many processes of its own. A
 # process that has trained with workers, then run OpenVINO, dies of a segmentation fault when it
 # starts the next process; so tests that open OpenVINO belong to these folders.
-BACKENDS := tests/bench tests/cli tests/engine tests/export tests/gpu tests/runtime tests/serve
+BACKENDS := tests/analysis tests/bench tests/cli tests/docs tests/engine tests/export tests/gpu tests/runtime tests/serve
 test: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(BACKENDS)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(BACKENDS:%=--ignore=%)
@@ -37,6 +38,10 @@ test: install
 # Apart from `test`: tracing lines costs half as much again.
 coverage: install
 	$(BIN)/pytest --cov=stdeploy --cov-report=term:skip-covered
+
+# The variable switches off a notice of the theme about other programs.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The starter model beside the same network without temporal filters.
 study: install
@@ -53,4 +58,4 @@ gpu-check:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) docs/benchmarks/gpu_check.py
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) demo site build *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage

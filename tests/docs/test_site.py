@@ -1,0 +1,143 @@
+"""The manual as it is built: every link leads somewhere, nothing comes from elsewhere."""
+
+import html.parser
+import os
+import re
+import subprocess
+import sys
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from stdeploy.cli.main import app
+from tests.docs.pages import ROOT
+
+# What a browser loads with a page; <a href> is what a reader follows.
+LOADED = {
+    ("audio", "src"),
+    ("iframe", "src"),
+    ("img", "src"),
+    ("link", "href"),
+    ("script", "src"),
+    ("source", "src"),
+    ("video", "src"),
+}
+# Named by the theme in pages that lie in no folder of the site.
+NOT_PAGES = {"404.html"}
+
+
+class Page(html.parser.HTMLParser):
+    """Names of places in a page, links out of it, and what it loads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.places: set[str] = set()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("id", "name") and value:
+                self.places.add(value)
+            if tag == "a" and name == "href" and value:
+                self.links.append(value)
+            if (tag, name) in LOADED and value:
+                self.loaded.append(value)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, as `make docs` builds it."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert built.stdout + built.stderr == ""
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Page]:
+    found = {path: Page(path.read_text()) for path in sorted(site.rglob("*.html"))}
+    return {path: page for path, page in found.items() if path.name not in NOT_PAGES}
+
+
+def test_make_docs_is_what_is_tested() -> None:
+    recipe = (ROOT / "Makefile").read_text()
+    assert "NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet" in recipe
+
+
+def test_every_link_leads_to_a_page_and_a_place_in_it(pages: dict[Path, Page]) -> None:
+    broken = []
+    for path, page in pages.items():
+        for link in (*page.links, *page.loaded):
+            url = urllib.parse.urlsplit(link)
+            if url.scheme or url.netloc:
+                continue
+            target = (path.parent / urllib.parse.unquote(url.path)).resolve() if url.path else path
+            places = pages[target].places if target in pages else {url.fragment}
+            if not target.is_file():
+                broken.append(f"{path.name}: {link}")
+            elif url.fragment and urllib.parse.unquote(url.fragment) not in places:
+                broken.append(f"{path.name}: {link} names no place")
+    assert not broken
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[Path, Page]) -> None:
+    foreign = [
+        (path.name, link)
+        for path, page in pages.items()
+        for link in page.loaded
+        if re.match(r"(https?:)?//", link)
+    ]
+    assert not foreign
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", sheet.read_text()), sheet
+
+
+def test_every_verb_and_option_is_in_the_reference(site: Path) -> None:
+    verbs: dict[str, Any] = {}
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", {"": command})
+        verbs |= {f"{name} {verb}".strip(): nested for verb, nested in inner.items()}
+    for name, verb in verbs.items():
+        text = (site / "reference" / "commands" / f"{name.replace(' ', '-')}.html").read_text()
+        for parameter in verb.params:
+            for flag in parameter.opts:
+                assert flag in text, (name, flag)
+
+
+def test_equations_are_drawn(site: Path) -> None:
+    text = (site / "explanation" / "method.html").read_text()
+    assert text.count("<math") >= 20
+    assert all(f"({number})</span>" in text for number in range(2, 10))
+    assert "arithmatex" not in text
+
+
+def test_fields_and_recipes_are_filled_in(site: Path) -> None:
+    files = (site / "reference" / "files.html").read_text()
+    for name in ("temporal_lengths", "num_frames", "golden", "engine_sha256"):
+        assert f"<code>{name}</code>" in files
+    recipes = (site / "reference" / "recipes.html").read_text()
+    for name in ("head_learning_rate_factor", "ego_motion_sigma_px", "ssv2-i3d-r50-ours.toml"):
+        assert name in recipes
+    for path in site.rglob("*.html"):
+        assert not re.search(r"<!-- (fields|recipes)", path.read_text()), path
+
+
+def test_the_reference_of_http_has_every_route(site: Path) -> None:
+    text = (site / "reference" / "http.html").read_text()
+    for route in ("GET /v1/models", "POST /v1/classify", "GET /livez", "GET /metrics"):
+        assert route in text
+    for name in ("request_id", "view_spans_seconds", "mean_score"):
+        assert f"<code>{name}</code>" in text
