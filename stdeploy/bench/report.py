@@ -140,4 +140,4 @@ def draw(report: Report, path: Path) -> None:
         axes.invert_yaxis()
         axes.margins(x=0.12)
         axes.set_xlabel("clips per second (more is better)")
-        axes.set_title(report.network, loc="left", fontsize=11)
+        axes.set_title(report.network, loc="left", fontsize=11, color=GREY)

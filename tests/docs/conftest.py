@@ -22,14 +22,13 @@ from tests.video.odd import coloured_frames, encode
 
 LABELS = ("fight", "noFight")
 CLIP = ClipSpec(num_frames=6, frame_stride=2, fps=12.5, short_side_px=36, crop_px=32)
-# Pages that bring the Kinetics weights only to go on with them: a tiny network takes their place.
-TINY_KINETICS = {"docs/how-to/fine-tune.md"}
 SUFFIXES = (".pt", ".fused.safetensors", ".onnx")
 
 # What pages take for granted beside my-videos/, videos/ and single videos: artifacts by name.
 ARTIFACTS = {
     "docs/how-to/camera.md": ["finetune"],
     "docs/how-to/cluster.md": ["finetune"],
+    "docs/how-to/fine-tune.md": ["kinetics400-i3d", "finetune"],
     "docs/how-to/gpu-host.md": ["finetune"],
     "docs/how-to/kubernetes.md": ["finetune"],
     "docs/how-to/long-videos.md": ["starter", "finetune"],

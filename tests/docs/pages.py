@@ -4,6 +4,7 @@ A block of commands has lines that begin with `$ `, or is sh, bash or console, o
 and begins with a program. Before a block a comment may stand, which readers do not see:
 
     <!-- parsed: there is no GPU -->                 its commands are parsed, not run
+    <!-- parsed: docs/tutorial.md runs it -->        likewise; that page has to
     <!-- parsed watch: there is no camera -->        those that match this
 """
 
@@ -55,11 +56,23 @@ class Command:
 
 @dataclasses.dataclass
 class Snippet:
-    """A block of Python."""
+    """A block of Python.
+
+    Attributes:
+        page: where it stands, from the root of the repository.
+        line: of the page.
+        text: of the block.
+    """
 
     page: str
     line: int
     text: str
+
+    @property
+    def excerpt(self) -> str | None:
+        """The file whose lines these are, if the first line names one; it is then no program."""
+        found = re.match(r"# (\w[\w./-]*\.py)\n", self.text)
+        return found[1] if found else None
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}: python"

@@ -13,8 +13,6 @@ Class = Literal["run", "parsed", "foreign"]
 FOREIGN = {
     r"make [\w-]+": "installs, or runs everything, this test included",
     r"(python3 -m venv \S+ && )?(\S*/)?pip install .+": "changes what is installed here",
-    r"git clone .+": "needs the address of the repository",
-    r"cd \w+": "leads into the clone",
     r"source \.venv/bin/activate": "is for the shell of a person",
     r"bash \.ci/run": "runs everything, this test included",
     r"([A-Z]+=\S+ )?docker .+": "needs Docker, and images from a registry",
@@ -22,7 +20,6 @@ FOREIGN = {
     r"install -D? ?-?m? ?.+": "writes into /etc",
     r"systemctl .+": "needs systemd as the first process",
     r"serve (run|deploy) .+": "starts Ray for good; tests/serve/test_on_ray.py does it",
-    r"xdg-open .+": "needs a desktop",
 }
 # Programs beside stdeploy that may stand in a command that is only parsed.
 BESIDE = {"cat", "ffmpeg", "find"}
@@ -90,6 +87,7 @@ VARIES = {
             "network, golden clip │ 64x224x224",
         ),
     ),
+    "docs/tutorial.md": ("│ fight │", "│ noFight │", '"label": "fight"'),
     "docs/video.md": (
         *("arm wrestling", "dunking basketball", "shooting basketball"),
         "juggling soccer ball",

@@ -1,7 +1,6 @@
 """The commands and snippets of docs/; apart from test_commands.py, so that both run at once."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,5 @@ from tests.docs.sandbox import Sandbox
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES_RUN if page.startswith("docs/")])
-def test_commands_of_a_page_do_what_it_says(
-    page: str, sandbox: Callable[[str], Sandbox], artifacts: Path
-) -> None:
-    follow(page, sandbox, artifacts)
+def test_commands_of_a_page_do_what_it_says(page: str, sandbox: Callable[[str], Sandbox]) -> None:
+    follow(page, sandbox)
