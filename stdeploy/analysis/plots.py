@@ -177,6 +177,7 @@ def _map_of_time(axes: Any, field: ReceptiveField, *, first: bool) -> None:
 
 
 def _curves(axes: Any, fields: Mapping[str, ReceptiveField]) -> None:
+    dotted = False
     for (name, field), colour in zip(fields.items(), _cycled(len(fields)), strict=True):
         curve = field.over_time
         offset = np.arange(len(curve)) - len(curve) // 2
@@ -189,7 +190,9 @@ def _curves(axes: Any, fields: Mapping[str, ReceptiveField]) -> None:
             limit = side * field.theoretical[0]
             if offset[0] <= limit <= offset[-1]:  # in a short clip it sees to both ends
                 axes.axvline(limit, color=colour, linestyle=":", linewidth=0.8)
-    axes.set_xlabel("frame of the clip, from the centre (dotted: could see)", fontsize=8)
+                dotted = True
+    meaning = " (dotted: could see)" if dotted else ""
+    axes.set_xlabel(f"frame of the clip, from the centre{meaning}", fontsize=8)
     axes.set_ylabel("share of the gradient", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.2)

@@ -32,7 +32,9 @@ def command(
             f"({clip.span_seconds:.3g} s), {clip.crop_px} x {clip.crop_px} px of a short side of "
             f"{clip.short_side_px}, {clip.views} view(s), short videos: {clip.short_video}"
         ),
-        "labels": f"{len(card.labels)}: {', '.join(card.labels[:4])}, ...",
+        "labels": f"{len(card.labels)}: {', '.join(card.labels[:4])}"
+        + (", ..." if len(card.labels) > 4 else ""),
+        "accuracy": ", ".join(f"{name} {value:.1%}" for name, value in card.metrics.items()),
         "origin": lineage.origin,
         "licence": lineage.licence,
         "parent": f"{lineage.parent or '-'}  {lineage.parent_sha256 or ''}".strip(),
