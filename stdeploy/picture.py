@@ -1,7 +1,7 @@
 """The look of our pictures: for light and dark pages, written whole or not at all."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,41 @@ def drawn(path: Path, *, extra: str, size: tuple[float, float], **grid: Any) -> 
         _style(axes)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], transparent=True, dpi=_DPI)
+
+
+def marker_key(figure: Any, markers: Mapping[str, tuple[str, str]], *, title: str) -> None:
+    """Say below a picture what its markers stand for.
+
+    Args:
+        figure: of the picture.
+        markers: meaning and colour of each, by matplotlib's sign for it.
+        title: a line above them.
+    """
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            marker=marker,
+            linestyle="none",
+            markersize=5,
+            color=colour,
+            markeredgecolor="black",
+            label=label,
+        )
+        for marker, (label, colour) in markers.items()
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        labelcolor=GREY,
+        fontsize=7,
+        title=title,
+        title_fontproperties={"size": 7},
+    ).get_title().set_color(GREY)
 
 
 def _style(axes: Any) -> None:

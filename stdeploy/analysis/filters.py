@@ -1,37 +1,19 @@
-"""Section 2.1 of the paper: the temporal filters inside spatio-temporal ones, as arithmetic.
-
-Every filter W^{c,d} of t x h x w, unfolded to t rows, is taken apart by eq. (1),
-W = U Lambda V^T. The columns of U are its primary temporal filters, unit vectors of t numbers,
-the singular values their weights. They are looked at in the coordinates of `temporal_axes`.
-"""
+"""Section 2.1 of the paper: what a spatio-temporal layer does in time, and a stage of them."""
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Array32 = NDArray[np.float32]
-Projection = Literal["lambert", "orthographic"]
-
-_CHUNK = 1 << 16  # filters at a time: 65,536 of 3 x 3 x 3 in float64 take 14 MB
-_RINGS = 6  # of the cells of `entropy`
-
-
-@dataclasses.dataclass(frozen=True)
-class PrimaryFilters:
-    """Eq. (1) for all N = C D filters of a layer.
-
-    Attributes:
-        directions: u_i, (N, r, t), unit length, r = min(t, h w); the sign is that of `upright`.
-        weights: lambda_i, (N, r), descending, not negative.
-    """
-
-    directions: Array32
-    weights: Array32
+from stdeploy.analysis.half_sphere import entropy
+from stdeploy.analysis.primary import (
+    Array,
+    PrimaryFilters,
+    chunks,
+    primary_filters,
+    temporal_axes,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +29,7 @@ class LayerFilters:
         energy_per_axis: share in each of `temporal_axes`, (t,); sums to 1. The first three are
             average, first and second differential.
         entropy: how evenly the primary filters cover the half sphere of figure 1, 0 (all in one
-            cell) to 1; see `entropy`. With few filters it cannot reach 1.
+            cell) to 1; see `half_sphere.entropy`. With few filters it cannot reach 1.
         primary: eq. (1).
     """
 
@@ -63,6 +45,12 @@ class LayerFilters:
     def length(self) -> int:
         """Temporal length, t."""
         return self.shape[2]
+
+    @property
+    def first_axes(self) -> tuple[float, float, float]:
+        """Shares of average, first and second differential; t = 2 has no second: 0."""
+        average, first, second = np.append(self.energy_per_axis, 0.0)[:3]
+        return float(average), float(first), float(second)
 
     @property
     def centre(self) -> float | None:
@@ -116,172 +104,6 @@ class StageFilters:
     spread_frames: float
 
 
-def temporal_axes(length: int) -> Array:
-    """The orthonormal axes that figure 1 is drawn in, for any temporal length.
-
-    They are the cosines of the DCT-II. For t = 3 they are the paper's three: the average
-    [1, 1, 1], the 1st differential [-1, 0, 1] and the 2nd [-1, 2, -1], each of unit length. For
-    longer filters the same three are the slowest components, and others follow.
-
-    Args:
-        length: t, at least 2.
-
-    Returns:
-        (t, t); row k is axis k.
-    """
-    frame = np.arange(length) + 0.5
-    order = np.arange(length)[:, None]
-    axes = np.cos(math.pi * frame * order / length) * math.sqrt(2.0 / length)
-    axes[0] = 1.0 / math.sqrt(length)
-    axes[1:3] *= -1.0  # cosines begin high, the paper's differentials low
-    return axes
-
-
-def primary_filters(weight: NDArray[np.floating]) -> PrimaryFilters:
-    """Eq. (1) for every filter of a layer.
-
-    U and Lambda are taken from the eigenvectors of W W^T, which is t x t and small. Where two
-    singular values are equal, any rotation of their directions would do.
-
-    Args:
-        weight: (C_out, C_in, t, h, w).
-    """
-    outputs, inputs, length, height, width = weight.shape
-    rank = min(length, height * width)
-    count = outputs * inputs
-    directions = np.empty((count, rank, length), np.float32)
-    weights = np.empty((count, rank), np.float32)
-    for chunk, filters in _chunks(weight):
-        squared, vectors = np.linalg.eigh(filters @ filters.transpose(0, 2, 1))
-        # Ascending in NumPy; rounding may take a zero a little below.
-        weights[chunk] = np.sqrt(np.maximum(squared[:, ::-1][:, :rank], 0.0))
-        directions[chunk] = upright(vectors[:, :, ::-1].transpose(0, 2, 1)[:, :rank])
-    return PrimaryFilters(directions, weights)
-
-
-def upright(directions: Array) -> Array:
-    """Choose between u and -u, which eq. (1) cannot tell apart.
-
-    The coordinate on the 2nd differential is made positive, so that the centre filter
-    [0, 1, 0] is itself and figure 1 shows one half of the sphere; where it is 0, that on the
-    average, then that on the 1st differential.
-
-    Args:
-        directions: (..., t).
-
-    Returns:
-        The same, each multiplied by 1 or -1.
-    """
-    axes = temporal_axes(directions.shape[-1])
-    signs = np.zeros(directions.shape[:-1])
-    for axis in (2, 0, 1):
-        if axis < len(axes):
-            coordinate = directions @ axes[axis]
-            undecided = (signs == 0) & (np.abs(coordinate) > 1e-12)
-            signs = np.where(undecided, np.sign(coordinate), signs)
-    signs[signs == 0] = 1.0
-    return np.asarray(directions * signs[..., None])
-
-
-def on_the_half_sphere(primary: PrimaryFilters) -> tuple[Array, Array, Array, float]:
-    """Coordinates of figure 1: 1st differential (x), average (y), 2nd differential (z >= 0).
-
-    For t > 3 a direction has more coordinates than these: the three are brought to unit length,
-    and the weight is multiplied by the length that they had.
-
-    Args:
-        primary: eq. (1) of a layer.
-
-    Returns:
-        x, y and weights of the points, (N r,) each, z follows from x^2 + y^2 + z^2 = 1; and the
-        share of the weight that these three coordinates hold, 1 for t = 3.
-    """
-    axes = temporal_axes(primary.directions.shape[-1])[:3]
-    points = primary.directions.reshape(-1, axes.shape[1]).astype(np.float64) @ axes.T
-    weights = primary.weights.reshape(-1).astype(np.float64)
-    lengths = np.linalg.norm(points, axis=1)
-    points /= np.maximum(lengths, 1e-12)[:, None]
-    total = float(weights.sum())
-    held = float(weights @ lengths) / total if total > 0 else 0.0
-    return points[:, 1], points[:, 0], weights * lengths, held
-
-
-def lambert(x: Array, y: Array) -> tuple[Array, Array]:
-    """Lambert's projection of the half sphere z >= 0 on the unit disc, which keeps areas.
-
-    The pole (the 2nd differential) comes to the centre, the equator to the rim. So equal numbers
-    of filters on equal areas of the sphere have equal density in the picture.
-
-    Args:
-        x: (N,).
-        y: (N,); z = sqrt(1 - x^2 - y^2).
-
-    Returns:
-        x and y on the disc.
-    """
-    z = np.sqrt(np.maximum(1.0 - x**2 - y**2, 0.0))
-    scale = 1.0 / np.sqrt(1.0 + z)
-    return x * scale, y * scale
-
-
-def density(
-    primary: PrimaryFilters, *, projection: Projection = "lambert", cells: int = 72
-) -> Array:
-    """Figure 1: how densely primary filters lie on the half sphere, by their weights.
-
-    The average is above and below (opposite points of the rim are the same filter), the 1st
-    differential right and left, the 2nd in the centre.
-
-    Args:
-        primary: eq. (1) of a layer.
-        projection: "lambert" keeps areas; "orthographic" is the plain projection on the plane of
-            average and 1st differential, which crowds the rim.
-        cells: of the picture, on each side.
-
-    Returns:
-        (cells, cells), the lowest row first; its mean over the disc is 1, NaN is outside.
-    """
-    x, y, weights, _ = on_the_half_sphere(primary)
-    if projection == "lambert":
-        x, y = lambert(x, y)
-    edges = np.linspace(-1.0, 1.0, cells + 1)
-    counted, _, _ = np.histogram2d(y, x, bins=(edges, edges), weights=weights)
-    middle = (edges[1:] + edges[:-1]) / 2
-    disc = np.hypot(middle[:, None], middle[None, :]) <= 1.0
-    # Rim cells are partly outside: what falls there belongs to the disc, and is weighed by area.
-    smooth = _blurred(counted) / np.maximum(_blurred(disc.astype(np.float64)), 0.1)
-    smooth[~disc] = np.nan
-    mean = float(np.nanmean(smooth))
-    return np.asarray(smooth / mean if mean > 0 else smooth)
-
-
-def entropy(primary: PrimaryFilters) -> float:
-    """How evenly primary filters cover the half sphere, by their weights.
-
-    Shannon's entropy of the weights in 144 cells of equal area (rings of the Lambert disc, each
-    cut in sectors), divided by its largest value, log 144.
-
-    Args:
-        primary: eq. (1) of a layer.
-
-    Returns:
-        0 to 1.
-    """
-    x, y, weights, _ = on_the_half_sphere(primary)
-    if not weights.sum() > 0:
-        return 0.0
-    x, y = lambert(x, y)
-    ring = np.minimum((np.hypot(x, y) * _RINGS).astype(int), _RINGS - 1)
-    sectors = 4 * (2 * ring + 1)  # the area of ring r grows like 2 r + 1
-    turn = np.arctan2(y, x) / (2 * math.pi) + 0.5
-    sector = np.minimum((turn * sectors).astype(int), sectors - 1)
-    cells = 4 * _RINGS**2
-    cell = 4 * ring**2 + sector
-    shares = np.bincount(cell, weights=weights, minlength=cells) / weights.sum()
-    shares = shares[shares > 0]
-    return float(-(shares * np.log(shares)).sum() / math.log(cells))
-
-
 def energy_per_tap(weight: NDArray[np.floating]) -> Array:
     """Share of the squared weights of a layer in each frame, (t,).
 
@@ -289,7 +111,7 @@ def energy_per_tap(weight: NDArray[np.floating]) -> Array:
         weight: (C_out, C_in, t, h, w).
     """
     total: Array = np.zeros(weight.shape[2])
-    for _, filters in _chunks(weight):
+    for _, filters in chunks(weight):
         total += np.einsum("nts,nts->t", filters, filters)
     return _shares(total)
 
@@ -305,7 +127,7 @@ def energy_per_axis(weight: NDArray[np.floating]) -> Array:
     """
     axes = temporal_axes(weight.shape[2])
     total: Array = np.zeros(len(axes))
-    for _, filters in _chunks(weight):
+    for _, filters in chunks(weight):
         along = np.matmul(axes, filters)
         total += np.einsum("nks,nks->k", along, along)
     return _shares(total)
@@ -365,8 +187,7 @@ def by_stage(layers: list[LayerFilters]) -> list[StageFilters]:
 
 
 def _stage(name: str, layers: list[LayerFilters]) -> StageFilters:
-    axes = [np.append(layer.energy_per_axis, 0.0)[:3] for layer in layers]  # t = 2 has no 3rd
-    average, first, second = np.mean(axes, axis=0)
+    average, first, second = np.mean([layer.first_axes for layer in layers], axis=0)
     centres = [layer.centre for layer in layers]
     known = [centre for centre in centres if centre is not None]
     return StageFilters(
@@ -382,23 +203,6 @@ def _stage(name: str, layers: list[LayerFilters]) -> StageFilters:
         entropy=float(np.mean([layer.entropy for layer in layers])),
         spread_frames=float(np.mean([layer.spread_frames for layer in layers])),
     )
-
-
-def _blurred(cells: Array) -> Array:
-    """A Gaussian of about a cell, so that few filters do not look like noise."""
-    kernel = np.exp(-0.5 * (np.arange(-3, 4) / 1.2) ** 2)
-    kernel /= kernel.sum()
-    along = np.apply_along_axis(np.convolve, 0, cells, kernel, mode="same")
-    return np.asarray(np.apply_along_axis(np.convolve, 1, along, kernel, mode="same"))
-
-
-def _chunks(weight: NDArray[np.floating]) -> Iterator[tuple[slice, Array]]:
-    """Filters as float64 (n, t, h w), some at a time."""
-    outputs, inputs, length, height, width = weight.shape
-    filters = weight.reshape(outputs * inputs, length, height * width)
-    for start in range(0, len(filters), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        yield part, filters[part].astype(np.float64)
 
 
 def _shares(energies: Array) -> Array:

@@ -4,13 +4,16 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.errors import ArtifactError, require
 from stdeploy.files import existing
+
+if TYPE_CHECKING:
+    from stdeploy.layers.temporal import TemporalFilter
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx")
 _NESTS = ("state_dict", "model_state_dict", "model_state", "model")
@@ -164,6 +167,7 @@ def _from_torch(path: Path, *, folded: bool) -> Mapping[str, NDArray[np.floating
             "torch.save(model.state_dict(), 'weights.pth')"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("card"), str):
+        del content  # it is read once more, checked against its card
         return dict(_of_our_checkpoint(path, folded=folded))
     tensors = _state_dict(content)
     if not tensors:
@@ -180,7 +184,7 @@ def _of_our_checkpoint(path: Path, *, folded: bool) -> Iterator[tuple[str, NDArr
         yield name, kernel_of(layer, folded=folded)
 
 
-def kernel_of(layer: Any, *, folded: bool = False) -> NDArray[np.floating]:
+def kernel_of(layer: "TemporalFilter", *, folded: bool = False) -> NDArray[np.floating]:
     """The kernel of a TemporalFilter in evaluation mode; see `read_kernels`.
 
     Args:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from stdeploy.analysis.filters import LayerFilters, Projection, density, lambert
+from stdeploy.analysis.filters import LayerFilters
+from stdeploy.analysis.half_sphere import Projection, density, lambert
 from stdeploy.analysis.receptive_field import ReceptiveField
-from stdeploy.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, drawn
+from stdeploy.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, drawn, marker_key
 
 _EXTRA = "analysis"
 _COLUMNS = 6
@@ -41,7 +42,16 @@ def draw_filters(
                 _disc(axes, rows[row][column], projection)
             else:
                 axes.set_axis_off()
-        _legend(grid[0][0].figure)
+        marker_key(
+            grid[0][0].figure,
+            {
+                "o": ("average", "white"),
+                "s": ("1st differential", "white"),
+                "D": ("2nd differential", "white"),
+                "^": ("centre frame", _CENTRE),
+            },
+            title="numbers: energy in each frame, %. Opposite points of a rim are the same filter.",
+        )
 
 
 def draw_receptive_fields(fields: Mapping[str, ReceptiveField], path: Path) -> None:
@@ -120,40 +130,6 @@ def _markers(length: int, projection: Projection) -> dict[str, list[tuple[float,
             x, y = lambert(x, y)
         markers["^"] = [(float(x[0]), float(y[0]))]
     return markers
-
-
-def _legend(figure: Any) -> None:
-    from matplotlib.lines import Line2D
-
-    signs = {
-        "o": "average",
-        "s": "1st differential",
-        "D": "2nd differential",
-        "^": "centre frame",
-    }
-    handles = [
-        Line2D(
-            [],
-            [],
-            marker=marker,
-            linestyle="none",
-            markersize=5,
-            color=_CENTRE if marker == "^" else "white",
-            markeredgecolor="black",
-            label=label,
-        )
-        for marker, label in signs.items()
-    ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        labelcolor=GREY,
-        fontsize=7,
-        title="numbers: energy in each frame, %. Opposite points of a rim are the same filter.",
-        title_fontproperties={"size": 7},
-    ).get_title().set_color(GREY)
 
 
 def _map_of_space(axes: Any, name: str, field: ReceptiveField, *, first: bool) -> None:

@@ -48,15 +48,15 @@ def field_record(artifact: Path, field: ReceptiveField) -> dict[str, Any]:
 
 
 def _layer(layer: LayerFilters) -> dict[str, Any]:
-    average, first, second = np.append(layer.energy_per_axis, 0.0)[:3]
+    average, first, second = layer.first_axes
     return {
         "name": layer.name,
         "stage": layer.stage,
         "shape": list(layer.shape),
         "energy_per_tap": _numbers(layer.energy_per_tap),
-        "average": _rounded(float(average)),
-        "first_differential": _rounded(float(first)),
-        "second_differential": _rounded(float(second)),
+        "average": _rounded(average),
+        "first_differential": _rounded(first),
+        "second_differential": _rounded(second),
         "centre": _rounded(layer.centre),
         "peak": _rounded(layer.peak),
         "flatness": _rounded(layer.flatness),

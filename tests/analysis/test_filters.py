@@ -4,22 +4,16 @@ import numpy as np
 import pytest
 
 from stdeploy.analysis.filters import (
-    PrimaryFilters,
     analyse,
     by_stage,
     centre_of,
-    density,
     energy_per_axis,
     energy_per_tap,
-    entropy,
     flatness,
-    lambert,
-    on_the_half_sphere,
-    primary_filters,
     spread,
-    temporal_axes,
-    upright,
 )
+from stdeploy.analysis.half_sphere import density, entropy, lambert, on_the_half_sphere
+from stdeploy.analysis.primary import PrimaryFilters, primary_filters, temporal_axes, upright
 from stdeploy.layers.temporal import temporal_basis
 
 ROOT2, ROOT3, ROOT6 = math.sqrt(2), math.sqrt(3), math.sqrt(6)
