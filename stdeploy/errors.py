@@ -15,7 +15,9 @@ StdeployError               exit status 2
 A message says what was wrong, the value that came, what is allowed and what to do.
 """
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 from typing import ClassVar
 
@@ -106,3 +108,14 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
 def pip_install(extra: str) -> str:
     """The command that brings an extra of stdeploy."""
     return f"pip install 'stdeploy[{extra}]' (in a clone: pip install '.[{extra}]')"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name; nothing where no known one is near it.
+
+    >>> did_you_mean("Fight", ["fight", "noFight"])
+    "; did you mean 'fight'?"
+    """
+    by_folded = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.65)
+    return f"; did you mean {by_folded[close[0]]!r}?" if close else ""

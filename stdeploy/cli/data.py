@@ -1,8 +1,10 @@
 """stdeploy data: a look at a data set before training, and smaller ones from it."""
 
 import collections
+import dataclasses
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,7 @@ from stdeploy.errors import DatasetError
 
 if TYPE_CHECKING:
     from stdeploy.train.data.check import Checked
+    from stdeploy.train.data.classes import ClassFinding
     from stdeploy.train.data.labelled import LabelledVideos, Split
 
 app = typer.Typer(no_args_is_help=True, help="Check a data set, or make a smaller one of it.")
@@ -30,6 +33,7 @@ _FoldOption = Annotated[
     int, typer.Option("--fold", min=1, help="Of data sets with several, as UCF101 has.")
 ]
 _BAR_CHARACTERS = 24
+_CLASS_KINDS = {"empty": "empty classes", "alike": "classes alike", "few": "few videos"}
 
 
 @app.command()
@@ -40,6 +44,14 @@ def check(
     min_seconds: Annotated[
         float, typer.Option("--min-seconds", min=0.0, help="Report shorter videos.")
     ] = 1.0,
+    min_videos: Annotated[
+        int,
+        typer.Option(
+            "--min-videos",
+            min=0,
+            help="Report classes with fewer training videos, and fewer validation videos in all.",
+        ),
+    ] = 20,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Default: one on each processor.")
     ] = None,
@@ -47,23 +59,27 @@ def check(
 ) -> None:
     """Decode every video once; report what is broken, short, double or mislabelled.
 
-    With --output, lists without what is wrong are written, for stdeploy train --data. The exit
-    status is 1 where a video had to be left out.
+    Classes without a video, with few, or with two spellings are reported too. With --output,
+    lists without what is wrong are written, for stdeploy train --data. The exit status is 1 where
+    a video had to be left out, or a class has none.
     """
     from stdeploy.train.data.check import judge, look_at_all
+    from stdeploy.train.data.classes import judge_classes
 
     splits = _splits(data, fold)
     videos = [sample.video for part in splits.values() for sample in part.samples]
     with progress_bar("decoding") as progress:
         looked = look_at_all(videos, workers=workers, progress=progress)
     checked = judge(splits, looked, min_seconds=min_seconds)
+    classes = judge_classes(checked.clean, min_videos=min_videos)
     if as_json:
-        print(json.dumps(_as_json(checked)))
+        print(json.dumps(_as_json(checked, classes)))
     else:
-        _show(checked, sum(found.seconds for found in looked.values()))
+        _show(checked, classes, sum(found.seconds for found in looked.values()))
     if output is not None:
         _write(dict(checked.clean), output)
-    if any(finding.dropped for finding in checked.findings):
+    empty = any(finding.kind == "empty" for finding in classes)
+    if empty or any(finding.dropped for finding in checked.findings):
         raise typer.Exit(1)
 
 
@@ -107,8 +123,8 @@ def _write(splits: "dict[Split, LabelledVideos]", folder: Path) -> None:
         note(f"{folder / f'{split}.csv'}: {len(part.samples)} videos of {len(part.labels)} classes")
 
 
-def _show(checked: "Checked", seconds: float) -> None:
-    """Findings, then the balance of the classes."""
+def _show(checked: "Checked", classes: "Sequence[ClassFinding]", seconds: float) -> None:
+    """Findings about videos, the balance of the classes, and findings about those."""
     for finding in checked.findings:
         left = ", left out" if finding.dropped else ""
         out.print(
@@ -128,19 +144,22 @@ def _show(checked: "Checked", seconds: float) -> None:
         bar = "\u2588" * round(_BAR_CHARACTERS * first[number] / max(1, *first))
         table.add_row(escape(label), *(str(each[number]) for each in counts.values()), bar)
     out.print(table)
+    for about in classes:
+        out.print(f"{about.kind}: {about.detail}", soft_wrap=True, markup=False)
     kinds = collections.Counter(finding.kind for finding in checked.findings)
-    wrong = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing is wrong"
+    about_classes = dict.fromkeys(_CLASS_KINDS[about.kind] for about in classes)
+    wrong = [*(f"{count} {kind}" for kind, count in kinds.items()), *about_classes]
     total = sum(len(part.samples) for part in checked.clean.values())
     out.print(
         f"{total} good videos in {len(training.labels)} classes of {min(first)} to {max(first)} "
         f"training videos (median {statistics.median(first):g}), {seconds / 3600:.2f} h looked at; "
-        f"{wrong}",
+        f"{', '.join(wrong) or 'nothing is wrong'}",
         soft_wrap=True,
         markup=False,
     )
 
 
-def _as_json(checked: "Checked") -> dict[str, object]:
+def _as_json(checked: "Checked", classes: "Sequence[ClassFinding]") -> dict[str, object]:
     return {
         "findings": [
             {
@@ -152,6 +171,7 @@ def _as_json(checked: "Checked") -> dict[str, object]:
             }
             for finding in checked.findings
         ],
+        "class_findings": [dataclasses.asdict(finding) for finding in classes],
         "classes": {
             split: dict(zip(part.labels, part.counts(), strict=True))
             for split, part in checked.clean.items()

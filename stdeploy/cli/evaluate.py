@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from stdeploy.train.evaluate import Evaluation
 
 
+# A share of the commonest class that makes accuracy look better than it is.
+_WORTH_SAYING = 0.2
+
+
 class Crops(StrEnum):
     """Clips at each time."""
 
@@ -158,7 +162,9 @@ def _print_classes(result: "Evaluation") -> None:
 
 def summary(result: "Evaluation") -> str:
     """An evaluation in one line."""
-    parts = [f"top-1 {result.top1:.1%}", f"top-5 {result.top5:.1%}"]
+    label, share = result.commonest_class
+    guess = f" (always saying {label!r}: {share:.1%})" if share >= _WORTH_SAYING else ""
+    parts = [f"top-1 {result.top1:.1%}{guess}", f"top-5 {result.top5:.1%}"]
     if result.within_pairs is not None:
         parts.append(f"within reversed pairs {result.within_pairs:.1%}")
     parts.append(f"mean of the classes {result.mean_class_accuracy:.1%}")

@@ -85,6 +85,8 @@ def command(
     """
     require("torch", extra="train", purpose="training")
     require("lightning_fabric", extra="train", purpose="training")
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
     from stdeploy.classify import Classifier
     from stdeploy.files import CHECKPOINT_SUFFIX, checked_output
     from stdeploy.train.evaluate import evaluate
@@ -101,13 +103,16 @@ def command(
         settings.append(f"start.weights={weights}")
     loaded = Recipe.load(recipe, settings)
     output = checked_output(output or Path(f"{name}{CHECKPOINT_SUFFIX}"), CHECKPOINT_SUFFIX)
+    run = run or _run_folder(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume)
     training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
+    # torchrun and --devices start this command several times.
+    rank_zero_only(_announce)(run, output, held_out, resume=resume)
     with _bar() as report:
         card = train(
             loaded,
             training,
             output,
-            run=run or _run_folder(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume),
+            run=run,
             validation=held_out,
             machine=Machine(
                 accelerator=accelerator.value,
@@ -173,7 +178,6 @@ def labelled_data(
             f"video, the first is {empty[0]!r}; add some, or leave the class out"
         )
     if validation is None and data.is_file():
-        note("no --validation: accuracy is not measured")
         return training, None
     if validation is None:
         held_out = read_split(data, "validation", fold=fold)
@@ -193,6 +197,22 @@ def _run_folder(name: str, *, resume: bool) -> Path:
         number += 1
         folder = Path("runs") / f"{name}-{number}"
     return begun[-1] if resume and begun else folder
+
+
+def _announce(run: Path, output: Path, held_out: "LabelledVideos | None", *, resume: bool) -> None:
+    """Say what a run will write, before it takes its time."""
+    from stdeploy.train.run import STATE
+
+    if resume != (run / STATE).is_file():
+        return  # it will be refused
+    where = f"going on with the run in {run}" if resume else f"logs, curves and state: {run}"
+    replaced = f"; {output} is replaced at the end, -o names another" if output.exists() else ""
+    note(f"{where}{replaced}")
+    if held_out is None:
+        note("no --validation: accuracy is not measured")
+    elif absent := [n for n, c in zip(held_out.labels, held_out.counts(), strict=True) if not c]:
+        more = f" (nor of {len(absent) - 1} more classes)" if absent[1:] else ""
+        note(f"no validation video of {absent[0]!r}{more}: that class is not measured")
 
 
 @contextlib.contextmanager

@@ -64,6 +64,13 @@ class Evaluation:
     confusion: NDArray[np.int64] = dataclasses.field(repr=False)
     judged: tuple[Judged, ...] = dataclasses.field(repr=False)
 
+    @property
+    def commonest_class(self) -> tuple[str, float]:
+        """The class of most videos, and the top-1 of one who always names it."""
+        counts = self.confusion.sum(axis=1)
+        number = int(counts.argmax())
+        return self.labels[number], float(counts[number] / counts.sum())
+
     def class_accuracies(self) -> dict[str, float | None]:
         """Top-1 of each class; None where it has no video."""
         return {

@@ -17,7 +17,7 @@ from stdeploy.layers.temporal import Inflation
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.registry import build
-from stdeploy.spec import ClipSpec
+from stdeploy.spec import ClipSpec, ModelSpec
 from stdeploy.train.recipe import Recipe
 
 IMAGENET = "imagenet"
@@ -141,17 +141,29 @@ def _from_checkpoint(recipe: Recipe, path: Path, labels: tuple[str, ...]) -> Sta
         for name in own:
             if name.startswith("head.classifier."):
                 tensors[name] = own[name]
-    for name in own:
-        if name not in tensors or tensors[name].shape != own[name].shape:
-            raise ArtifactError(
-                f"{str(path)!r} does not fit the network of the recipe: {name} is "
-                f"{tuple(tensors[name].shape) if name in tensors else 'not in it'}, needed "
-                f"{tuple(own[name].shape)}; leave [model] out to take the checkpoint's network"
-            )
+    there, needed = ({name: tuple(t.shape) for name, t in w.items()} for w in (tensors, own))
+    misfit = next((n for n in {**needed, **there} if needed.get(n) != there.get(n)), None)
+    if misfit is not None:
+        raise ArtifactError(
+            f"{str(path)!r} does not fit the network that is asked for: {misfit} is "
+            f"{there.get(misfit, 'not in it')}, needed {needed.get(misfit, 'nowhere')}; "
+            f"{_other_network(recipe, card.model, spec)}"
+        )
     model.load_state_dict(tensors)
     described = f"started from {path.name}"
     origin = f"{described} ({card.lineage.origin})" if card.lineage.origin else described
     return Started(model, recipe.clip_spec(card.clip), origin, card.lineage.licence)
+
+
+def _other_network(recipe: Recipe, parent: ModelSpec, wanted: ModelSpec) -> str:
+    """In which fields a recipe asks for another network than its checkpoint's, and the way out."""
+    asked = [name for name in recipe.model if getattr(wanted, name) != getattr(parent, name)]
+    fields = ", ".join(
+        f"model.{name} is {getattr(wanted, name)!r}, in the checkpoint {getattr(parent, name)!r}"
+        for name in asked
+    )
+    option = "--temporal-lengths or " if "temporal_lengths" in asked else ""
+    return f"{fields}; leave {option}the recipe's field out to take the checkpoint's network"
 
 
 def _from_file(path: Path) -> dict[str, Tensor]:

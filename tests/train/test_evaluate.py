@@ -49,6 +49,7 @@ def test_shares_are_those_counted_by_hand(evaluation: Evaluation) -> None:
     assert evaluation.top5 == pytest.approx(4 / 5)
     assert evaluation.within_pairs == pytest.approx(2 / 3)
     assert evaluation.mean_class_accuracy == pytest.approx((1 / 2 + 0 + 1 + 0) / 4)
+    assert evaluation.commonest_class == ("up", pytest.approx(2 / 5))
     assert evaluation.class_accuracies() == {
         "up": 0.5,
         "down": 0.0,

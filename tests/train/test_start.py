@@ -165,10 +165,25 @@ def test_what_does_not_fit_is_named(weights: Path, tmp_path: Path) -> None:
             start(recipe(tmp_path / name), LABELS)
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    model = tiny_model()
+FLAT = (1, 1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("parent", "wanted", "way_out"),
+    [
+        ({}, {"temporal_lengths": FLAT}, r"leave --temporal-lengths or the recipe's field out"),
+        ({"temporal_lengths": FLAT}, {}, r"leave --temporal-lengths or the recipe's field out"),
+        ({}, {"branches": "single"}, r"model\.branches is 'single', in .* 'multi'; leave the"),
+        ({}, {"width": 0.125}, r"model\.width is 0\.125, in the checkpoint 0\.0625; leave the"),
+    ],
+    ids=["checkpoint has more", "checkpoint has less", "branches", "width"],
+)
+def test_a_checkpoint_of_another_network_is_refused(
+    tmp_path: Path, parent: dict[str, object], wanted: dict[str, object], way_out: str
+) -> None:
+    model = tiny_model(**{"width": WIDTH, **parent})
     save_checkpoint(tmp_path / "a.pt", model, card_of(model))
-    other = recipe(tmp_path / "a.pt", temporal_lengths=(1, 1, 1, 1, 1))
-    with pytest.raises(ArtifactError, match=r"does not fit the network of the recipe: conv"):
-        start(other, LABELS)
+    message = rf"a\.pt' does not fit the network that is asked for: conv.*{way_out}"
+    with pytest.raises(ArtifactError, match=message):
+        start(recipe(tmp_path / "a.pt", **wanted), LABELS)
     assert load_model(tmp_path / "a.pt")  # left as it was

@@ -6,7 +6,7 @@ validation/waving/2.mp4     also val/ or test/
 
 from pathlib import Path
 
-from stdeploy.errors import DatasetError
+from stdeploy.errors import DatasetError, did_you_mean
 from stdeploy.files import VIDEO_SUFFIXES
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
 from stdeploy.train.data.layout import Layout
@@ -38,7 +38,8 @@ def read_folders(folder: Path, split: Split) -> LabelledVideos:
     for name, class_folder in sorted(_classes(folder, split).items()):
         if name not in classes:
             raise DatasetError(
-                f"{str(class_folder)!r} is a class that {str(folder / 'train')!r} does not have"
+                f"{str(class_folder)!r} is a class that {str(split_folder(folder, 'train'))!r} "
+                f"does not have{did_you_mean(name, classes)}"
             )
         videos = sorted(p for p in class_folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
         if not videos:

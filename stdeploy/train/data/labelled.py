@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from stdeploy.errors import DatasetError
+from stdeploy.errors import DatasetError, did_you_mean
 
 Split = Literal["train", "validation"]
 
@@ -69,7 +69,7 @@ class LabelledVideos:
             raise DatasetError(
                 f"{len(unknown)} of the {len(used)} labels of the data set, the first is "
                 f"{unknown[0]!r}, are not among the {len(labels)} labels of {source}, the first of "
-                f"which is {labels[0]!r}; use the classes that it was trained for"
+                f"which is {labels[0]!r}; use these classes{did_you_mean(unknown[0], labels)}"
             )
         number = [numbers.get(label, -1) for label in self.labels]
         return LabelledVideos(

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from stdeploy.cli.main import app
 from stdeploy.train.data.check import look
+from stdeploy.train.data.classes import judge_classes
+from stdeploy.train.data.labelled import LabelledVideos, Sample
 from stdeploy.train.data.opening import read_split
 from tests.video.videos import write_video
 
@@ -83,7 +85,9 @@ def test_everything_wrong_is_found_and_the_lists_go_without_it(
 
 def test_a_good_set_says_so(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "good.csv").write_text(f"path,label\n{folder / '0.mp4'},a\n{folder / '2.mp4'},b\n")
-    result = CliRunner().invoke(app, ["data", "check", str(tmp_path / "good.csv")])
+    result = CliRunner().invoke(
+        app, ["data", "check", str(tmp_path / "good.csv"), "--min-videos", "1"]
+    )
     assert result.exit_code == 0
     assert "2 good videos in 2 classes of 1 to 1 training videos" in result.stdout
     assert "nothing is wrong" in result.stdout
@@ -100,3 +104,41 @@ def test_mini_sets_are_written_as_lists(folder: Path, tmp_path: Path) -> None:
     assert len(training.labels) == 3
     assert training.labels == held_out.labels
     assert {s.video.parent.name for s in training.samples} == set(training.labels)
+
+
+def test_classes_without_videos_are_found(folder: Path, tmp_path: Path) -> None:
+    """The newcomer's case: every video of a class in training, none in validation."""
+    (tmp_path / "train.csv").write_text(
+        f"path,label\n{folder / '0.mp4'},Wave\n{folder / '2.mp4'},clap\n{folder / '3.mp4'},clap\n"
+    )
+    (tmp_path / "validation.csv").write_text(f"path,label\n{folder / '4.mp4'},clap\n")
+    arguments = ["data", "check", str(tmp_path), "-o", str(tmp_path / "clean")]
+    result = CliRunner().invoke(app, [*arguments, "--min-videos", "2"])
+    assert result.exit_code == 1
+    assert "empty: class 'Wave' has no validation video; its accuracy cannot" in result.stdout
+    assert "few: class 'Wave' has 1 training video, under 2" in result.stdout
+    assert "few: 1 validation video, under 2; each is 100 points of accuracy" in result.stdout
+    assert "looked at; few videos, empty classes" in result.stdout
+    assert (tmp_path / "clean" / "train.csv").is_file()
+    content = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert [(found["kind"], found["labels"]) for found in content["class_findings"]] == [
+        ("few", ["Wave", "clap"]),
+        ("empty", ["Wave"]),
+        ("few", ["Wave", "clap"]),
+    ]
+
+
+def test_one_class_in_two_spellings_is_found() -> None:
+    labels = ("Arm wave", "arm_wave", "clap")
+    videos = tuple(Sample(Path(f"{number}.mp4"), number % 3) for number in range(9))
+    (found,) = judge_classes({"train": LabelledVideos(labels, videos)}, min_videos=3)
+    assert (found.kind, found.labels) == ("alike", ("Arm wave", "arm_wave"))
+
+
+def test_a_class_that_only_the_broken_videos_had_is_empty(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(
+        f"path,label\n{folder / '0.mp4'},wave\n{folder / 'broken.mp4'},clap\n"
+    )
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path / "list.csv")])
+    assert result.exit_code == 1
+    assert "empty: class 'clap' has no training video; training refuses that" in result.stdout

@@ -156,6 +156,16 @@ def test_a_label_that_training_does_not_have_is_named(lists: Path) -> None:
     write(lists / "validation.csv", "path,label", "v/3.mp4,jump")
     with pytest.raises(DatasetError, match=r"the first is 'jump', are not among the 2 labels"):
         read_split(lists, "validation")
+    write(lists / "validation.csv", "path,label", "v/3.mp4,WAVE")
+    with pytest.raises(DatasetError, match=r"use these classes; did you mean 'wave'\?"):
+        read_split(lists, "validation")
+
+
+def test_a_folder_in_other_capitals_gets_a_hint(tmp_path: Path) -> None:
+    touch(tmp_path, "training/wave/a.mp4", "val/Wave/b.mp4")
+    message = r"val/Wave' is a class that .*/training' does not have; did you mean 'wave'\?"
+    with pytest.raises(DatasetError, match=message):
+        read_split(tmp_path, "validation")
 
 
 @pytest.mark.parametrize("name", ["train/wave/", "train/wave/x.txt"])
