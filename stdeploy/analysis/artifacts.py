@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stdeploy.analysis.receptive_field import ReceptiveField, gaussian_clips, receptive_field
@@ -15,7 +13,7 @@ from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.spec import ClipSpec
-from stdeploy.video.clips import read_views
+from stdeploy.video.samples import middle_clips
 
 
 def field_of_file(
@@ -64,28 +62,8 @@ def _clips_of(videos: Sequence[Path], clip: ClipSpec, count: int) -> Iterator[Te
         DatasetError: none can be read.
     """
     normalise = FrameNormalisation(clip)
-    given = 0
-    for video in evenly(videos, count):
-        if given == count:
-            return
-        try:
-            frames: NDArray[np.uint8] = read_views(video, clip, views=1).frames
-        except VideoError as error:
-            reason = error
-            continue
-        given += 1
-        yield normalise(torch.from_numpy(frames))[0]
-    if not given:
-        raise DatasetError(
-            f"none of the {len(videos)} video(s) can be read; the last, {str(video)!r}, {reason}"
-        )
-
-
-def evenly(videos: Sequence[Path], count: int) -> list[Path]:
-    """All videos, so ordered that the first `count` are spread evenly over them.
-
-    The others are spares for those that cannot be read.
-    """
-    wanted = min(count, len(videos))
-    chosen = [videos[number * len(videos) // wanted] for number in range(wanted)]
-    return [*chosen, *(video for video in videos if video not in set(chosen))]
+    try:
+        for frames in middle_clips(videos, clip, count=count):
+            yield normalise(torch.from_numpy(frames[None]))[0]
+    except VideoError as error:
+        raise DatasetError(str(error)) from error

@@ -12,7 +12,12 @@ from stdeploy.card import Calibration
 from stdeploy.errors import DatasetError, VideoError
 from stdeploy.files import VIDEO_SUFFIXES
 from stdeploy.spec import ClipSpec
-from stdeploy.video.clips import read_views
+from stdeploy.video.samples import middle_clips
+
+_WANTED = (
+    "--calibrate wants real videos of the kind that will be classified "
+    f"({', '.join(VIDEO_SUFFIXES)})"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,24 +54,16 @@ def read_calibration(
     if not folder.is_dir():
         raise DatasetError(f"{str(folder)!r} is no folder; --calibrate wants one with videos")
     videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+    if not videos:
+        raise DatasetError(f"{str(folder)!r} holds no video; {_WANTED}")
     count = min(max_clips, len(videos))
-    # Spares lie between the chosen ones: a broken video costs no clip while there are others.
-    order = [videos[round(i * len(videos) / count)] for i in range(count)] if count else []
-    order += [video for video in videos if video not in set(order)]
     clips: list[NDArray[np.uint8]] = []
-    for video in order:
-        if len(clips) == count:
-            break
-        try:
-            clips.append(read_views(video, clip, views=1).frames[0])
-        except VideoError:
-            continue
-        progress(len(clips), count)
-    if not clips:
-        raise DatasetError(
-            f"{str(folder)!r} holds no video that can be read; --calibrate wants real videos of "
-            f"the kind that will be classified ({', '.join(VIDEO_SUFFIXES)})"
-        )
+    try:
+        for frames_of_one in middle_clips(videos, clip, count=count):
+            clips.append(frames_of_one)
+            progress(len(clips), count)
+    except VideoError as error:
+        raise DatasetError(f"{str(folder)!r}: {error}; {_WANTED}") from error
     frames = np.stack(clips)
     record = Calibration(
         source=str(folder),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from stdeploy.analysis.artifacts import evenly, field_of_file, folded
+from stdeploy.analysis.artifacts import field_of_file, folded
 from stdeploy.analysis.receptive_field import (
     ReceptiveField,
     gaussian_clips,
@@ -155,12 +155,5 @@ def test_videos_are_looked_at_and_broken_ones_passed_over(tmp_path: Path) -> Non
     assert field.clips == 3
     noise = field_of_file(tmp_path / "a.pt", clips=3)
     assert np.abs(field.density - noise.density).max() > 1e-6
-    with pytest.raises(DatasetError, match=r"none of the 1 video\(s\) can be read; .*0\.mp4"):
+    with pytest.raises(DatasetError, match=r"none of the 1 videos can be read; .*0\.mp4"):
         field_of_file(tmp_path / "a.pt", videos[:1], clips=3)
-
-
-def test_videos_are_chosen_evenly() -> None:
-    videos = [Path(str(number)) for number in range(10)]
-    assert evenly(videos, 4)[:4] == [videos[0], videos[2], videos[5], videos[7]]
-    assert sorted(evenly(videos, 4)) == sorted(videos)
-    assert evenly(videos[:2], 5) == videos[:2]

@@ -1,0 +1,55 @@
+"""A few clips that stand for many videos: for calibration, and for what a network looks at."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.errors import VideoError
+from stdeploy.spec import ClipSpec
+from stdeploy.video.clips import read_views
+
+
+def middle_clips(
+    videos: Sequence[Path], clip: ClipSpec, *, count: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Decode the middle clips of videos that are evenly spaced in a sequence of them.
+
+    Args:
+        videos: files, at least one.
+        clip: which frames, and how large.
+        count: clips wanted. There are fewer where fewer videos can be read.
+
+    Yields:
+        uint8 (T, H, W, 3), RGB.
+
+    Raises:
+        VideoError: none of the videos can be read.
+    """
+    given = 0
+    for video in evenly(videos, count):
+        if given == count:
+            return
+        try:
+            frames: NDArray[np.uint8] = read_views(video, clip, views=1).frames[0]
+        except VideoError as error:
+            reason = error
+            continue
+        given += 1
+        yield frames
+    if not given:
+        raise VideoError(
+            f"none of the {len(videos)} videos can be read; the last, {str(video)!r}, {reason}"
+        )
+
+
+def evenly(videos: Sequence[Path], count: int) -> list[Path]:
+    """All videos, so ordered that the first `count` are spread evenly over them.
+
+    The others are spares: a video that cannot be read costs no clip while there are any.
+    """
+    wanted = min(count, len(videos))
+    chosen = [videos[round(number * len(videos) / wanted)] for number in range(wanted)]
+    taken = set(chosen)
+    return [*chosen, *(video for video in videos if video not in taken)]
