@@ -15,8 +15,8 @@ from stdeploy.errors import DatasetError, SpecError, VideoError, require
 
 if TYPE_CHECKING:
     from stdeploy.train.data.labelled import LabelledVideos
-    from stdeploy.train.loop import Report
     from stdeploy.train.recipe import Recipe, SyntheticData
+    from stdeploy.train.report import Report
 
 
 class Accelerator(StrEnum):

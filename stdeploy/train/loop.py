@@ -1,8 +1,6 @@
 """The training loop: on one CPU or many GPUs, and after any break as if there had been none."""
 
 import copy
-import dataclasses
-import hashlib
 import math
 import threading
 import time
@@ -25,7 +23,6 @@ from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.inference import golden_of
-from stdeploy.train.augment import videomix_box
 from stdeploy.train.clips import (
     Batch,
     BrokenVideo,
@@ -37,7 +34,13 @@ from stdeploy.train.clips import (
 )
 from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.filter_shares import filter_shares
-from stdeploy.train.optimisation import average_of, learning_rate_factor, parameter_groups
+from stdeploy.train.objective import objective
+from stdeploy.train.optimisation import (
+    average_of,
+    freeze,
+    learning_rate_factor,
+    parameter_groups,
+)
 from stdeploy.train.processes import (
     Machine,
     before_they_begin,
@@ -47,39 +50,11 @@ from stdeploy.train.processes import (
     stopping,
 )
 from stdeploy.train.recipe import Recipe
+from stdeploy.train.report import Report, report_of, row_of
 from stdeploy.train.run import STATE, RunFolder
 from stdeploy.train.start import Started, start
-from stdeploy.train.state import Part, Progress, RunState
+from stdeploy.train.state import Part, Progress, RunState, fingerprint
 from stdeploy.train.validation import Accuracy, accuracy, validation_loader
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """How a run goes, after each step.
-
-    Attributes:
-        epoch: 1 to epochs.
-        epochs: of the whole run.
-        step: of this epoch, 1 to steps.
-        steps: in an epoch.
-        loss: mean of the steps of this epoch so far.
-        accuracy: on the training clips of those steps as they were seen, 0..1.
-        clips_per_second: over those steps, all processes together.
-        wait_share: of their time, how much the network waited for data, 0..1.
-        broken: videos that could not be read so far, and were replaced.
-        validation: after the last step of an epoch, if there are validation videos.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    accuracy: float
-    clips_per_second: float
-    wait_share: float
-    broken: int
-    validation: Accuracy | None = None
 
 
 class InterruptedRunError(TrainingError):
@@ -173,13 +148,13 @@ class _Trainer:
         self._log_filters = log_filters
         self._save_seconds = machine.save_minutes * 60
         self._started: Started = start(recipe, data.labels)
-        self._fingerprint = _fingerprint(recipe, data, validation, fabric.world_size)
+        self._fingerprint = fingerprint(recipe, data, validation, fabric.world_size)
         self.progress = Progress()
         clip, model = self._started.clip, self._started.model
         model.head.dropout.p = how.dropout
         if how.sync_batch_norm:
             model = cast(ActionModel, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
-        self._freeze(model)
+        freeze(model, recipe.start)
         self._model = model
         self._optimiser = SGD(
             parameter_groups(model, how),
@@ -274,7 +249,7 @@ class _Trainer:
         progress = self.progress
         self._keys.epoch, self._keys.skip = progress.epoch, progress.step
         self._model.train()
-        self._freeze(self._model)
+        freeze(self._model, self._recipe.start)
         saved = clock = time.perf_counter()
         with before_they_begin():
             batches = iter(self._loader)
@@ -314,20 +289,7 @@ class _Trainer:
 
     def _finish_epoch(self, report: Report) -> None:
         progress = self.progress
-        row: dict[str, float] = {
-            "epoch": report.epoch,
-            "loss": report.loss,
-            "accuracy": report.accuracy,
-        }
-        if report.validation is not None:
-            row["validation_top1"] = report.validation.top1
-            row["validation_top5"] = report.validation.top5
-        row |= {
-            "seconds": progress.seconds,
-            "clips_per_second": report.clips_per_second,
-            "wait_share": report.wait_share,
-            "broken_videos": report.broken,
-        }
+        row = row_of(report, progress.seconds)
         progress.rows.append(row)
         better = report.validation is not None and report.validation.top1 > progress.best
         if better and report.validation is not None:
@@ -395,31 +357,14 @@ class _Trainer:
     def _forward(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
         """Mean loss, and how many clips were classified rightly."""
         how, device = self._how, self._fabric.device
-        frames = batch.frames.to(device, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
-        share, other = 0.0, labels
-        if self._recipe.augmentation.videomix_alpha:
-            frames, share = self._mixed(frames, number)
-            other = labels.flip(0)
-        logits = self._graph(self._normalise(frames))
-        smooth = how.label_smoothing
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=smooth)
-        if share:
-            mixed_in = nn.functional.cross_entropy(logits, other, label_smoothing=smooth)
-            loss = (1.0 - share) * loss + share * mixed_in
-        return loss, (logits.argmax(dim=1) == labels).sum()
-
-    def _mixed(self, frames: Tensor, number: int) -> tuple[Tensor, float]:
-        """VideoMix: every clip with a box of the one across the batch, and the box's share."""
-        rng = np.random.default_rng([self._how.seed, number, self._fabric.global_rank])
-        alpha = self._recipe.augmentation.videomix_alpha
-        side = frames.shape[-2]
-        area, (down, across) = float(rng.beta(alpha, alpha)), rng.random(2)
-        rows, columns = videomix_box(area, side, (float(down), float(across)))
-        mixed = frames.clone()
-        mixed[:, :, rows, columns] = frames.flip(0)[:, :, rows, columns]
-        share = (rows.stop - rows.start) * (columns.stop - columns.start) / side**2
-        return mixed, float(share)
+        return objective(
+            lambda frames: self._graph(self._normalise(frames)),
+            batch.frames.to(device, non_blocking=True),
+            batch.labels.to(device, non_blocking=True),
+            label_smoothing=how.label_smoothing,
+            videomix_alpha=self._recipe.augmentation.videomix_alpha,
+            key=[how.seed, number, self._fabric.global_rank],
+        )
 
     def _validate(self) -> Accuracy | None:
         if self._validation is None:
@@ -431,16 +376,6 @@ class _Trainer:
                 torch.distributed.broadcast(buffer, src=0)
         graph = nn.Sequential(self._normalise, network)
         return accuracy(self._fabric, graph, self._validation)
-
-    def _freeze(self, model: nn.Module) -> None:
-        """Stages that are not trained, and norms that keep their statistics."""
-        first = self._recipe.start
-        for stage in first.freeze:
-            model.get_submodule(stage).requires_grad_(False).eval()
-        if first.freeze_norms:
-            for module in model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
 
     def _note_filters(self, epoch: int) -> None:
         """Log where the energy of the filters lies, if that was asked for."""
@@ -465,20 +400,7 @@ class _Trainer:
                 self._note_broken(each)
 
     def _state_of_affairs(self, validation: Accuracy | None = None) -> Report:
-        progress, how = self.progress, self._how
-        clips = progress.step * how.batch_size
-        return Report(
-            epoch=progress.epoch + 1,
-            epochs=how.epochs,
-            step=progress.step,
-            steps=self._keys.steps,
-            loss=progress.loss_sum / progress.step,
-            accuracy=progress.right / clips,
-            clips_per_second=clips / max(progress.seconds, 1e-9),
-            wait_share=progress.wait_seconds / max(progress.seconds, 1e-9),
-            broken=len(progress.broken),
-            validation=validation,
-        )
+        return report_of(self.progress, self._how, self._keys.steps, validation)
 
     def _told_to_stop(self, stop: threading.Event) -> bool:
         """Whether any process was told to; they have to stop after the same step."""
@@ -503,19 +425,6 @@ class _Trainer:
         if self._folder is not None:
             state = RunState.of(self._fingerprint, self.progress, self._parts)
             state.save(self._folder.state)
-
-
-def _fingerprint(
-    recipe: Recipe, data: LabelledVideos, validation: LabelledVideos | None, world_size: int
-) -> str:
-    """Of everything that decides about the numbers of a run."""
-    parts = (
-        recipe.model_dump_json(exclude={"optimisation": {"workers"}}),
-        data.digest(),
-        validation.digest() if validation is not None else "",
-        str(world_size),  # norms see the clips of one process
-    )
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _run_folder(fabric: Fabric, path: Path, *, resume: bool) -> RunFolder | None:

@@ -1,4 +1,4 @@
-"""How the weights are moved: rates, decay, and their running average."""
+"""How the weights are moved: which, rates, decay, and their running average."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stdeploy.models.base import ActionModel
-from stdeploy.train.recipe import Optimisation
+from stdeploy.train.recipe import Optimisation, Start
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, how: Optimisation) -> float:
@@ -23,6 +23,19 @@ def learning_rate_factor(step: int, steps_per_epoch: int, how: Optimisation) -> 
         return (step + 1) / (warmup + 1)
     done = (step - warmup) / max(1.0, how.epochs * steps_per_epoch - warmup)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def freeze(model: nn.Module, first: Start) -> None:
+    """Hold still the stages that are not trained, and norms that keep their statistics.
+
+    To be said again after each `model.train()`.
+    """
+    for stage in first.freeze:
+        model.get_submodule(stage).requires_grad_(False).eval()
+    if first.freeze_norms:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def parameter_groups(model: ActionModel, how: Optimisation) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ numbers: weights, momentum, averages, and how far the run has come.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -14,6 +15,8 @@ import torch
 from stdeploy.errors import ArtifactError, TrainingError
 from stdeploy.files import whole_file
 from stdeploy.models.checkpoint import write_tensors
+from stdeploy.train.data.labelled import LabelledVideos
+from stdeploy.train.recipe import Recipe
 
 _VERSION = 2
 
@@ -134,3 +137,16 @@ class RunState:
             )
         for name, part in parts.items():
             part.load_state_dict(self.tensors[name])
+
+
+def fingerprint(
+    recipe: Recipe, data: LabelledVideos, validation: LabelledVideos | None, world_size: int
+) -> str:
+    """Of everything that decides about the numbers of a run; 64 hex digits."""
+    parts = (
+        recipe.model_dump_json(exclude={"optimisation": {"workers"}}),
+        data.digest(),
+        validation.digest() if validation is not None else "",
+        str(world_size),  # norms see the clips of one process
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -7,8 +7,9 @@ import torch
 
 from stdeploy.errors import TrainingError
 from stdeploy.train.data.something import read_something
-from stdeploy.train.loop import Report, train
+from stdeploy.train.loop import train
 from stdeploy.train.processes import Machine
+from stdeploy.train.report import Report
 from stdeploy.train.synthetic import make_dataset
 from tests.train.test_loop import small_recipe
 from tests.train.test_resume import losses

@@ -21,10 +21,11 @@ from stdeploy.train.data.labelled import LabelledVideos, Sample
 from stdeploy.train.data.something import read_something
 from stdeploy.train.evaluate import evaluate
 from stdeploy.train.filter_shares import filter_shares, read_shares
-from stdeploy.train.loop import Report, train
+from stdeploy.train.loop import train
 from stdeploy.train.optimisation import learning_rate_factor
 from stdeploy.train.processes import Machine
 from stdeploy.train.recipe import Recipe
+from stdeploy.train.report import Report
 from stdeploy.train.run import RunFolder
 from stdeploy.train.state import RunState
 from stdeploy.train.synthetic import make_dataset
