@@ -153,6 +153,15 @@ class ModelCard(Spec):
             raise ArtifactError(f"the card of {source!r} cannot be used: {error}") from error
 
 
+def is_telling(accuracy: str, num_classes: int) -> bool:
+    """Whether people learn something from an accuracy: top-5 of five classes is always 1.
+
+    >>> is_telling("validation_top5", 5), is_telling("validation_top5", 6)
+    (False, True)
+    """
+    return num_classes > 5 or not accuracy.endswith("top5")
+
+
 def read_card(path: Path) -> ModelCard:
     """Read the card of any artifact.
 

@@ -1,12 +1,12 @@
 """ModelSpec and ClipSpec: what a network is, and what it wants to see. No torch here."""
 
-import difflib
 import math
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
-from stdeploy.errors import SpecError
+from stdeploy.errors import SpecError, did_you_mean
 
 TemporalLengths = tuple[int, int, int, int, int]
 ShortVideo = Literal["hold", "loop", "stretch", "error"]
@@ -14,6 +14,29 @@ ShortVideo = Literal["hold", "loop", "stretch", "error"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Arithmetic = Literal["fp64", "fp32", "fp16", "bf16", "int8"]
 Channels = Annotated[tuple[float, float, float], "one number for each of R, G, B"]
+
+# By pydantic's type of error, with what it knows about it.
+_ALLOWED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than": "more than {gt:.10g}",
+    "greater_than_equal": "{ge:.10g} or more",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "int_type": "a whole number",
+    "less_than": "less than {lt:.10g}",
+    "less_than_equal": "{le:.10g} or less",
+    "literal_error": "{expected}",
+    "model_type": "a table",
+    "string_type": "text",
+    "too_long": "a list of {max_length} values",
+    "tuple_type": "a list",
+}
 
 
 class Spec(BaseModel):
@@ -31,14 +54,31 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            # A misspelt field is reported before the one that is therefore missing.
-            first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-            field = ".".join(str(part) for part in first["loc"]) or cls.__name__
-            message = first["msg"].removeprefix("Value error, ")
-            if first["type"] == "extra_forbidden":
-                message = f"there is no such field{_nearest(cls, first['loc'])}"
-            value = first["input"] if first["type"] != "missing" else "nothing"
-            raise SpecError(f"{cls.__name__}: {field} = {value!r}: {message}") from error
+            raise SpecError(f"{cls.__name__}: {_told(cls, error.errors())}") from error
+
+
+def what_is_allowed(wrong: ErrorDetails) -> str:
+    """What pydantic finds wrong with a value, in our words: "a whole number is allowed"."""
+    allowed = _ALLOWED.get(wrong["type"])
+    if allowed is None:
+        return wrong["msg"].removeprefix("Value error, ")
+    return f"{allowed.format(**wrong.get('ctx', {}))} is allowed"
+
+
+def _told(spec: type[BaseModel], found: list[ErrorDetails]) -> str:
+    """The first wrong field, its value and what is allowed."""
+    # A misspelt field is reported before the one that is therefore missing.
+    first = min(found, key=lambda wrong: wrong["type"] != "extra_forbidden")
+    place, words = first["loc"], what_is_allowed(first)
+    if first["type"] == "extra_forbidden":
+        words = f"there is no such field{_nearest(spec, place)}"
+    elif first["type"] == "missing" and isinstance(place[-1], str):
+        return f"{'.'.join(map(str, place))} is missing, and has no default"
+    elif first["type"] == "missing":  # the end of a list that is too short
+        place = place[:-1]
+        missing = [int(wrong["loc"][-1]) for wrong in found if wrong["loc"][:-1] == place]
+        words = f"a list of {max(missing) + 1} values is allowed"
+    return f"{'.'.join(map(str, place))} = {first['input']!r}: {words}" if place else words
 
 
 def _nearest(spec: type[BaseModel], place: tuple[int | str, ...]) -> str:
@@ -49,9 +89,9 @@ def _nearest(spec: type[BaseModel], place: tuple[int | str, ...]) -> str:
         # An optional table is a union with None.
         kinds = [k for k in (inner, *get_args(inner)) if isinstance(k, type)]
         spec = next((k for k in kinds if issubclass(k, BaseModel)), spec)
-    close = difflib.get_close_matches(str(name), spec.model_fields, n=1, cutoff=0.65)
-    known = ", ".join(spec.model_fields)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {known}"
+    return (
+        did_you_mean(str(name), spec.model_fields) or f"; there are {', '.join(spec.model_fields)}"
+    )
 
 
 class ModelSpec(Spec):

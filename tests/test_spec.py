@@ -1,9 +1,12 @@
 import math
+import re
 
 import pytest
 
 from stdeploy.errors import SpecError
-from stdeploy.spec import ClipSpec, ModelSpec
+from stdeploy.spec import ClipSpec, ModelSpec, Spec
+from stdeploy.train.augment import Augmentation
+from stdeploy.train.recipe import Optimisation, Recipe, Start, SyntheticData
 
 FIELDS = {"architecture": "i3d-resnet18", "num_classes": 10}
 
@@ -18,12 +21,21 @@ def test_model_spec_goes_through_json(eta: float) -> None:
     ("fields", "message"),
     [
         ({"temporal_lengths": (1, 2, 3, 3, 3)}, r"temporal_lengths = .*t2 is 2; .* odd"),
-        ({"temporal_lengths": (1, 3, 3)}, r"temporal_lengths"),
-        ({"eta": 0.5}, r"eta = 0\.5: .* greater than or equal to 1"),
+        ({"temporal_lengths": (1, 3, 3)}, r"temporal_lengths = \(1, 3, 3\): a list of 5 values is"),
+        ({"temporal_lengths": (1,) * 6}, r"temporal_lengths = .*: a list of 5 values is allowed$"),
+        ({"temporal_lengths": 3}, r"temporal_lengths = 3: a list is allowed$"),
+        ({"temporal_lengths": (1, 1.5, 1, 1, 1)}, r"lengths\.1 = 1\.5: a whole number is allowed$"),
+        ({"eta": 0.5}, r"eta = 0\.5: 1 or more is allowed$"),
         ({"eta": math.nan}, r"eta"),
-        ({"branches": "many"}, r"branches = 'many': .*'single' or 'multi'"),
-        ({"num_classes": 0}, r"num_classes = 0"),
-        ({"width": 0}, r"width = 0"),
+        ({"eta": "big"}, r"eta = 'big': a number is allowed$"),
+        ({"branches": "many"}, r"branches = 'many': 'single' or 'multi' is allowed$"),
+        ({"num_classes": 0}, r"num_classes = 0: 1 or more is allowed$"),
+        ({"num_classes": "two"}, r"num_classes = 'two': a whole number is allowed$"),
+        ({"num_classes": []}, r"num_classes = \[\]: a whole number is allowed$"),
+        ({"width": 0}, r"width = 0: more than 0 is allowed$"),
+        ({"width": 9}, r"width = 9: 8 or less is allowed$"),
+        ({"fused": "maybe"}, r"fused = 'maybe': true or false is allowed$"),
+        ({"architecture": 3}, r"architecture = 3: text is allowed$"),
         ({"depth": 3}, r"depth = 3: there is no such field; there are architecture, "),
     ],
 )
@@ -33,10 +45,44 @@ def test_model_spec_refuses_in_one_line(fields: dict[str, object], message: str)
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_missing_or_no_table_is_said_in_one_line() -> None:
+    with pytest.raises(
+        SpecError, match=r"^ModelSpec: architecture is missing, and has no default$"
+    ):
+        ModelSpec.parse({"num_classes": 3})
+    with pytest.raises(SpecError, match=r"^ModelSpec: a table is allowed$"):
+        ModelSpec.parse(3)
+
+
+HOW = {"epochs": 1, "batch_size": 1, "learning_rate": 0.1}
+WHOLE: dict[type[Spec], dict[str, object]] = {
+    ModelSpec: FIELDS,
+    ClipSpec: {},
+    Recipe: {"optimisation": HOW},
+    Optimisation: HOW,
+    Start: {},
+    SyntheticData: {"train_videos": 10, "validation_videos": 10},
+    Augmentation: {},
+}
+
+
+@pytest.mark.parametrize("spec", WHOLE)
+def test_no_wrong_field_is_told_in_the_words_of_pydantic(spec: type[Spec]) -> None:
+    told = []
+    for field in spec.model_fields:
+        for value in (None, "wrong", -1e9, 1e9, [], [[]] * 9, {}, math.inf):
+            try:
+                spec.parse({**WHOLE[spec], field: value})
+            except SpecError as error:
+                told.append(str(error))
+    assert len(told) > len(spec.model_fields)
+    assert [words for words in told if re.search("should|Input|required|valid ", words)] == []
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"crop_px": 300}, "crop_px 300 is larger than short_side_px 256"),
+        ({"crop_px": 300}, "^ClipSpec: crop_px 300 is larger than short_side_px 256"),
         ({"std": (1, 0, 1)}, "std"),
         ({"num_frames": 0}, "num_frames = 0"),
         ({"fps": 0}, "fps = 0"),

@@ -12,7 +12,7 @@ from stdeploy.analysis.receptive_field import ReceptiveField
 from stdeploy.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, drawn, marker_key
 
 _EXTRA = "analysis"
-_COLUMNS = 6
+_COLUMNS = 4  # so that names of layers can be read on a phone
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, "#c94f7c", "#8a7a3d", GREY)
 _CENTRE = "#ff4fd8"
 
@@ -32,7 +32,7 @@ def draw_filters(
     """
     rows = _rows(layers)
     columns = max(3, max(len(row) for row in rows))
-    size = (1.55 * columns, 1.85 * len(rows) + 0.5)
+    size = (1.55 * columns, 1.95 * len(rows) + 0.5)
     with drawn(
         path, extra=_EXTRA, size=size, nrows=len(rows), ncols=columns, squeeze=False
     ) as grid:
@@ -113,7 +113,7 @@ def _disc(axes: Any, layer: LayerFilters, projection: Projection) -> None:
             clip_on=False,
         )
     taps = " ".join(f"{100 * share:.0f}" for share in layer.energy_per_tap)
-    axes.set_title(f"{layer.name}\n{taps}", fontsize=6.5)
+    axes.set_title(f"{layer.name}\n{taps}", fontsize=8)
     axes.set(xlim=(-1.12, 1.12), ylim=(-1.12, 1.12), xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)

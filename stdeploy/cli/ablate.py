@@ -63,12 +63,7 @@ def command(
     is done is kept: the same command goes on after a break, and with more seeds or rows does only
     those that are missing. tables.md, tables.svg and results.json lie in the folder.
     """
-    require("torch", extra="train", purpose="training")
-    require("lightning_fabric", extra="train", purpose="training")
     from stdeploy.train.ablation import Spread, cells, to_markdown
-    from stdeploy.train.grid import Job, Setting, run_all
-    from stdeploy.train.pictures import draw_tables
-    from stdeploy.train.processes import Machine
     from stdeploy.train.recipe import Recipe
 
     numbers = _numbers(seeds)
@@ -76,6 +71,13 @@ def command(
     plain = Recipe.load(recipe, overrides or ())
     clip = plain.clip_spec()
     settings = {cell.variant: cell.variant.settings(clip) for cell in found}
+    # Only now, because importing them takes seconds.
+    require("torch", extra="train", purpose="training")
+    require("lightning_fabric", extra="train", purpose="training")
+    from stdeploy.train.grid import Job, Setting, run_all
+    from stdeploy.train.pictures import draw_tables
+    from stdeploy.train.processes import Machine
+
     training, held_out = labelled_data(plain, Path(recipe).stem, data, validation, fold=1)
     if held_out is None:
         raise SpecError("an ablation compares accuracies; name --validation videos")

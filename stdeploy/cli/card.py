@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from stdeploy.card import is_telling
 from stdeploy.cli.console import out
 
 
@@ -34,7 +35,11 @@ def command(
         ),
         "labels": f"{len(card.labels)}: {', '.join(card.labels[:4])}"
         + (", ..." if len(card.labels) > 4 else ""),
-        "accuracy": ", ".join(f"{name} {value:.1%}" for name, value in card.metrics.items()),
+        "accuracy": ", ".join(
+            f"{name} {value:.1%}"
+            for name, value in card.metrics.items()
+            if is_telling(name, model.num_classes)
+        ),
         "origin": lineage.origin,
         "licence": lineage.licence,
         "parent": f"{lineage.parent or '-'}  {lineage.parent_sha256 or ''}".strip(),

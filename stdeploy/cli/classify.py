@@ -1,6 +1,7 @@
 """stdeploy classify: what happens in these videos?"""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -179,10 +180,11 @@ def command(
     A file that cannot be read has its row with the error, and the others go on; the exit
     status is then 1.
     """
+    from stdeploy.card import read_card
     from stdeploy.classify import Classifier, ClassifyOptions
     from stdeploy.cli.saving import Saving, Wanted
     from stdeploy.cluster import ClusterOptions, classify_on_ray
-    from stdeploy.files import sha256_of
+    from stdeploy.files import existing, sha256_of
     from stdeploy.results import ResultFile
     from stdeploy.runtime.dense import DenseTrunk
     from stdeploy.video.decode_pool import DecodePool
@@ -230,7 +232,7 @@ def command(
     paths = expand(videos or [], lists=lists or [], recursive=recursive)
     if not paths:
         raise SpecError("the lists name no video; write one on each line")
-    artifact = model or default_artifact()
+    artifact = existing(model) if model else default_artifact()
     chain = ClassifyOptions(views=views, batch=batch, jobs=jobs, decoder=reader.value)
     saving = Saving(pictures, videos=paths, top_k=top_k, keep=resume)
     give_back_large_arrays()
@@ -250,7 +252,12 @@ def command(
             )
         wanted = Unfinished(paths, file.done if file is not None else None)
         one_by_one = timeline is not None and len(paths) == 1
-        if ray is not None:
+        if not any(map(os.path.lexists, paths)):
+            read_card(artifact)  # and no more of it: opening takes seconds
+
+            def rows(progress: Progress) -> Iterator[Record]:  # noqa: ARG001
+                return _none_there(wanted)
+        elif ray is not None:
             cluster = ClusterOptions(address=ray, workers=workers, gpus_per_worker=gpus_per_worker)
             note(f"{artifact} on Ray at {ray}, {counted(workers, 'worker')}")
 
@@ -327,6 +334,17 @@ def _settings(
         f"timeline={timeline} hop={over_time.hop_seconds} enter={over_time.enter} "
         f"leave={over_time.leave} top_k={over_time.top_k}"
     )
+
+
+def _none_there(videos: Iterable[Path]) -> Iterator[Record]:
+    """Rows of videos that do not exist."""
+    from stdeploy.video.reader import VideoReader
+
+    for video in videos:
+        try:
+            VideoReader(video)
+        except VideoError as error:
+            yield {"video": str(video), "error": str(error)}
 
 
 def _timelines(

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ParamSpec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,10 +18,29 @@ _BAR: dict[str, Any] = {
     "redirect_stderr": False,
 }
 
+_Parameters = ParamSpec("_Parameters")
+
 
 def note(text: str) -> None:
     """Say something on standard error that is no result."""
     err.print(text, style="dim", soft_wrap=True, markup=False)
+
+
+def announced(text: str, report: Callable[_Parameters, None]) -> Callable[_Parameters, None]:
+    """A report of progress that notes `text` first.
+
+    Work reports only when its input has been checked, so nothing is announced that is refused.
+    """
+    begun = False
+
+    def update(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> None:
+        nonlocal begun
+        if not begun:
+            note(text)
+            begun = True
+        report(*args, **kwargs)
+
+    return update
 
 
 def counted(count: int, thing: str) -> str:

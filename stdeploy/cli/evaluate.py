@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stdeploy.card import is_telling
 from stdeploy.cli.console import note, out, progress_bar
 from stdeploy.cli.options import (
     AllowCpuOption,
@@ -164,7 +165,9 @@ def summary(result: "Evaluation") -> str:
     """An evaluation in one line."""
     label, share = result.commonest_class
     guess = f" (always saying {label!r}: {share:.1%})" if share >= _WORTH_SAYING else ""
-    parts = [f"top-1 {result.top1:.1%}{guess}", f"top-5 {result.top5:.1%}"]
+    parts = [f"top-1 {result.top1:.1%}{guess}"]
+    if is_telling("top5", len(result.labels)):
+        parts.append(f"top-5 {result.top5:.1%}")
     if result.within_pairs is not None:
         parts.append(f"within reversed pairs {result.within_pairs:.1%}")
     parts.append(f"mean of the classes {result.mean_class_accuracy:.1%}")

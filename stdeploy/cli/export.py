@@ -7,10 +7,10 @@ import typer
 from rich.table import Table
 
 from stdeploy.card import ModelCard
-from stdeploy.cli.console import note, out, phase_bars
+from stdeploy.cli.console import announced, note, out, phase_bars
 from stdeploy.cli.options import PrecisionName
 from stdeploy.errors import SpecError, require
-from stdeploy.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, newest
+from stdeploy.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, existing, newest
 
 
 def command(
@@ -104,6 +104,8 @@ def command(
                 raise SpecError(f"{str(fused)!r} has its batches already; leave --batches out")
             _put_on_triton(fused, triton, name, sizes)
             return
+    if fused is not None:
+        existing(fused)  # before torch, which takes seconds to import
     require("torch", extra="export", purpose="exporting")
     from stdeploy.card import read_card
     from stdeploy.export.calibration import read_calibration
@@ -130,27 +132,29 @@ def command(
             )
         onnx_file = source
     else:
-        note(f"exporting {source} in {precision.value}")
         options = ExportOptions(
             precision=precision.value,
             calibrate=calibrate,
             max_clips=calibration_clips,
             allow=overrides,
         )
+        what = f"exporting {source} in {precision.value}"
         with phase_bars() as progress:
-            result = export_onnx(source, output, options, progress)
+            result = export_onnx(source, output, options, announced(what, progress))
         _print_parity(result.card)
         size = result.path.stat().st_size / 1e6
         out.print(f"{result.path}  {size:.1f} MB", soft_wrap=True, markup=False)
         onnx_file = result.path
     if trt:
-        note(f"building an engine from {onnx_file}")
+        what = f"building an engine from {onnx_file}"
         with phase_bars() as progress:
             clips = None
             if calibrate is not None:
                 clip = read_card(onnx_file).clip
                 clips = read_calibration(calibrate, clip, max_clips=calibration_clips).frames
-            built = build_engine(onnx_file, build, progress, clips=clips, allow=overrides)
+            built = build_engine(
+                onnx_file, build, announced(what, progress), clips=clips, allow=overrides
+            )
         for line in built.notes:
             note(line)
         size = built.path.stat().st_size / 1e6

@@ -8,8 +8,9 @@ import typer
 from rich.table import Table
 
 from stdeploy.card import ParityRow
-from stdeploy.cli.console import note, out, progress_bar
+from stdeploy.cli.console import announced, out, progress_bar
 from stdeploy.errors import require
+from stdeploy.files import existing
 
 
 def command(
@@ -24,12 +25,13 @@ def command(
     Every layer and the whole network are compared in float64 and float32. Nothing is written
     if one differs.
     """
+    existing(checkpoint)  # before torch, which takes seconds to import
     require("torch", extra="train", purpose="fusing")
     from stdeploy.fuse import fuse_file
 
-    note(f"fusing {checkpoint}: every layer and the whole network are compared")
+    what = f"fusing {checkpoint}: every layer and the whole network are compared"
     with progress_bar("comparing") as progress:
-        result = fuse_file(checkpoint, output, progress)
+        result = fuse_file(checkpoint, output, announced(what, progress))
     out.print(_parity_table(result.card.parity))
     out.print(
         f"{result.path}  {result.parameters_before:,} -> {result.parameters_after:,} parameters",

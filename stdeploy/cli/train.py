@@ -83,15 +83,7 @@ def command(
     only in the order of time. On several machines, or instead of --devices, start the command
     with torchrun -m stdeploy train.
     """
-    require("torch", extra="train", purpose="training")
-    require("lightning_fabric", extra="train", purpose="training")
-    from lightning_fabric.utilities.rank_zero import rank_zero_only
-
-    from stdeploy.classify import Classifier
     from stdeploy.files import CHECKPOINT_SUFFIX, checked_output
-    from stdeploy.train.evaluate import evaluate
-    from stdeploy.train.loop import train
-    from stdeploy.train.processes import Machine
     from stdeploy.train.recipe import Recipe
 
     settings = list(overrides or ())
@@ -103,6 +95,16 @@ def command(
         settings.append(f"start.weights={weights}")
     loaded = Recipe.load(recipe, settings)
     output = checked_output(output or Path(f"{name}{CHECKPOINT_SUFFIX}"), CHECKPOINT_SUFFIX)
+    # Only now, because importing them takes seconds.
+    require("torch", extra="train", purpose="training")
+    require("lightning_fabric", extra="train", purpose="training")
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    from stdeploy.classify import Classifier
+    from stdeploy.train.evaluate import evaluate
+    from stdeploy.train.loop import train
+    from stdeploy.train.processes import Machine
+
     run = run or _run_folder(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume)
     training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
     # torchrun and --devices start this command several times.

@@ -207,8 +207,8 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
             BackendError: the device cannot be used.
         """
         raise SpecError(
-            f"{cls.name} makes no dense timelines; choose another backend, or make a timeline of "
-            "windows"
+            f"{cls.name} makes no dense timelines; choose another backend, or pass "
+            "--timeline windows"
         )
 
     @classmethod

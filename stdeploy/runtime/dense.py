@@ -53,7 +53,7 @@ class DenseTrunk:
         if not artifact.name.endswith(ONNX_SUFFIX):
             raise SpecError(
                 f"a dense timeline needs an .onnx file, which {artifact.name!r} is not; name one, "
-                "or make a timeline of windows"
+                "or pass --timeline windows"
             )
         model = onnx.load(artifact)
         radius = _temporal_radius(model.graph, artifact)
@@ -96,7 +96,7 @@ def _temporal_radius(graph: onnx.GraphProto, artifact: Path) -> int:
             if attributes.get("strides", [1])[0] != 1:
                 raise SpecError(
                     f"the network of {artifact.name!r} strides in time, so its windows cannot "
-                    "share their work; make a timeline of windows"
+                    "share their work; pass --timeline windows"
                 )
             before += (kernel[0] - 1) // 2
         for name in node.output:
@@ -123,7 +123,7 @@ def _cut(graph: onnx.GraphProto, artifact: Path) -> tuple[NDArray[np.float32], N
     ):
         raise ArtifactError(
             f"{str(artifact)!r} does not end in an average over time and a classifier; export it "
-            "again, or make a timeline of windows"
+            "again, or pass --timeline windows"
         )
     weight, bias = (numpy_helper.to_array(weights[name]) for name in classifier.input[1:])
     features = onnx.helper.make_tensor_value_info(

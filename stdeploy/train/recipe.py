@@ -1,6 +1,5 @@
 """Recipes: everything that decides a training run, as a TOML file."""
 
-import difflib
 import importlib.resources
 import tomllib
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from stdeploy.errors import SpecError
+from stdeploy.errors import SpecError, did_you_mean
 from stdeploy.files import CHECKPOINT_SUFFIX
 from stdeploy.models.registry import check_architecture
 from stdeploy.spec import ClipSpec, ModelSpec, Spec
@@ -195,9 +194,10 @@ def packaged_recipes() -> list[str]:
 
 def _unknown_recipe(name: str) -> str:
     names = packaged_recipes()
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"no recipe {name!r}; name a .toml file or one of: {', '.join(names)}{hint}"
+    wrong = f"no recipe {name!r}"
+    if name.endswith(".toml") or "/" in name:
+        wrong = f"recipe {name!r} {'is a folder' if Path(name).is_dir() else 'does not exist'}"
+    return f"{wrong}; name a .toml file or one of: {', '.join(names)}{did_you_mean(name, names)}"
 
 
 def _set(fields: dict[str, Any], override: str) -> None:

@@ -1,15 +1,23 @@
+import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
+import httpx
+import numpy as np
 import pytest
 
+from stdeploy.analysis.filters import analyse
+from stdeploy.analysis.plots import draw_filters
 from stdeploy.analysis.report import write_report
 from stdeploy.errors import ArtifactError
+from stdeploy.export.flops import count
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fuse import fuse_file
 from stdeploy.models.checkpoint import save_checkpoint
 from tests.conftest import card_of, tiny_model
+from tests.serve.test_page import driver, opened  # noqa: F401 - a fixture
 
 
 class Page(HTMLParser):
@@ -48,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = card_of(model).model_copy(
         update={
             "labels": ("<b>one</b>", "two", "three", "four", "five"),
-            "metrics": {"validation_top1": 0.875},
+            "metrics": {"validation_top1": 0.875, "validation_top5": 1.0},
         }
     )
     save_checkpoint(folder / "net.pt", model, card)
@@ -80,17 +88,41 @@ def test_page_needs_nothing_beside_it(page: Page) -> None:
 def test_page_has_every_artifact_and_what_is_known_of_it(page: Page) -> None:
     for name in ("net.pt", "net.fused.safetensors", "net.onnx"):
         assert name in page.text
-    assert "validation top1 87.5 %" in page.text
+    assert page.text.count("validation top1 87.5 %") == 3
+    assert "top5" not in page.text  # of five classes it says nothing
     assert re.search(r"Temporal lengths that its filters ask for.* \d-\d-\d-\d-\d", page.text)
     assert "conv5, t = 5" in page.text
     assert page.text.count("Cost of a clip") == 3
-    assert "nothing to compare with" in page.text  # net.pt has no parent
+    assert page.text.count("the reference: fused and exported files are compared with it") == 1
     assert re.search(r"\d+ checks, the nearest to its limit \d\.\de-\d\d of 1e-", page.text)
+
+
+def test_figures_of_cost_say_what_they_count(folder: Path, page: Page) -> None:
+    spec = tiny_model(branches="multi", temporal_lengths=(1, 3, 3, 3, 5)).spec
+    cost = count(spec, num_frames=8, side_px=32)
+    convolutions, whole = f"{cost.macs / 1e9:.2f}", f"{cost.total / 1e9:.3f}"
+    assert f"{convolutions} GMACs of convolutions" in page.text
+    assert f"all {whole} " in page.text
+    assert f"those of the convolutions alone are {convolutions}." in page.text
 
 
 def test_page_says_what_is_left_out_and_why(page: Page) -> None:
     (reason,) = re.findall(r"Left out: ([^.]*\.onnx[^;]*)", page.text)
     assert "holds no weights for torch" in reason
+
+
+def test_discs_stand_four_in_a_row_at_most(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 2, 3, 1, 1)).astype(np.float32)
+    heights = []
+    for number in (4, 5):
+        layers = [analyse(f"conv4.{n}.conv2", "conv4", weight) for n in range(number)]
+        draw_filters(layers, tmp_path / "a.svg")
+        drawing = (tmp_path / "a.svg").read_text()
+        width, height = map(float, re.findall(r'(?:width|height)="(\S+)pt"', drawing)[:2])
+        assert width == pytest.approx(4 * 1.55 * 72)
+        assert drawing.count("<!-- conv4.") == number
+        heights.append(height)
+    assert heights[1] > 1.5 * heights[0]
 
 
 def test_labels_are_text_not_tags(page: Page) -> None:
@@ -99,6 +131,33 @@ def test_labels_are_text_not_tags(page: Page) -> None:
 
 def test_headings_have_names_of_their_own(page: Page) -> None:
     assert len(set(page.identities)) == len(page.identities) > 10
+
+
+@pytest.mark.usefixtures("page")
+def test_a_shade_shows_on_a_phone_where_there_is_more(
+    driver: httpx.Client,  # noqa: F811
+    folder: Path,
+) -> None:
+    phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    with opened(driver, (folder / "report.html").as_uri()) as browser:
+        order = "Emulation.setDeviceMetricsOverride"
+        browser.ask("POST", "/goog/cdp/execute", cmd=order, params=phone)
+
+        def edges(scroll: int) -> tuple[int, int]:
+            """Brightness at the left and the right of the first table, above its words."""
+            left, right, top = browser.run(
+                f"const it = document.querySelector('.wide'); it.scrollLeft = {scroll};"
+                "it.scrollIntoView(); const at = it.getBoundingClientRect();"
+                "return [at.left, at.right, at.top]"
+            )
+            png = np.frombuffer(base64.b64decode(browser.ask("GET", "/screenshot")), np.uint8)
+            row = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)[round(top) + 3]
+            return int(row[round(left) + 1]), int(row[round(right) - 2])
+
+        assert browser.run("return document.documentElement.scrollWidth") == 390
+        first, last = edges(0), edges(10_000)
+        assert first[0] == last[1] == 255
+        assert max(first[1], last[0]) < 220
 
 
 def test_a_file_that_is_no_artifact_leaves_no_page(folder: Path, tmp_path: Path) -> None:

@@ -15,11 +15,14 @@ import pytest
 
 from stdeploy.card import read_card
 from stdeploy.classify import Classifier, ClassifyOptions
+from stdeploy.cli.evaluate import summary
 from stdeploy.cli.inputs import expand
 from stdeploy.cli.main import main
 from stdeploy.hardware import gpus
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.runtime.base import RuntimeOptions
+from stdeploy.train.data.labelled import LabelledVideos, Sample
+from stdeploy.train.evaluate import Judged, count
 from tests.conftest import card_of, tiny_model
 from tests.video.videos import write_video
 
@@ -133,6 +136,29 @@ def test_a_broken_video_has_its_row_and_the_rest_go_on(chain: Path) -> None:
     assert "Traceback" not in table.stderr
 
 
+def test_where_no_video_exists_no_backend_is_opened(chain: Path) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules.update(onnxruntime=None, openvino=None)\n"  # what is absent looks so
+        "sys.argv = ['stdeploy', 'classify', 'none.mp4', 'gone.mp4', *sys.argv[1:]]\n"
+        "from stdeploy.cli.main import main\nmain()"
+    )
+    for options in (["--json"], ["--json", "--timeline", "windows"], ["--json", "--untrusted"]):
+        result = subprocess.run(
+            [sys.executable, "-c", script, *options],
+            cwd=chain,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        assert records(result) == [
+            {"video": name, "error": "does not exist; name a video file"}
+            for name in ("none.mp4", "gone.mp4")
+        ]
+        assert result.stderr == "2 of 2 videos could not be classified\n"
+
+
 def test_classify_of_an_onnx_file_loads_no_torch(chain: Path) -> None:
     script = (
         "import sys\nfrom stdeploy.cli.main import app\n"
@@ -161,7 +187,7 @@ def test_trt_without_a_gpu_writes_the_onnx_and_exits_3(chain: Path, tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt.fused.safetensors", "ckpt.onnx"]
     assert "is written and verified, but no engine is built" in result.stderr
     assert "on the GPU host run: stdeploy export ckpt.onnx --trt" in result.stderr
-    assert len(result.stderr.splitlines()) == 3  # two notes and one line of error
+    assert len(result.stderr.splitlines()) == 2  # that it exports, and one line of error
 
 
 @pytest.mark.skipif(bool(gpus()), reason="about hosts without a GPU")
@@ -186,7 +212,10 @@ def test_cuda_asked_for_without_a_gpu_is_one_line_and_no_result(chain: Path) -> 
         (["fuse", "none.pt"], 2, "'none.pt' does not exist"),
         (["fuse", "bad/bad.pt"], 2, "cannot be read as a checkpoint"),
         (["export"], 2, "no *.fused.safetensors in"),
+        (["export", "none.onnx"], 2, "'none.onnx' does not exist"),
+        (["export", "bad/bad.pt"], 2, "cannot be read as a checkpoint"),
         (["train", "--recipe", "none"], 2, "no recipe 'none'"),
+        (["train", "--set", "optimisation.epochs=two"], 2, "'two': a whole number is allowed"),
         (["train", "--temporal-lengths", "1,2,3,3,3"], 2, "t2 is 2"),
         (["train", "--temporal-lengths", "x"], 2, "write t1..t5 as 1,1,3,3,5"),
         (["evaluate", "bad/bad.pt", "--data", "."], 2, "is no data set that is known here"),
@@ -207,6 +236,7 @@ def test_cuda_asked_for_without_a_gpu_is_one_line_and_no_result(chain: Path) -> 
         (["bench", "bad/bad.onnx"], 2, "'bad/bad.onnx' is no ONNX file"),
         (["bench", "--batches", "0"], 2, "write numbers from 1"),
         (["card", "a.mp4"], 2, "no artifact of stdeploy"),
+        (["pull", "sample-video", "-o", "bad"], 2, "the name has to end in .mp4"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -217,12 +247,64 @@ def test_bad_input_is_one_clear_line(
     for name in ("bad.onnx", "bad.pt"):
         (tmp_path / "bad" / name).write_bytes(b"garbage")
     result = inside(*arguments, cwd=tmp_path)
-    lines = result.stderr.strip().splitlines()
     assert result.returncode == status, result.stderr
-    assert message in lines[-1]
-    assert lines[-1].startswith("stdeploy: ")
-    assert "Traceback" not in result.stderr
+    (line,) = result.stderr.strip().splitlines()
+    assert message in line
+    assert line.startswith("stdeploy: ")
     assert [p.name for p in tmp_path.iterdir()] == ["bad"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("serve --max-batch x", "--max-batch 'x': a whole number is allowed; see stdeploy serve"),
+        (
+            "classify --views 99",
+            "--views '99': 64 or less is allowed; see stdeploy classify --help",
+        ),
+        ("classify --hop 0 a", "--hop '0': 0.001 or more is allowed; see stdeploy classify --help"),
+        ("data mini a --seed x", "--seed 'x': a whole number is allowed; see stdeploy data mini "),
+        (
+            "train --accelerator tpu",
+            "--accelerator: 'tpu' is not one of 'auto', 'cpu', 'cuda'; see",
+        ),
+        ("classify --topk 3 a.mp4", "no such option: --topk; did you mean --top-k?"),
+        ("classify --zzz a.mp4", "no such option: --zzz; see stdeploy classify --help"),
+        ("classify --top-k", "option '--top-k' requires an argument"),
+        ("fuse", "missing argument 'checkpoint'; see stdeploy fuse --help"),
+        ("pull", "missing argument 'item'. Choose from: kinetics400-i3d, sample-video; see "),
+        ("card a b", "got unexpected extra argument(s) (b); see stdeploy card --help"),
+        ("fuze", "no such command 'fuze'. Did you mean 'fuse'?"),
+    ],
+)
+def test_wrong_usage_is_one_line(inside: Inside, tmp_path: Path, arguments: str, line: str) -> None:
+    result = inside(*arguments.split(), cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (said,) = result.stderr.splitlines()
+    assert said.startswith(f"stdeploy: {line}")
+
+
+def test_without_a_command_the_help_is_shown(inside: Inside, tmp_path: Path) -> None:
+    for arguments, words in (([], "pull"), (["data"], "mini"), (["analyze"], "receptive-field")):
+        result = inside(*arguments, cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (2, "")
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["train", "ablate"])
+def test_a_wrong_recipe_is_refused_before_torch_is_imported(tmp_path: Path, verb: str) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules.update(torch=None)\n"  # what is absent looks so
+        f"sys.argv = ['stdeploy', '{verb}', '--set', 'optimisation.epochs=two']\n"
+        "from stdeploy.cli.main import main\nmain()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert "epochs = 'two': a whole number is allowed" in result.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
@@ -251,7 +333,27 @@ def test_version_and_help(inside: Inside, tmp_path: Path) -> None:
     verbs = "pull data train ablate fuse export classify evaluate bench flops card doctor"
     for verb in verbs.split():
         assert verb in listed
-        assert inside(verb, "--help", cwd=tmp_path).returncode == 0
+        shown = inside(verb, "--help", cwd=tmp_path)
+        assert shown.returncode == 0
+        assert re.findall(r" range|--.*<list\[", shown.stdout) == []
+
+
+@pytest.mark.parametrize(("classes", "told"), [(5, False), (6, True)])
+def test_top_5_is_told_where_there_are_more_than_five_classes(
+    inside: Inside, tmp_path: Path, classes: int, told: bool
+) -> None:
+    model = tiny_model(num_classes=classes)
+    accuracies = {"validation_top1": 0.5, "validation_top5": 1.0}
+    card = card_of(model).model_copy(update={"metrics": accuracies})
+    save_checkpoint(tmp_path / "a.pt", model, card)
+    shown = inside("card", "a.pt", cwd=tmp_path).stdout
+    assert "validation_top1 50.0%" in shown
+    assert ("validation_top5 100.0%" in shown) is told
+    video = tmp_path / "a.mp4"
+    judged = [Judged(video, 1, np.arange(classes, dtype=float))]
+    evaluation = count(judged, LabelledVideos(card.labels, (Sample(video, 1),)))
+    assert ("top-5" in summary(evaluation)) is told
+    assert summary(evaluation).startswith("top-1 0.0%")
 
 
 def test_card_shows_and_dumps(chain: Path) -> None:
@@ -354,9 +456,11 @@ def test_evaluate_compares_two_artifacts(inside: Inside, chain: Path, tmp_path: 
     assert "2 view(s) of 3 crop(s) a video" in shown.stderr
     assert "they agree on 100.0% of 2 videos" in shown.stdout
     assert shown.stdout.count(f"%  {first}") == 2
+    assert "top-5" not in shown.stdout  # of five classes it says nothing
     assert (tmp_path / "confusion.svg").is_file()
     lines = records(inside(*arguments, "--json", cwd=chain))
     assert lines[0]["videos"] == 2
+    assert lines[0]["top5"] == 1.0
     assert lines[0]["confusion"] == lines[1]["confusion"]
     assert lines[0]["calibration_error"] == pytest.approx(lines[1]["calibration_error"], abs=1e-4)
     assert lines[2] == {"agreement": 1.0, "differing": []}

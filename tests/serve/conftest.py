@@ -153,13 +153,17 @@ def running(
             process.stderr.close()
 
 
-@pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    model = tiny_model(temporal_lengths=(1, 1, 3, 1, 3))
+def exported(folder: Path, *, num_classes: int = 5) -> Path:
+    """tiny.onnx in a folder."""
+    model = tiny_model(num_classes=num_classes, temporal_lengths=(1, 1, 3, 1, 3))
     save_checkpoint(folder / "tiny.pt", model, card_of(model, CLIP))
     fused = fuse_file(folder / "tiny.pt").path
     return export_onnx(fused, None, ExportOptions()).path
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

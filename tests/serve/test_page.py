@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serve.conftest import Server, running
+from tests.serve.conftest import Server, exported, running
 
 DRIVER = Path("/usr/bin/chromedriver")
 BROWSER = Path("/usr/bin/chromium")
@@ -132,6 +132,21 @@ def test_page_shows_what_the_server_answers(page: Page, server: Server, video: P
     assert page.text("#detail").startswith(f"{len(windows)} answer")
     assert page.run("return document.querySelector('#video').videoWidth") == 128
     assert page.errors() == []
+
+
+def test_page_has_a_bar_for_each_of_two_classes(
+    driver: httpx.Client, tmp_path: Path, video: Path
+) -> None:
+    count = "return document.querySelectorAll('#bars li').length"
+    artifact = exported(tmp_path, num_classes=2)
+    with running(artifact) as server, opened(driver, server.url) as page:
+        page.wait_for("#model-line", "tiny, 2 classes")
+        assert page.run(count) == 2
+        page.type("#file", str(video))
+        page.wait_for("#said", "Done")
+        assert page.run(count) == 2
+        assert {"class 0", "class 1"} == set(re.findall(r"class \d", page.text("#bars")))
+        assert page.errors() == []
 
 
 def test_page_says_that_a_file_breaks_off(page: Page, cut_video: Path) -> None:

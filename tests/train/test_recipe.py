@@ -45,6 +45,26 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
         Recipe.load("ssv2-i3d-50-ours")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "mine.toml",
+            r"^recipe 'mine\.toml' does not exist; name a \.toml file or one of: .*starter",
+        ),
+        ("mine/best", r"^recipe 'mine/best' does not exist; "),
+        ("./", r"^recipe '\./' is a folder; "),
+        ("starter.toml", r"'starter\.toml' does not exist; .*; did you mean 'starter'\?$"),
+    ],
+)
+def test_a_file_that_is_not_there_is_said_not_to_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match=message):
+        Recipe.load(name)
+
+
 def test_any_field_can_be_set() -> None:
     recipe = Recipe.load(
         "starter",
@@ -68,7 +88,12 @@ def test_any_field_can_be_set() -> None:
     [
         ("epochs=3", r"write TABLE\.FIELD=VALUE"),
         ("optimisation.epochs", r"write TABLE\.FIELD=VALUE"),
-        ("optimisation.epochs=many", r"optimisation\.epochs = 'many'"),
+        ("optimisation.epochs=many", r"optimisation\.epochs = 'many': a whole number is allowed$"),
+        ("optimisation=3", r"write TABLE\.FIELD=VALUE"),
+        (
+            "start.freeze=['conv9']",
+            r"start\.freeze\.0 = 'conv9': 'conv1', .* or 'conv5' is allowed$",
+        ),
         ("optimisation.epoch=3", "did you mean 'epochs'"),
         ("optimization.epochs=3", "did you mean 'optimisation'"),
         ("model.temporal_lengths=[1,3]", "temporal_lengths"),

@@ -3,7 +3,7 @@
 import { swatch } from "./strip.js";
 import { clock, counted, duration, scored } from "./words.js";
 
-const ROWS = 5;
+const MOST_BARS = 5;
 const MOST_SEGMENTS = 300;
 const STAGES = [
   ["upload", "Upload"],
@@ -21,9 +21,17 @@ function made(tag, className, ...children) {
   return element;
 }
 
+let numBars = MOST_BARS;
+
+/** Leave places for as many bars as there are classes, five at most. */
+export function showPlaces(numClasses) {
+  numBars = Math.min(MOST_BARS, numClasses);
+  byId("bars").replaceChildren(...[...byId("bars").children].slice(0, numBars));
+}
+
 /** The bars of the whole video; without predictions, their empty places. */
 export function showPredictions(predictions, palette) {
-  const rows = Array.from({ length: ROWS }, (_, rank) => {
+  const rows = Array.from({ length: predictions?.length ?? numBars }, (_, rank) => {
     const found = predictions?.[rank];
     const label = made("span", "label", found?.label ?? "");
     const bar = made("span", "bar", made("span", "fill"));

@@ -1,5 +1,6 @@
 /** Which model answers: asked for on load, and again until there is an answer. */
 
+import { showPlaces } from "./answer.js";
 import { fetchModel } from "./api.js";
 import { counted } from "./words.js";
 
@@ -81,6 +82,7 @@ function show(model) {
     }),
   );
   search();
+  showPlaces(labels.length);
 }
 
 function clipWords(clip) {
