@@ -28,7 +28,7 @@ from stdeploy.cli import (
     watch,
 )
 from stdeploy.cli.console import err
-from stdeploy.cli.options import shorten_metavars
+from stdeploy.cli.options import tidy_help
 from stdeploy.errors import StdeployError
 from stdeploy.spec import what_is_allowed
 
@@ -64,7 +64,7 @@ for verb in (
 app.add_typer(data.app, name="data")
 app.add_typer(analyze.app, name="analyze")
 for verbs in (app, data.app, analyze.app):
-    shorten_metavars(verbs)
+    tidy_help(verbs)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,5 +1,6 @@
 """Options that several verbs share: which backend runs, where, and in which precision."""
 
+import inspect
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -103,9 +104,14 @@ def runtime_options(
     )
 
 
-def shorten_metavars(verbs: typer.Typer) -> None:
-    """Let the help say <n> or <text> where typer would say <int range> or <list[str]>."""
+def tidy_help(verbs: typer.Typer) -> None:
+    """Let the help say <n> where typer would say <int range>, and fill its lines once only.
+
+    Typer keeps the line breaks of a docstring, then breaks lines where the terminal ends.
+    """
     for verb in verbs.registered_commands:
+        paragraphs = (inspect.getdoc(verb.callback) or "").split("\n\n")
+        verb.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         for hint in get_type_hints(verb.callback, include_extras=True).values():
             for info in getattr(hint, "__metadata__", ()):
                 if isinstance(info, OptionInfo) and info.metavar is None:

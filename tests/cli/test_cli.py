@@ -15,9 +15,10 @@ import pytest
 
 from stdeploy.card import read_card
 from stdeploy.classify import Classifier, ClassifyOptions
+from stdeploy.cli.data import app as data
 from stdeploy.cli.evaluate import summary
 from stdeploy.cli.inputs import expand
-from stdeploy.cli.main import main
+from stdeploy.cli.main import app, main
 from stdeploy.hardware import gpus
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.runtime.base import RuntimeOptions
@@ -283,6 +284,12 @@ def test_wrong_usage_is_one_line(inside: Inside, tmp_path: Path, arguments: str,
     assert result.stdout == ""
     (said,) = result.stderr.splitlines()
     assert said.startswith(f"stdeploy: {line}")
+
+
+def test_the_help_breaks_lines_where_the_terminal_ends_only() -> None:
+    for verb in (*app.registered_commands, *data.registered_commands):
+        assert verb.help
+        assert "\n" not in verb.help.replace("\n\n", "")
 
 
 def test_without_a_command_the_help_is_shown(inside: Inside, tmp_path: Path) -> None:
