@@ -77,7 +77,7 @@ def _page(title: str, command: Any) -> Iterator[str]:
     for paragraph in _paragraphs(command):
         yield from (paragraph, "")
     context = command.make_context(title, ["--help"], resilient_parsing=True)
-    yield from ("```text", command.get_usage(context).removeprefix("Usage: "), "```", "")
+    yield from ("```sh", command.get_usage(context).removeprefix("Usage: "), "```", "")
     yield from _options(command, title)
 
 
@@ -93,7 +93,7 @@ def _options(command: Any, title: str) -> Iterator[str]:
         shown = f"`{flags}`" + (f" *{value.rstrip('>')}*" if value else "")
         words = [text for text in (_escaped(help_text), remarks) if text]
         yield shown.replace("|", " \\| ")
-        yield f":   {' '.join(words) or '&nbsp;'}"
+        yield f":   {' '.join(words) or '<!-- -->'}"
         yield ""
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from latex2mathml.converter import convert
 
-# What pymdownx.arithmatex leaves for others to draw.
+# What pymdownx.arithmatex leaves for others to draw, with what follows without a space.
 _EQUATION = re.compile(
-    r'<(?P<tag>div|span) class="arithmatex">\\(?P<kind>[(\[])(?P<tex>.*?)\\[)\]]</(?P=tag)>',
+    r'<(?P<tag>div|span) class="arithmatex">\\(?P<kind>[(\[])(?P<tex>.*?)\\[)\]]</(?P=tag)>'
+    r"(?P<after>[^\s<]*)",
     re.DOTALL,
 )
 
@@ -25,6 +26,6 @@ def on_page_content(content: str, **_: Any) -> str:
         mathml = convert(tex, display="block" if block else "inline")
         tag = f'<span class="equation-number">({number[1]})</span>' if number else ""
         shown = f'<div class="equation">{mathml}{tag}</div>'
-        return shown if block else mathml
+        return shown if block else f'<span class="inline-math">{mathml}{found["after"]}</span>'
 
     return _EQUATION.sub(drawn, content)

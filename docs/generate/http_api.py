@@ -1,6 +1,7 @@
 """The page of the HTTP API, made from the server's OpenAPI document when the site is built."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -9,6 +10,7 @@ from schema import Schema, fields, type_of
 
 from stdeploy.serve.app import application
 from stdeploy.serve.desk import Desk
+from stdeploy.serve.refusal import STATUS
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import UploadFolder
 
@@ -18,6 +20,11 @@ _OPENING = """# HTTP API
 What `stdeploy serve` answers, made from its OpenAPI document; the server shows the same at `/docs`
 and gives it as JSON at `/openapi.json`. [Serve over HTTP](../serving.md) says how to ask.
 """
+
+_REFUSALS = (
+    "Each has the body [Error](#error). [When there is no "
+    "answer](../serving.md#when-there-is-no-answer) says what each code means."
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
@@ -42,14 +49,24 @@ def _page(api: Schema) -> Iterator[str]:
                 tag = route["tags"][0]
                 yield from (f"## {tag[0].upper()}{tag[1:]}", "")
             yield from _route(f"{method.upper()} {path}", route, refusals)
-    yield from ("## Refusals", "", "Each has the body [Error](#error).", "")
-    yield from ("| status | means |", "| --- | --- |")
-    for status, about in sorted(refusals.items()):
-        yield f"| {status} | {about} |"
-    yield from ("", "## Bodies", "")
-    for name, schema in sorted(api["components"]["schemas"].items()):
+    yield from _refusals(refusals)
+    yield from ("## Bodies", "")
+    bodies = api["components"]["schemas"]
+    bodies["Error"]["properties"]["code"]["enum"] = list(STATUS)
+    for name, schema in sorted(bodies.items()):
         yield from (f"### {name}", "", schema.get("description", ""), "")
         yield from fields(schema, _link)
+
+
+def _refusals(meanings: Mapping[str, str]) -> Iterator[str]:
+    """What each status means, with the codes that come with it."""
+    yield from ("## Refusals", "", _REFUSALS, "")
+    yield from ("| status | `code` | means |", "| --- | --- | --- |")
+    for status in sorted(set(STATUS.values())):
+        codes = ", ".join(f"`{code}`" for code, its in STATUS.items() if its == status)
+        about = meanings.get(str(status)) or f"{HTTPStatus(status).description}."
+        yield f"| {status} | {codes} | {about} |"
+    yield ""
 
 
 def _route(title: str, route: Schema, refusals: dict[str, str]) -> Iterator[str]:

@@ -23,6 +23,7 @@ _PAGES = {
 }
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 _FENCE = re.compile(r"^ {0,3}```")
+_UNNAMED = re.compile(r"```$")
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -45,7 +46,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Let links lead to where things are in the site."""
+    """Let links lead to where things are in the site, and commands be known as such."""
     here = page.file.src_uri
     in_repository = {place: source for source, place in _PAGES.items()}
     base = posixpath.dirname(in_repository.get(here, f"docs/{here}"))
@@ -53,6 +54,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     for line in markdown.split("\n"):
         if _FENCE.match(line):
             in_fence = not in_fence
+            if in_fence and here in in_repository:
+                line = _UNNAMED.sub(r"\g<0>sh", line)
         lines.append(line if in_fence else _LINK.sub(lambda m: _moved(m, base, here), line))
     return "\n".join(lines)
 

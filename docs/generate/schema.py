@@ -61,7 +61,7 @@ def fields(
             words.append("always there" if about is None else "required")
         meaning = (about or {}).get(name) or field.get("description") or ""
         yield f"`{name}` · {', '.join(words)}"
-        yield f":   {meaning or '&nbsp;'}"
+        yield f":   {meaning or '<!-- -->'}"
         yield ""
 
 
@@ -87,8 +87,14 @@ def _range(schema: Schema) -> str:
     if high is not None:
         parts.append(f"{high:g} or less")
     if below is not None:
-        parts.append(f"below {below:g}")
+        parts.append(f"below {_limit(below)}")
     return f", {' and '.join(parts)}" if parts else ""
+
+
+def _limit(value: float) -> str:
+    """A bound; those of an integer's bits as a power of two."""
+    power = int(value).bit_length() - 1
+    return f"2^{power}" if power > 30 and value == 2**power else f"{value:g}"
 
 
 def _default(value: object) -> str:
@@ -98,6 +104,8 @@ def _default(value: object) -> str:
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, dict) and value:
+        return "those of its fields"
     if isinstance(value, (list, dict)):
         return f"`{value}`" if value else "empty"
     return f"`{value}`"

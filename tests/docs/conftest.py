@@ -86,7 +86,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(folder / "my-videos/train/noFight/0.mp4", folder / many / "more" / "2.mp4")
     shutil.copy(folder / "videos/1.mp4", folder / "new.mp4")
     shutil.copy(folder / "videos/1.mp4", folder / "video.mp4")
-    shutil.copy(folder / "videos/1.mp4", folder / "short.mp4")
     for name in ("long.mp4", "match.mp4", "sample.mp4"):
         encode(folder / name, coloured_frames(150), "libx264")
     encode(folder / "recording.ts", coloured_frames(50), "libx264")

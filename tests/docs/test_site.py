@@ -13,6 +13,7 @@ import pytest
 from typer.main import get_command
 
 from stdeploy.cli.main import app
+from stdeploy.serve.refusal import STATUS
 from tests.docs.pages import ROOT
 
 # What a browser loads with a page; <a href> is what a reader follows.
@@ -23,6 +24,7 @@ LOADED = {
     ("link", "href"),
     ("script", "src"),
     ("source", "src"),
+    ("source", "srcset"),
     ("video", "src"),
 }
 # Named by the theme in pages that lie in no folder of the site.
@@ -141,3 +143,25 @@ def test_the_reference_of_http_has_every_route(site: Path) -> None:
         assert route in text
     for name in ("request_id", "view_spans_seconds", "mean_score"):
         assert f"<code>{name}</code>" in text
+
+
+def test_both_pages_on_http_have_every_code_of_an_error(site: Path) -> None:
+    page = (ROOT / "docs" / "serving.md").read_text()
+    listed = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", page, re.MULTILINE)
+    assert [(code, int(status)) for status, code in listed] == list(STATUS.items())
+    text = (site / "reference" / "http.html").read_text().replace("<wbr>", "")
+    table, _, bodies = text.partition('id="bodies"')
+    field = re.search(r"<dt><code>code</code>.*?</dt>", bodies)
+    assert field is not None
+    for code in STATUS:
+        assert f"<code>{code}</code>" in table, code
+        assert f"<code>{code}</code>" in field[0], code
+
+
+def test_lines_break_behind_joints_in_tables_and_never_in_options(site: Path) -> None:
+    text = (site / "how-to" / "fine-tune.html").read_text()
+    assert (
+        '<td><code><span class="option">--set</span> clip.<wbr>frame_<wbr>stride=2</code></td>'
+        in text
+    )
+    assert "<code>train.csv</code> and" in text
