@@ -23,6 +23,17 @@ VIDEO_SUFFIXES = (
 )
 
 
+def videos_in(folder: Path, *, recursive: bool) -> Iterator[Path]:
+    """Video files of a folder by their suffix, in any order; hidden ones are passed over.
+
+    MacOS leaves ._1.mp4 beside 1.mp4 on other systems' disks, which is no video.
+    """
+    for path in folder.rglob("*") if recursive else folder.iterdir():
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in VIDEO_SUFFIXES and not hidden and not path.is_dir():
+            yield path
+
+
 def fused_path(checkpoint: Path) -> Path:
     """Where `stdeploy fuse` writes: ckpt.pt -> ckpt.fused.safetensors."""
     return checkpoint.with_name(checkpoint.name.removesuffix(CHECKPOINT_SUFFIX) + FUSED_SUFFIX)

@@ -1,7 +1,6 @@
 """The page of the HTTP API, made from the server's OpenAPI document when the site is built."""
 
 from collections.abc import Iterator, Mapping
-from http import HTTPStatus
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -10,7 +9,7 @@ from schema import Schema, fields, type_of
 
 from stdeploy.serve.app import application
 from stdeploy.serve.desk import Desk
-from stdeploy.serve.refusal import STATUS
+from stdeploy.serve.schemas import STATUS
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import UploadFolder
 
@@ -51,9 +50,7 @@ def _page(api: Schema) -> Iterator[str]:
             yield from _route(f"{method.upper()} {path}", route, refusals)
     yield from _refusals(refusals)
     yield from ("## Bodies", "")
-    bodies = api["components"]["schemas"]
-    bodies["Error"]["properties"]["code"]["enum"] = list(STATUS)
-    for name, schema in sorted(bodies.items()):
+    for name, schema in sorted(api["components"]["schemas"].items()):
         yield from (f"### {name}", "", schema.get("description", ""), "")
         yield from fields(schema, _link)
 
@@ -64,8 +61,7 @@ def _refusals(meanings: Mapping[str, str]) -> Iterator[str]:
     yield from ("| status | `code` | means |", "| --- | --- | --- |")
     for status in sorted(set(STATUS.values())):
         codes = ", ".join(f"`{code}`" for code, its in STATUS.items() if its == status)
-        about = meanings.get(str(status)) or f"{HTTPStatus(status).description}."
-        yield f"| {status} | {codes} | {about} |"
+        yield f"| {status} | {codes} | {meanings[str(status)]} |"
     yield ""
 
 

@@ -1,4 +1,4 @@
-"""stdeploy data: a look at a data set before training, and smaller ones from it."""
+"""stdeploy data: a look at a data set before training; dividing it, and making it smaller."""
 
 import collections
 import dataclasses
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from stdeploy.train.data.classes import ClassFinding
     from stdeploy.train.data.labelled import LabelledVideos, Split
 
-app = typer.Typer(no_args_is_help=True, help="Check a data set, or make a smaller one of it.")
+app = typer.Typer(
+    no_args_is_help=True, help="Check a data set, divide it, or make a smaller one of it."
+)
 
 _DataArgument = Annotated[
     Path, typer.Argument(help="A folder in any usual layout, or a .csv list.", metavar="DATA")
@@ -97,6 +99,27 @@ def mini(
     splits = _splits(data, fold)
     smaller = {split: part.half_of_classes(seed, share=share) for split, part in splits.items()}
     _write(smaller, output)
+
+
+@app.command()
+def split(
+    folder: Annotated[
+        Path, typer.Argument(help="Holds a folder for each class.", metavar="FOLDER")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for train.csv and validation.csv.")
+    ],
+    share: Annotated[float, typer.Option("--share", help="Of each class, for validation.")] = 0.2,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice.")] = 0,
+) -> None:
+    """Write lists of what to train on and what to hold out, from a folder for each class.
+
+    Videos stay where they are. Those in one folder of a class, from one recording, camera or
+    person, stay on one side: a network that has seen the room is judged by the room.
+    """
+    from stdeploy.train.data.dividing import divide
+
+    _write(divide(folder, share=share, seed=seed), output)
 
 
 def _splits(data: Path, fold: int) -> "dict[Split, LabelledVideos]":

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stdeploy.errors import DatasetError
+from stdeploy.files import videos_in
 
 _STANDARD_INPUT = Path("-")
 
@@ -31,7 +32,7 @@ def expand(
     paths: dict[Path, None] = {}
     for path in (*map(Path, arguments), *_listed(lists)):
         if path.is_dir():
-            found = sorted(_videos_in(path, recursive=recursive))
+            found = sorted(videos_in(path, recursive=recursive))
         elif not os.path.lexists(path):
             matching = glob.glob(str(path), recursive=recursive)  # noqa: PTH207
             found = sorted(p for p in map(Path, matching) if p.is_file())
@@ -77,7 +78,7 @@ class Unfinished:
 
 def has_videos_below(folder: Path) -> bool:
     """Whether the folders of a folder hold videos, which --recursive would find."""
-    return folder.is_dir() and any(True for _ in _videos_in(folder, recursive=True))
+    return folder.is_dir() and any(True for _ in videos_in(folder, recursive=True))
 
 
 def default_artifact() -> Path:
@@ -92,14 +93,6 @@ def default_artifact() -> Path:
     # An engine that was built here for another host is no default of this one.
     suffixes = (ONNX_SUFFIX, ENGINE_SUFFIX) if gpus() else (ONNX_SUFFIX,)
     return newest(Path(), *suffixes, made_by="stdeploy export")
-
-
-def _videos_in(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    from stdeploy.files import VIDEO_SUFFIXES
-
-    for path in folder.rglob("*") if recursive else folder.iterdir():
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
-            yield path
 
 
 def _listed(lists: Sequence[Path]) -> Iterator[Path]:

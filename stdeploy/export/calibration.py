@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stdeploy.card import Calibration
 from stdeploy.errors import DatasetError, VideoError
-from stdeploy.files import VIDEO_SUFFIXES
+from stdeploy.files import VIDEO_SUFFIXES, videos_in
 from stdeploy.spec import ClipSpec
 from stdeploy.video.samples import middle_clips
 
@@ -53,7 +53,7 @@ def read_calibration(
     """
     if not folder.is_dir():
         raise DatasetError(f"{str(folder)!r} is no folder; --calibrate wants one with videos")
-    videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+    videos = sorted(videos_in(folder, recursive=True))
     if not videos:
         raise DatasetError(f"{str(folder)!r} holds no video; {_WANTED}")
     count = min(max_clips, len(videos))

@@ -5,32 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stdeploy.serve import logs
-from stdeploy.serve.schemas import ClassifyOptions, as_json
-
-# Code -> status. The codes are what programs and metrics see; the sentences are for people.
-STATUS: Mapping[str, int] = MappingProxyType(
-    {
-        "bad_request": 400,
-        "unauthorized": 401,
-        "cross_site": 403,
-        "not_found": 404,
-        "method_not_allowed": 405,
-        "too_slow": 408,
-        "too_large": 413,
-        "unsupported_type": 415,
-        "undecodable": 422,
-        "invalid": 422,
-        "over_share": 429,
-        "failed": 500,
-        "full": 503,
-        "starting": 503,
-        "draining": 503,
-        "no_room": 503,
-        "no_decoder": 503,
-        "deadline": 504,
-    }
-)
-
+from stdeploy.serve.schemas import STATUS, ClassifyOptions, as_json
 
 _KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}
 MOST_SHOWN = 100  # characters of what a client sent

@@ -1,6 +1,8 @@
 """What goes over HTTP, as pydantic models: checked when it comes, documented in OpenAPI."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -11,6 +13,30 @@ from stdeploy.runtime.base import RunsClips
 from stdeploy.serve.job import Job
 from stdeploy.serve.service import Model
 from stdeploy.timeline import Timeline
+
+# Code -> status. The codes are what programs and metrics see; the sentences are for people.
+STATUS: Mapping[str, int] = MappingProxyType(
+    {
+        "bad_request": 400,
+        "unauthorized": 401,
+        "cross_site": 403,
+        "not_found": 404,
+        "method_not_allowed": 405,
+        "too_slow": 408,
+        "too_large": 413,
+        "unsupported_type": 415,
+        "undecodable": 422,
+        "invalid": 422,
+        "over_share": 429,
+        "failed": 500,
+        "full": 503,
+        "starting": 503,
+        "draining": 503,
+        "no_room": 503,
+        "no_decoder": 503,
+        "deadline": 504,
+    }
+)
 
 
 def as_json(content: Any) -> bytes:
@@ -50,7 +76,7 @@ class Error(BaseModel):
     """Why a request was not answered."""
 
     error: str = Field(description="A sentence for people.")
-    code: str = Field(description="A word for programs.")
+    code: str = Field(description="A word for programs.", json_schema_extra={"enum": [*STATUS]})
     request_id: str
 
 
@@ -60,7 +86,8 @@ REFUSED: dict[int | str, dict[str, Any]] = {
         400: "The body is empty, or not what the route takes.",
         401: "The API key is missing or wrong.",
         403: "A page of another site asked.",
-        404: "No such model.",
+        404: "No such route or model.",
+        405: "The route takes another method.",
         408: "The body came too slowly.",
         413: "The body is too large.",
         415: "No video by its type or its first bytes.",

@@ -70,7 +70,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """my-videos/ in the layout of folders, videos/, uploads/, and single ones."""
+    """my-videos/ in the layout of folders, my-clips/, videos/, uploads/, and single ones."""
     folder = tmp_path_factory.mktemp("videos")
     number = 40
     for split, count in (("train", 3), ("validation", 2)):
@@ -80,6 +80,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for place in range(count):
                 number += 1  # no two are alike, so that none is double
                 encode(inside / f"{place}.mp4", coloured_frames(number), "libx264")
+    shutil.copytree(folder / "my-videos" / "train", folder / "my-clips")
     for many in ("videos", "uploads"):
         (folder / many / "more").mkdir(parents=True)
         shutil.copy(folder / "my-videos/train/fight/0.mp4", folder / many / "1.mp4")

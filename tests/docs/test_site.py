@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 
 from stdeploy.cli.main import app
-from stdeploy.serve.refusal import STATUS
+from stdeploy.serve.schemas import STATUS
 from tests.docs.pages import ROOT
 
 # What a browser loads with a page; <a href> is what a reader follows.

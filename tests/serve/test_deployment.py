@@ -17,7 +17,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from stdeploy.serve.on_ray import RayArguments
-from stdeploy.serve.refusal import STATUS
+from stdeploy.serve.schemas import STATUS
 from stdeploy.serve.settings import ENV_PREFIX, ServeSettings
 from tests.serve.conftest import Server, running
 

@@ -7,7 +7,7 @@ validation/waving/2.mp4     also val/ or test/
 from pathlib import Path
 
 from stdeploy.errors import DatasetError, did_you_mean
-from stdeploy.files import VIDEO_SUFFIXES
+from stdeploy.files import VIDEO_SUFFIXES, videos_in
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
 from stdeploy.train.data.layout import Layout
 
@@ -41,7 +41,7 @@ def read_folders(folder: Path, split: Split) -> LabelledVideos:
                 f"{str(class_folder)!r} is a class that {str(split_folder(folder, 'train'))!r} "
                 f"does not have{did_you_mean(name, classes)}"
             )
-        videos = sorted(p for p in class_folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+        videos = sorted(videos_in(class_folder, recursive=True))
         if not videos:
             raise DatasetError(
                 f"{str(class_folder)!r} holds no video; add some, or remove the folder "

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stdeploy.errors import DatasetError
-from stdeploy.files import VIDEO_SUFFIXES
+from stdeploy.files import videos_in
 from stdeploy.train.data.folders import split_folder
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
 from stdeploy.train.data.layout import Layout
@@ -56,7 +56,7 @@ def read_kinetics(folder: Path, split: Split) -> LabelledVideos:
         )
     labels = tuple(sorted({row["label"] for row in read_table(training, "label")}))
     numbers = {label: number for number, label in enumerate(labels)}
-    there = {p.stem: p for p in sorted(videos.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES}
+    there = {path.stem: path for path in sorted(videos_in(videos, recursive=True))}
     samples = []
     for row in read_table(path, *_COLUMNS):
         if row["label"] not in numbers:

@@ -58,7 +58,10 @@ def _read(data: Path, split: Split, fold: int) -> LabelledVideos:
             if found.folds == 1:
                 return found.read(data, split)
             return found.read(data, split, fold=fold)
-    raise DatasetError(f"{str(data)!r} is no data set that is known here; name {known_layouts()}")
+    raise DatasetError(
+        f"{str(data)!r} is no data set that is known here; divide a folder that holds one for each "
+        f"class with `stdeploy data split`, or name {known_layouts()}"
+    )
 
 
 def _check_fold(data: str, fold: int, folds: int) -> None:

@@ -1,0 +1,74 @@
+"""From a folder for each class to what is trained on and what is held out."""
+
+from pathlib import Path
+
+import numpy as np
+
+from stdeploy.errors import DatasetError
+from stdeploy.files import VIDEO_SUFFIXES, videos_in
+from stdeploy.train.data.folders import split_folder
+from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+
+
+def divide(folder: Path, *, share: float, seed: int) -> dict[Split, LabelledVideos]:
+    """Hold out a share of every class. Videos in one folder of a class stay on one side.
+
+    waving/1.mp4
+    waving/kitchen/2.mp4       from one recording, camera or person:
+    waving/kitchen/3.mp4       both are trained on, or both are held out
+
+    Args:
+        folder: holds a folder for each class.
+        share: of the videos of a class that are held out, above 0 and below 1; so many or a few
+            more, because folders are not taken apart, and at least one is left to train on.
+        seed: of the choice.
+
+    Raises:
+        DatasetError: a share that is none, no classes, or one that has nothing to divide.
+    """
+    if not 0 < share < 1:
+        raise DatasetError(f"--share {share:g}: give a number above 0 and below 1, such as 0.2")
+    if not folder.is_dir():
+        raise DatasetError(f"{str(folder)!r} is no folder; name one with a folder for each class")
+    divided = split_folder(folder, "train")
+    if divided is not None:
+        raise DatasetError(
+            f"{str(folder)!r} is divided already, it holds {divided.name!r}; use it as it is, or "
+            "name a folder that holds the classes themselves"
+        )
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(classes) < 2:
+        raise DatasetError(
+            f"{str(folder)!r} holds {len(classes)} folders; each of two or more classes wants one "
+            "of its own"
+        )
+    samples: dict[Split, list[Sample]] = {"train": [], "validation": []}
+    for label, inside in enumerate(classes):
+        rng = np.random.default_rng([seed, label])
+        for split, videos in _divided(inside, share, rng).items():
+            samples[split] += [Sample(video, label) for video in videos]
+    labels = tuple(path.name for path in classes)
+    return {split: LabelledVideos(labels, tuple(found)) for split, found in samples.items()}
+
+
+def _divided(folder: Path, share: float, rng: np.random.Generator) -> dict[Split, list[Path]]:
+    """The videos of one class, each side sorted."""
+    groups: dict[str, list[Path]] = {}
+    for video in sorted(videos_in(folder, recursive=True)):
+        groups.setdefault(video.relative_to(folder).parts[0], []).append(video)
+    if len(groups) < 2:
+        found = f"only {next(iter(groups))!r}" if groups else "no video"
+        raise DatasetError(
+            f"{str(folder)!r} holds {found}, so nothing can be held out; a class wants two or more "
+            f"videos (which end in {', '.join(VIDEO_SUFFIXES)}), or folders of them"
+        )
+    wanted = max(1, round(share * sum(map(len, groups.values()))))
+    names = list(groups)
+    held_out: list[Path] = []
+    for number in rng.permutation(len(names))[:-1]:
+        if len(held_out) >= wanted:
+            break
+        held_out += groups[names[number]]
+    taken = set(held_out)
+    rest = [video for videos in groups.values() for video in videos if video not in taken]
+    return {"train": sorted(rest), "validation": sorted(held_out)}
