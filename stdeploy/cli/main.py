@@ -28,7 +28,7 @@ from stdeploy.cli import (
     watch,
 )
 from stdeploy.cli.console import err
-from stdeploy.cli.options import tidy_help
+from stdeploy.cli.help import tidy_help
 from stdeploy.errors import StdeployError
 from stdeploy.spec import what_is_allowed
 

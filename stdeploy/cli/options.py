@@ -1,25 +1,12 @@
 """Options that several verbs share: which backend runs, where, and in which precision."""
 
-import inspect
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated
 
 import typer
-from typer.models import OptionInfo
 
 from stdeploy.runtime.base import Backend, RuntimeOptions
-
-# What stands for a value in the help; short, so that options and their text have room in 80
-# columns.
-METAVARS: Mapping[Any, str] = {
-    bool: "",
-    int: "<n>",
-    float: "<x>",
-    Path: "<path>",
-    str: "<text>",
-}
 
 
 class DeviceName(StrEnum):
@@ -102,23 +89,3 @@ def runtime_options(
         threads=threads,
         rebuild=rebuild,
     )
-
-
-def tidy_help(verbs: typer.Typer) -> None:
-    """Let the help say <n> where typer would say <int range>, and fill its lines once only.
-
-    Typer keeps the line breaks of a docstring, then breaks lines where the terminal ends.
-    """
-    for verb in verbs.registered_commands:
-        paragraphs = (inspect.getdoc(verb.callback) or "").split("\n\n")
-        verb.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-        for hint in get_type_hints(verb.callback, include_extras=True).values():
-            for info in getattr(hint, "__metadata__", ()):
-                if isinstance(info, OptionInfo) and info.metavar is None:
-                    info.metavar = METAVARS.get(_kind(hint))
-
-
-def _kind(hint: Any) -> Any:
-    """The type of a value, without what is around it: Annotated, None, list."""
-    inner = get_args(hint)
-    return _kind(inner[0]) if inner else hint
