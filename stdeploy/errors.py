@@ -19,13 +19,12 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
-from typing import ClassVar
 
 
 class StdeployError(Exception):
     """Base of all errors below; the command line prints it as one line."""
 
-    exit_status: ClassVar[int] = 2
+    exit_status: int = 2
 
 
 class SpecError(StdeployError):

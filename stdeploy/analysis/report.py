@@ -122,7 +122,7 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         sections=sections,
         fields_picture=_fields_picture(sections),
-        input=f"{len(videos)} videos" if videos else "Gaussian noise",
+        input=f"{min(clips, len(videos))} videos" if videos else "Gaussian noise",
         version=__version__,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )

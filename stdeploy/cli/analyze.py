@@ -171,7 +171,8 @@ def _videos_of(data: Path | None) -> list[Path]:
     listed = data.suffix == ".txt"
     videos = expand([] if listed else [str(data)], lists=[data] if listed else [], recursive=True)
     if not videos or (videos == [data] and not data.is_file()):
-        raise DatasetError(f"--data {str(data)!r} holds no video; name a folder, a list or a file")
+        what = "holds no video" if data.exists() else "does not exist"
+        raise DatasetError(f"--data {str(data)!r} {what}; name a folder, a list or a file")
     return videos
 
 

@@ -145,6 +145,8 @@ def command(
         size = result.path.stat().st_size / 1e6
         out.print(f"{result.path}  {size:.1f} MB", soft_wrap=True, markup=False)
         onnx_file = result.path
+        if precision is not PrecisionName.FP32:
+            note(f"without --model, classify and serve take the newest .onnx: {result.path.name}")
     if trt:
         what = f"building an engine from {onnx_file}"
         with phase_bars() as progress:

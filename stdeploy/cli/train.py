@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stdeploy.cli.console import err, note, out
+from stdeploy.cli.console import announced, err, note, out, progress_bar
 from stdeploy.cli.evaluate import summary
-from stdeploy.errors import DatasetError, SpecError, VideoError, require
+from stdeploy.cli.pull import Item
+from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError, require
 
 if TYPE_CHECKING:
     from stdeploy.train.data.labelled import LabelledVideos
@@ -51,7 +52,11 @@ def command(
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option("--run", help="Folder for logs, curves and state. Default: runs/RECIPE."),
+        typer.Option(
+            "--run",
+            help="Folder for logs, curves and state. Default: runs/NAME, as the output is called, "
+            "or runs/NAME-2, ... where that is taken.",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in that folder.")
@@ -95,11 +100,12 @@ def command(
         settings.append(f"start.weights={weights}")
     loaded = Recipe.load(recipe, settings)
     output = checked_output(output or Path(f"{name}{CHECKPOINT_SUFFIX}"), CHECKPOINT_SUFFIX)
+    if weights in {f"{item}{CHECKPOINT_SUFFIX}" for item in Item} and not Path(weights).exists():
+        brings = f"stdeploy pull {weights.removesuffix(CHECKPOINT_SUFFIX)}"
+        raise ArtifactError(f"{weights!r} does not exist; `{brings}` brings it")
     # Only now, because importing them takes seconds.
     require("torch", extra="train", purpose="training")
     require("lightning_fabric", extra="train", purpose="training")
-    from lightning_fabric.utilities.rank_zero import rank_zero_only
-
     from stdeploy.classify import Classifier
     from stdeploy.train.evaluate import evaluate
     from stdeploy.train.loop import train
@@ -107,8 +113,6 @@ def command(
 
     run = run or _run_folder(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume)
     training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
-    # torchrun and --devices start this command several times.
-    rank_zero_only(_announce)(run, output, held_out, resume=resume)
     with _bar() as report:
         card = train(
             loaded,
@@ -124,15 +128,15 @@ def command(
             ),
             resume=resume,
             log_filters=log_filters,
-            report=report,
+            report=announced(_announcement(run, output, held_out, resume=resume), report),
         )
     if card is None:
         return  # the first process says the rest
     if held_out is None:
         out.print(f"{output}: trained on {len(training.samples)} videos", soft_wrap=True)
         return
-    with Classifier.open(output) as classifier:
-        result = evaluate(classifier, held_out)
+    with Classifier.open(output) as classifier, progress_bar("measuring") as progress:
+        result = evaluate(classifier, held_out, progress)
     out.print(f"{output}: {summary(result)}", soft_wrap=True, markup=False)
     if result.failed:
         raise typer.Exit(VideoError.exit_status)
@@ -192,29 +196,29 @@ def _run_folder(name: str, *, resume: bool) -> Path:
     """runs/NAME, or where that is taken runs/NAME-2, ...; the last of them to resume."""
     from stdeploy.train.run import STATE
 
-    number, folder, begun = 1, Path("runs") / name, []
+    number, folder, taken = 1, Path("runs") / name, list[Path]()
     while folder.exists():
-        if (folder / STATE).is_file():
-            begun.append(folder)
+        taken.append(folder)
         number += 1
         folder = Path("runs") / f"{name}-{number}"
-    return begun[-1] if resume and begun else folder
+    if not resume or not taken:
+        return folder
+    return next((each for each in reversed(taken) if (each / STATE).is_file()), taken[-1])
 
 
-def _announce(run: Path, output: Path, held_out: "LabelledVideos | None", *, resume: bool) -> None:
-    """Say what a run will write, before it takes its time."""
-    from stdeploy.train.run import STATE
-
-    if resume != (run / STATE).is_file():
-        return  # it will be refused
+def _announcement(
+    run: Path, output: Path, held_out: "LabelledVideos | None", *, resume: bool
+) -> str:
+    """What a run writes, and what it does not measure."""
     where = f"going on with the run in {run}" if resume else f"logs, curves and state: {run}"
     replaced = f"; {output} is replaced at the end, -o names another" if output.exists() else ""
-    note(f"{where}{replaced}")
+    lines = [f"{where}{replaced}"]
     if held_out is None:
-        note("no --validation: accuracy is not measured")
+        lines.append("no --validation: accuracy is not measured")
     elif absent := [n for n, c in zip(held_out.labels, held_out.counts(), strict=True) if not c]:
         more = f" (nor of {len(absent) - 1} more classes)" if absent[1:] else ""
-        note(f"no validation video of {absent[0]!r}{more}: that class is not measured")
+        lines.append(f"no validation video of {absent[0]!r}{more}: that class is not measured")
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager

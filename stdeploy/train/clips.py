@@ -31,6 +31,7 @@ Key = tuple[int, int]
 # Ten thousand videos of ten seconds have 24 MB of them.
 _KEPT_READERS = 10_000
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)  # with which people and machines end a run
 _GRACE_SECONDS = 30
 
 # A video that cannot be read is replaced by another, that by another, ... then the set is broken.
@@ -86,8 +87,9 @@ def begin_worker(_number: int) -> None:
     """
     limit_threads(1)
     give_back_large_arrays()
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked when it was started
+    for number in STOPPING:
+        signal.signal(number, lambda *_: signal.alarm(_GRACE_SECONDS))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # blocked when it was started
 
 
 def collate(examples: list[Example]) -> Batch | BrokenVideo:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-import threading
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +43,7 @@ from stdeploy.train.optimisation import (
 )
 from stdeploy.train.processes import (
     Machine,
+    Stop,
     before_they_begin,
     end_workers,
     next_of,
@@ -58,7 +59,11 @@ from stdeploy.train.validation import Accuracy, accuracy, validation_loader
 
 
 class InterruptedRunError(TrainingError):
-    """The run was told to stop; its state is saved."""
+    """The run was told to stop by a signal, SIGTERM or Ctrl-C; its state is saved."""
+
+    def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + number
 
 
 def train(
@@ -94,7 +99,7 @@ def train(
         DatasetError: too many videos cannot be read.
         TrainingError: fewer videos than a batch, a run that cannot be begun or resumed here, or
             the loss is no longer a number.
-        InterruptedRunError: SIGTERM came; the state is saved.
+        InterruptedRunError: SIGTERM or Ctrl-C came; the state is saved.
         BackendError: a GPU that was asked for is not there.
     """
     checked_output(output, CHECKPOINT_SUFFIX)
@@ -245,7 +250,7 @@ class _Trainer:
             metrics={name: rows[-1][name] for name in names if rows and name in rows[-1]},
         )
 
-    def _epoch(self, stop: threading.Event) -> None:
+    def _epoch(self, stop: Stop) -> None:
         progress = self.progress
         self._keys.epoch, self._keys.skip = progress.epoch, progress.step
         self._model.train()
@@ -272,7 +277,8 @@ class _Trainer:
                 self._fabric.barrier()
                 raise InterruptedRunError(
                     f"stopped in epoch {progress.epoch + 1} after step {progress.step}; the "
-                    "state is saved, go on with --resume"
+                    "state is saved, go on with --resume",
+                    stop.number or signal.SIGTERM,  # another process was told
                 )
             if now - saved > self._save_seconds:
                 self._save()
@@ -402,11 +408,11 @@ class _Trainer:
     def _state_of_affairs(self, validation: Accuracy | None = None) -> Report:
         return report_of(self.progress, self._how, self._keys.steps, validation)
 
-    def _told_to_stop(self, stop: threading.Event) -> bool:
+    def _told_to_stop(self, stop: Stop) -> bool:
         """Whether any process was told to; they have to stop after the same step."""
         if self._fabric.world_size == 1:
-            return stop.is_set()
-        told = torch.tensor(float(stop.is_set()), device=self._fabric.device)
+            return bool(stop.number)
+        told = torch.tensor(float(bool(stop.number)), device=self._fabric.device)
         return bool(cast(Tensor, self._fabric.all_reduce(told, reduce_op="sum")) > 0)
 
     @property

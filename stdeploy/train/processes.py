@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
 from stdeploy.errors import BackendError, TrainingError
-from stdeploy.train.clips import Batch, BrokenVideo, Example
+from stdeploy.train.clips import STOPPING, Batch, BrokenVideo, Example
 from stdeploy.train.recipe import Optimisation
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -102,11 +102,11 @@ def next_of(batches: Iterator[Batch | BrokenVideo]) -> Batch | BrokenVideo:
 
 @contextlib.contextmanager
 def before_they_begin() -> Iterator[None]:
-    """Start processes that decode in here, so that SIGTERM waits until `begin_worker` takes it.
+    """Start processes that decode in here, so that signals wait until `begin_worker` takes them.
 
-    A signal that comes before that would end them, and the step that waits for them.
+    One that comes before that would end them, and the step that waits for them.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
@@ -125,19 +125,37 @@ def end_workers(loader: DataLoader[Example]) -> None:
         loader._iterator = None
 
 
-@contextlib.contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that a step is finished before the run ends."""
-    stop = threading.Event()
+@dataclasses.dataclass
+class Stop:
+    """Whether a run was told to end.
 
-    def tell(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+    Attributes:
+        number: of the signal that told so; 0 if none did.
+    """
+
+    number: int = 0
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Stop]:
+    """What SIGTERM and Ctrl-C set, so that a step is finished and the state saved.
+
+    A second Ctrl-C breaks off. Where Ctrl-C is ignored, it stays so.
+    """
+    stop = Stop()
+
+    def tell(number: int, _frame: FrameType | None) -> None:
+        if number == stop.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.number = number
 
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals reach the main thread only
         return
-    before = signal.signal(signal.SIGTERM, tell)
+    taken = [n for n in STOPPING if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, tell) for number in taken}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -214,8 +214,13 @@ def _set(fields: dict[str, Any], override: str) -> None:
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
         value = text.strip()
+        if value.startswith(("[", "{", '"', "'")):
+            raise SpecError(
+                f"{override!r} is no TOML; a shell takes quotation marks away, so put all of it "
+                """into others: --set 'start.freeze=["conv1"]'"""
+            ) from error
     inside = fields.setdefault(table, {})
     if not isinstance(inside, dict):
         raise SpecError(f"{override!r}: {table} is no table of the recipe")

@@ -59,9 +59,10 @@ class RunFolder:
                 f"{str(path)!r} holds a run already; go on with --resume, or give another --run"
             )
         if resume and not self.state.is_file():
+            why = "was stopped before its first save" if path.is_dir() else "does not exist"
             raise TrainingError(
-                f"{str(self.state)!r} does not exist, so there is nothing to resume; leave "
-                "--resume out, or name the run's folder with --run"
+                f"{str(path)!r} {why}, so there is nothing to resume; leave --resume out, or name "
+                "the run's folder with --run"
             )
         self._board: Any = None
         self._shares = path / "filters.csv"

@@ -94,7 +94,7 @@ def test_report_says_where_it_is(inside: Inside, folder: Path) -> None:  # noqa:
         (["filters", "missing.pt"], "'missing.pt' does not exist"),
         (["filters", "wide.pt", "--save-plot", "a.gif"], "has to end in .png or .svg"),
         (["filters", "wide.pt", "--save-arrays", "a.npy"], "has to end in .npz"),
-        (["receptive-field", "wide.pt", "--data", "nowhere"], "'nowhere' holds no video"),
+        (["receptive-field", "wide.pt", "--data", "nowhere"], "'nowhere' does not exist"),
         (["receptive-field", "list.onnx"], "'list.onnx' "),
         (["report", "wide.pt", "-o", "a.pdf"], "has to end in .html"),
     ],

@@ -120,8 +120,11 @@ def compare(folder: Path) -> None:
 
 def test_another_recipe_or_no_run_is_refused(folder: Path, tmp_path: Path) -> None:
     data = read_something(folder, "train")
-    with pytest.raises(TrainingError, match=r"last\.state' does not exist, so there is nothing"):
+    with pytest.raises(TrainingError, match=r"run' does not exist, so there is nothing"):
         train(small_recipe(), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
+    (tmp_path / "killed").mkdir()
+    with pytest.raises(TrainingError, match=r"killed' was stopped before its first save, so"):
+        train(small_recipe(), data, tmp_path / "a.pt", run=tmp_path / "killed", resume=True)
     train(small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "run")
     with pytest.raises(TrainingError, match="another recipe or other data"):
         train(small_recipe(epochs=2), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
@@ -141,9 +144,16 @@ def test_another_recipe_or_no_run_is_refused(folder: Path, tmp_path: Path) -> No
         train(small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize("batch_size", [16, 40])  # the latter makes epochs of one step
-def test_sigterm_to_all_processes_saves_and_exits(
-    folder: Path, tmp_path: Path, batch_size: int
+@pytest.mark.parametrize(
+    ("number", "batch_size"),
+    [
+        (signal.SIGTERM, 16),
+        (signal.SIGTERM, 40),  # makes epochs of one step
+        (signal.SIGINT, 16),  # a terminal sends it to all processes, too
+    ],
+)
+def test_a_signal_to_all_processes_saves_and_exits(
+    folder: Path, tmp_path: Path, number: signal.Signals, batch_size: int
 ) -> None:
     settings = [
         *("model.width=0.125", "optimisation.epochs=500", "optimisation.workers=1"),
@@ -161,10 +171,11 @@ def test_sigterm_to_all_processes_saves_and_exits(
             break
         time.sleep(0.05)
     start = time.monotonic()
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert time.monotonic() - start < 25  # the processes that decode were not waited for
-    assert process.returncode == 2
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
     assert "the state is saved, go on with --resume" in errors.splitlines()[-1]
     state = RunState.load(tmp_path / "runs" / "starter" / "last.state")
     done = state.progress.epoch * (40 // batch_size) + state.progress.step

@@ -237,8 +237,9 @@ export class Timeline {
   #placeHead() {
     const [from, to] = this.#range();
     this.head.hidden = !this.#usable;
-    const x = ((this.#position - from) / (to - from)) * this.track.clientWidth;
-    this.head.style.setProperty("transform", `translateX(${Math.max(0, x)}px)`);
+    // A browser's length of a file may be a frame longer than the one that was decoded.
+    const share = Math.min(1, Math.max(0, (this.#position - from) / (to - from)));
+    this.head.style.setProperty("transform", `translateX(${share * this.track.clientWidth}px)`);
   }
 
   #drawSoon() {

@@ -132,12 +132,12 @@ def judge(
         looked: what was found, by video.
         min_seconds: shorter videos are reported.
     """
-    labels_of: dict[str, set[str]] = {}
+    labels_of: dict[str, dict[str, Path]] = {}  # by digest: a video of each label
     held_out: set[str] = set()
     for split, data in splits.items():
         for sample in data.samples:
             digest = looked[sample.video].sha256
-            labels_of.setdefault(digest, set()).add(data.labels[sample.label])
+            labels_of.setdefault(digest, {}).setdefault(data.labels[sample.label], sample.video)
             if split == "validation":
                 held_out.add(digest)
     findings: list[Finding] = []
@@ -148,15 +148,14 @@ def judge(
         for sample in data.samples:
             seen = looked[sample.video]
             find = functools.partial(Finding, split=split, video=sample.video)
-            labels = sorted(labels_of[seen.sha256])
+            labels = labels_of[seen.sha256]
             if seen.reason is not None:
                 findings.append(find(kind="broken", detail=seen.reason, dropped=True))
                 continue
             if len(labels) > 1:
-                named = ", ".join(repr(label) for label in labels)
-                findings.append(
-                    find(kind="mislabelled", detail=f"is listed as {named}", dropped=True)
-                )
+                named = ", ".join(f"{label!r} ({labels[label].name})" for label in sorted(labels))
+                detail = f"is the same file under {named}"
+                findings.append(find(kind="mislabelled", detail=detail, dropped=True))
                 continue
             if seen.sha256 in first:
                 copy = f"is a copy of {str(first[seen.sha256])!r}"

@@ -54,7 +54,11 @@ def read_folders(folder: Path, split: Split) -> LabelledVideos:
 def _classes(folder: Path, split: Split) -> dict[str, Path]:
     inside = split_folder(folder, split)
     if inside is None:
-        raise DatasetError(f"{str(folder)!r} holds none of the folders {', '.join(FOLDERS[split])}")
+        training = split_folder(folder, "train")
+        way_out = f"; `stdeploy data split {training} -o LISTS` holds some out" if training else ""
+        raise DatasetError(
+            f"{str(folder)!r} holds none of the folders {', '.join(FOLDERS[split])}{way_out}"
+        )
     found = {p.name: p for p in inside.iterdir() if p.is_dir() and not p.name.startswith(".")}
     if not found:
         raise DatasetError(f"{str(inside)!r} holds no folder; each class wants one of its own")

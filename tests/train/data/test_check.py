@@ -69,7 +69,7 @@ def test_everything_wrong_is_found_and_the_lists_go_without_it(
         "short": ("short", False),
     }
     details = {Path(f["video"]).stem: f["detail"] for f in content["findings"]}
-    assert details["1"] == "is listed as 'clap', 'wave'"
+    assert details["1"] == "is the same file under 'clap' (other.mp4), 'wave' (1.mp4)"
     assert details["short"] == "is 0.42 s long, under 1 s"
     assert content["classes"]["train"] == {"clap": 3, "wave": 1}
     clean = read_split(tmp_path / "clean", "train")

@@ -161,6 +161,12 @@ def test_a_label_that_training_does_not_have_is_named(lists: Path) -> None:
         read_split(lists, "validation")
 
 
+def test_where_nothing_is_held_out_the_way_is_shown(tmp_path: Path) -> None:
+    touch(tmp_path, "train/wave/a.mp4")
+    with pytest.raises(DatasetError, match=r"`stdeploy data split .*/train -o LISTS` holds some"):
+        read_split(tmp_path, "validation")
+
+
 def test_a_folder_in_other_capitals_gets_a_hint(tmp_path: Path) -> None:
     touch(tmp_path, "training/wave/a.mp4", "val/Wave/b.mp4")
     message = r"val/Wave' is a class that .*/training' does not have; did you mean 'wave'\?"
