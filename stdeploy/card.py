@@ -118,6 +118,12 @@ class ModelCard(Spec):
     kept: tuple[str, ...] = ()
     calibration: Calibration | None = None
 
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Those of the metrics that tell people something, by name, 0..1."""
+        classes = self.model.num_classes
+        return {name: value for name, value in self.metrics.items() if is_telling(name, classes)}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(self.labels) != self.model.num_classes:

@@ -15,7 +15,7 @@ from stdeploy.analysis.kernels import read_kernels
 from stdeploy.analysis.lengths import Advice, recommend
 from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 from stdeploy.analysis.receptive_field import ReceptiveField
-from stdeploy.card import ModelCard, ParityRow, is_telling, read_card
+from stdeploy.card import ModelCard, ParityRow, read_card
 from stdeploy.errors import ArtifactError, MissingExtraError, require
 from stdeploy.export.flops import Cost, count
 from stdeploy.files import whole_file
@@ -60,15 +60,6 @@ class Section:
         """The comparison that came nearest to its tolerance."""
         rows = [row for row in self.card.parity if row.tolerance > 0]
         return max(rows, key=lambda row: row.error / row.tolerance, default=None)
-
-    @property
-    def accuracies(self) -> dict[str, float]:
-        """Those of the card that say something."""
-        return {
-            name: value
-            for name, value in self.card.metrics.items()
-            if is_telling(name, self.card.model.num_classes)
-        }
 
     @property
     def advised(self) -> tuple[int, ...]:

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from stdeploy.card import is_telling
 from stdeploy.cli.console import out
 
 
@@ -35,11 +34,7 @@ def command(
         ),
         "labels": f"{len(card.labels)}: {', '.join(card.labels[:4])}"
         + (", ..." if len(card.labels) > 4 else ""),
-        "accuracy": ", ".join(
-            f"{name} {value:.1%}"
-            for name, value in card.metrics.items()
-            if is_telling(name, model.num_classes)
-        ),
+        "accuracy": ", ".join(f"{name} {value:.1%}" for name, value in card.accuracies.items()),
         "origin": lineage.origin,
         "licence": lineage.licence,
         "parent": f"{lineage.parent or '-'}  {lineage.parent_sha256 or ''}".strip(),

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from stdeploy.cli.main import app
 from stdeploy.errors import ArtifactError, TrainingError
 from stdeploy.models.checkpoint import load_model
 from stdeploy.train.data.labelled import LabelledVideos
@@ -142,6 +144,24 @@ def test_another_recipe_or_no_run_is_refused(folder: Path, tmp_path: Path) -> No
     (tmp_path / "run" / "last.state").write_bytes(b"garbage")
     with pytest.raises(ArtifactError, match="is no state of a run, or damaged"):
         train(small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
+
+
+def test_resume_goes_on_with_the_newest_run_that_has_a_state(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def refused() -> str:
+        arguments = ["train", "--data", str(folder), "--set", "optimisation.batch_size=16"]
+        return str(CliRunner().invoke(app, [*arguments, "--resume"]).exception)
+
+    assert re.match(r"'runs/starter' does not exist, so there is nothing to resume", refused())
+    for name in ("starter", "starter-2", "starter-3"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert re.match(r"'runs/starter-3' was stopped before its first save, so", refused())
+    for name in ("starter", "starter-2"):
+        (tmp_path / "runs" / name / "last.state").write_bytes(b"damaged")
+    assert re.match(r"'runs/starter-2/last\.state' is no state of a run, or damaged", refused())
 
 
 @pytest.mark.parametrize(
