@@ -19,6 +19,11 @@ from stdeploy.spec import Arithmetic, ClipSpec, ModelSpec, Precision, Spec
 
 CARD_KEY = "stdeploy.card"
 
+_IN_WORDS = {
+    "validation_top1": "top-1 on one clip of each validation video",
+    "validation_top5": "top-5 on one clip of each validation video",
+}
+
 
 class ParityRow(Spec):
     """One comparison with the parent artifact.
@@ -101,7 +106,8 @@ class ModelCard(Spec):
         lineage: where it comes from.
         golden: a clip with the logits it must give; every runtime replays it.
         parity: the measured differences from the parent.
-        metrics: accuracies by name, 0..1.
+        metrics: accuracies by name, 0..1; validation_top1 and validation_top5 are those of one
+            clip of each validation video, after the last epoch.
         precision: arithmetic of the convolutions.
         kept: layers that stayed in fp32 because they spoil a lower precision.
         calibration: clips that a lower precision was measured on, if any were named.
@@ -120,9 +126,13 @@ class ModelCard(Spec):
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """Those of the metrics that tell people something, by name, 0..1."""
+        """Those of the metrics that tell people something, 0..1, by what they are in words."""
         classes = self.model.num_classes
-        return {name: value for name, value in self.metrics.items() if is_telling(name, classes)}
+        return {
+            _IN_WORDS.get(name, name): value
+            for name, value in self.metrics.items()
+            if is_telling(name, classes)
+        }
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -17,25 +17,25 @@ Channels = Annotated[tuple[float, float, float], "one number for each of R, G, B
 
 # By pydantic's type of error, with what it knows about it.
 _ALLOWED = {
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "dict_type": "a table",
-    "finite_number": "a finite number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "greater_than": "more than {gt:.10g}",
-    "greater_than_equal": "{ge:.10g} or more",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "int_parsing_size": "a smaller number",
-    "int_type": "a whole number",
-    "less_than": "less than {lt:.10g}",
-    "less_than_equal": "{le:.10g} or less",
-    "literal_error": "{expected}",
-    "model_type": "a table",
-    "string_type": "text",
-    "too_long": "a list of {max_length} values",
-    "tuple_type": "a list",
+    "bool_parsing": "true or false is allowed",
+    "bool_type": "true or false is allowed",
+    "dict_type": "a table is wanted",
+    "finite_number": "a finite number is allowed",
+    "float_parsing": "a number is allowed",
+    "float_type": "a number is allowed",
+    "greater_than": "more than {gt:.10g} is allowed",
+    "greater_than_equal": "{ge:.10g} or more is allowed",
+    "int_from_float": "a whole number is allowed",
+    "int_parsing": "a whole number is allowed",
+    "int_parsing_size": "a smaller number is allowed",
+    "int_type": "a whole number is allowed",
+    "less_than": "less than {lt:.10g} is allowed",
+    "less_than_equal": "{le:.10g} or less is allowed",
+    "literal_error": "{expected} is allowed",
+    "model_type": "a table is wanted",
+    "string_type": "text is allowed",
+    "too_long": "a list of {max_length} values is wanted",
+    "tuple_type": 'a list in brackets is wanted, such as [1, 2] or ["a", "b"]',
 }
 
 
@@ -45,8 +45,12 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     @classmethod
-    def parse(cls, fields: object) -> Self:
+    def parse(cls, fields: object, *, source: str = "") -> Self:
         """Check plain data (a dict, as JSON or TOML gives it).
+
+        Args:
+            fields: the data.
+            source: where a user wrote it, for the error. Default: the name of the class.
 
         Raises:
             SpecError: one line that names the field, its value and what is allowed.
@@ -54,7 +58,7 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise SpecError(f"{cls.__name__}: {_told(cls, error.errors())}") from error
+            raise SpecError(f"{source or cls.__name__}: {_told(cls, error.errors())}") from error
 
 
 def what_is_allowed(wrong: ErrorDetails) -> str:
@@ -62,7 +66,7 @@ def what_is_allowed(wrong: ErrorDetails) -> str:
     allowed = _ALLOWED.get(wrong["type"])
     if allowed is None:
         return wrong["msg"].removeprefix("Value error, ")
-    return f"{allowed.format(**wrong.get('ctx', {}))} is allowed"
+    return allowed.format(**wrong.get("ctx", {}))
 
 
 def _told(spec: type[BaseModel], found: list[ErrorDetails]) -> str:
@@ -77,7 +81,7 @@ def _told(spec: type[BaseModel], found: list[ErrorDetails]) -> str:
     elif first["type"] == "missing":  # the end of a list that is too short
         place = place[:-1]
         missing = [int(wrong["loc"][-1]) for wrong in found if wrong["loc"][:-1] == place]
-        words = f"a list of {max(missing) + 1} values is allowed"
+        words = f"a list of {max(missing) + 1} values is wanted"
     return f"{'.'.join(map(str, place))} = {first['input']!r}: {words}" if place else words
 
 

@@ -21,9 +21,12 @@ def test_model_spec_goes_through_json(eta: float) -> None:
     ("fields", "message"),
     [
         ({"temporal_lengths": (1, 2, 3, 3, 3)}, r"temporal_lengths = .*t2 is 2; .* odd"),
-        ({"temporal_lengths": (1, 3, 3)}, r"temporal_lengths = \(1, 3, 3\): a list of 5 values is"),
-        ({"temporal_lengths": (1,) * 6}, r"temporal_lengths = .*: a list of 5 values is allowed$"),
-        ({"temporal_lengths": 3}, r"temporal_lengths = 3: a list is allowed$"),
+        ({"temporal_lengths": (1, 3, 3)}, r"temporal_lengths = \(1, 3, 3\): a list of 5 values"),
+        ({"temporal_lengths": (1,) * 6}, r"temporal_lengths = .*: a list of 5 values is wanted$"),
+        (
+            {"temporal_lengths": 3},
+            r"temporal_lengths = 3: a list in brackets is wanted, such as \[1, 2\] or",
+        ),
         ({"temporal_lengths": (1, 1.5, 1, 1, 1)}, r"lengths\.1 = 1\.5: a whole number is allowed$"),
         ({"eta": 0.5}, r"eta = 0\.5: 1 or more is allowed$"),
         ({"eta": math.nan}, r"eta"),
@@ -50,7 +53,7 @@ def test_what_is_missing_or_no_table_is_said_in_one_line() -> None:
         SpecError, match=r"^ModelSpec: architecture is missing, and has no default$"
     ):
         ModelSpec.parse({"num_classes": 3})
-    with pytest.raises(SpecError, match=r"^ModelSpec: a table is allowed$"):
+    with pytest.raises(SpecError, match=r"^ModelSpec: a table is wanted$"):
         ModelSpec.parse(3)
 
 

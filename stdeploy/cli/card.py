@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stdeploy.cli.console import out
+from stdeploy.cli.console import counted, out
 
 
 def command(
@@ -22,6 +22,7 @@ def command(
     model, clip, lineage = card.model, card.clip, card.lineage
     lengths = "-".join(str(length) for length in model.temporal_lengths)
     kind = "fused" if model.fused else f"{model.branches}-branch, eta {model.eta:g}"
+    views = counted(clip.views, "view")
     worst = max((row.error for row in card.parity), default=None)
     rows = {
         "network": (
@@ -30,11 +31,12 @@ def command(
         "clip": (
             f"{clip.num_frames} frames every {clip.interval_seconds:.4g} s "
             f"({clip.span_seconds:.3g} s), {clip.crop_px} x {clip.crop_px} px of a short side of "
-            f"{clip.short_side_px}, {clip.views} view(s), short videos: {clip.short_video}"
+            f"{clip.short_side_px}, {views}, short videos: {clip.short_video}"
         ),
         "labels": f"{len(card.labels)}: {', '.join(card.labels[:4])}"
         + (", ..." if len(card.labels) > 4 else ""),
-        "accuracy": ", ".join(f"{name} {value:.1%}" for name, value in card.accuracies.items()),
+        "accuracy": ", ".join(f"{value:.1%} {name}" for name, value in card.accuracies.items())
+        + (f" (stdeploy evaluate averages {views})" if card.accuracies and clip.views > 1 else ""),
         "origin": lineage.origin,
         "licence": lineage.licence,
         "parent": f"{lineage.parent or '-'}  {lineage.parent_sha256 or ''}".strip(),

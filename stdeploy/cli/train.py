@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stdeploy.cli.console import announced, err, note, out, progress_bar
+from stdeploy.cli.console import counted, err, note, out, progress_bar
 from stdeploy.cli.evaluate import summary
 from stdeploy.cli.pull import Item
 from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError, require
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from stdeploy.train.data.labelled import LabelledVideos
     from stdeploy.train.recipe import Recipe, SyntheticData
     from stdeploy.train.report import Report
+
+
+_AN_HOUR_SECONDS = 3600.0
 
 
 class Accelerator(StrEnum):
@@ -113,6 +116,15 @@ def command(
 
     run = run or _run_folder(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume)
     training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
+
+    def begin(epochs_done: int) -> None:
+        if epochs_done < loaded.optimisation.epochs:
+            note(_begun(run, output, resume=resume))
+        else:
+            note(_finished(run, output, epochs_done, measured=held_out is not None))
+        for doubt in _doubts(training, held_out):
+            note(doubt)
+
     with _bar() as report:
         card = train(
             loaded,
@@ -128,15 +140,20 @@ def command(
             ),
             resume=resume,
             log_filters=log_filters,
-            report=announced(_announcement(run, output, held_out, resume=resume), report),
+            begin=begin,
+            report=report,
         )
     if card is None:
         return  # the first process says the rest
     if held_out is None:
         out.print(f"{output}: trained on {len(training.samples)} videos", soft_wrap=True)
         return
-    with Classifier.open(output) as classifier, progress_bar("measuring") as progress:
-        result = evaluate(classifier, held_out, progress)
+    try:
+        with Classifier.open(output) as classifier, progress_bar("measuring") as progress:
+            result = evaluate(classifier, held_out, progress)
+    except (KeyboardInterrupt, SystemExit):
+        note(f"{output} is written, but not measured; the same command with --resume measures it")
+        raise
     out.print(f"{output}: {summary(result)}", soft_wrap=True, markup=False)
     if result.failed:
         raise typer.Exit(VideoError.exit_status)
@@ -206,19 +223,35 @@ def _run_folder(name: str, *, resume: bool) -> Path:
     return next((each for each in reversed(taken) if (each / STATE).is_file()), taken[-1])
 
 
-def _announcement(
-    run: Path, output: Path, held_out: "LabelledVideos | None", *, resume: bool
-) -> str:
-    """What a run writes, and what it does not measure."""
+def _begun(run: Path, output: Path, *, resume: bool) -> str:
+    """What a run writes."""
     where = f"going on with the run in {run}" if resume else f"logs, curves and state: {run}"
     replaced = f"; {output} is replaced at the end, -o names another" if output.exists() else ""
-    lines = [f"{where}{replaced}"]
+    return f"{where}{replaced}"
+
+
+def _finished(run: Path, output: Path, epochs: int, *, measured: bool) -> str:
+    """What becomes of a run that has come to its end before."""
+    return (
+        f"the run in {run} is finished already, after {counted(epochs, 'epoch')}; {output} is "
+        f"written again from it{' and measured' if measured else ''}; to train longer, begin a new "
+        "run, without --resume and with more optimisation.epochs"
+    )
+
+
+def _doubts(training: "LabelledVideos", held_out: "LabelledVideos | None") -> Iterator[str]:
+    """What is not measured, and which classes may be one."""
+    from stdeploy.train.data.classes import classes_alike
+
     if held_out is None:
-        lines.append("no --validation: accuracy is not measured")
+        yield "no --validation: accuracy is not measured"
     elif absent := [n for n, c in zip(held_out.labels, held_out.counts(), strict=True) if not c]:
         more = f" (nor of {len(absent) - 1} more classes)" if absent[1:] else ""
-        lines.append(f"no validation video of {absent[0]!r}{more}: that class is not measured")
-    return "\n".join(lines)
+        yield f"no validation video of {absent[0]!r}{more}: that class is not measured"
+    if alike := [found.labels for found in classes_alike(training)]:
+        more = f" (and {counted(len(alike) - 1, 'more pair')})" if alike[1:] else ""
+        one, other = alike[0]
+        yield f"{one!r} and {other!r}{more} may be one class; run stdeploy data check"
 
 
 @contextlib.contextmanager
@@ -230,27 +263,36 @@ def _bar() -> "Iterator[Callable[[Report], None]]":
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(
+        *columns,
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+        # A validation video takes less time than a training clip, so that only the mean over
+        # whole epochs says how much is left.
+        speed_estimate_period=_AN_HOUR_SECONDS,
+    ) as progress:
         task = progress.add_task("starting", total=None, rate="")
 
         def update(report: "Report") -> None:
-            done = (report.epoch - 1) * report.steps + report.step
-            wait = f"waits for data {report.wait_share:.0%}"
-            rate = f"{report.clips_per_second:.1f} clips/s, {wait}"
-            progress.update(
-                task,
-                completed=done,
-                total=report.epochs * report.steps,
-                description=f"epoch {report.epoch}/{report.epochs} loss {report.loss:.3f}",
-                rate=rate,
-            )
-            if report.step == report.steps:
-                note(_line(report, rate))
+            doing, rate = bar_texts(report)
+            progress.update(task, completed=report.done, total=1.0, description=doing, rate=rate)
+            if report.phase == "finished":
+                note(_line(report))
 
         yield update
 
 
-def _line(report: "Report", rate: str) -> str:
+def bar_texts(report: "Report") -> tuple[str, str]:
+    """What stands before the bar and behind it."""
+    epoch = f"epoch {report.epoch}/{report.epochs}"
+    if report.phase == "validating":
+        return f"{epoch} validating", f"{report.seen} of {counted(report.to_validate, 'video')}"
+    rate = f"{report.clips_per_second:.1f} clips/s, {report.wait_share:.0%} waiting for data"
+    return f"{epoch} loss {report.loss:.3f}", rate
+
+
+def _line(report: "Report") -> str:
     """An epoch in one line."""
     parts = [
         f"epoch {report.epoch}/{report.epochs}",
@@ -259,7 +301,8 @@ def _line(report: "Report", rate: str) -> str:
     ]
     if report.validation is not None:
         parts.append(f"validation {report.validation.top1:.1%}")
-    parts.append(rate)
+    waiting = f"{report.wait_share:.0%} of the time waiting for data"
+    parts.append(f"{report.clips_per_second:.1f} clips/s, {waiting}")
     if report.broken:
         parts.append(f"{report.broken} broken videos replaced, see log.txt")
     return "  ".join(parts)

@@ -134,7 +134,8 @@ def count(judged: Sequence[Judged], data: LabelledVideos) -> Evaluation:
     """
     read = [(one.label, one.logits) for one in judged if one.logits is not None]
     if not read:
-        raise DatasetError(f"none of the {len(judged)} videos could be read")
+        first = f"; the first: {judged[0].video} {judged[0].reason}" if judged else ""
+        raise DatasetError(f"none of the {len(judged)} videos could be read{first}")
     labels = np.array([label for label, _ in read])
     logits = np.stack([of_video for _, of_video in read])
     order = np.argsort(-logits, axis=1, kind="stable")

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +41,7 @@ from stdeploy.train.optimisation import (
     parameter_groups,
 )
 from stdeploy.train.processes import (
+    InterruptedRunError,
     Machine,
     Stop,
     before_they_begin,
@@ -52,18 +52,10 @@ from stdeploy.train.processes import (
 )
 from stdeploy.train.recipe import Recipe
 from stdeploy.train.report import Report, report_of, row_of
-from stdeploy.train.run import STATE, RunFolder
+from stdeploy.train.run import STATE, RunFolder, open_run
 from stdeploy.train.start import Started, start
 from stdeploy.train.state import Part, Progress, RunState, fingerprint
-from stdeploy.train.validation import Accuracy, accuracy, validation_loader
-
-
-class InterruptedRunError(TrainingError):
-    """The run was told to stop by a signal, SIGTERM or Ctrl-C; its state is saved."""
-
-    def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
-        super().__init__(message)
-        self.exit_status = 128 + number
+from stdeploy.train.validation import Accuracy, Validation
 
 
 def train(
@@ -76,6 +68,7 @@ def train(
     machine: Machine | None = None,
     resume: bool = False,
     log_filters: bool = False,
+    begin: Callable[[int], None] = lambda _: None,
     report: Callable[[Report], None] = lambda _: None,
 ) -> ModelCard | None:
     """Train a network and write its checkpoint.
@@ -89,7 +82,9 @@ def train(
         machine: devices to use; None is one.
         resume: go on with the run in that folder.
         log_filters: write down after every epoch where the energy of the filters lies.
-        report: is called after every step, in the first process only.
+        begin: is told how many epochs are done, once nothing forbids the run.
+        report: is called after every step and before every batch of validation videos; like
+            begin in the first process only.
 
     Returns:
         The card of the checkpoint; None in all processes but the first.
@@ -117,12 +112,14 @@ def train(
             f"{how.accumulate} part(s) each; make it a multiple of "
             f"{fabric.world_size * how.accumulate}"
         )
-    folder = _run_folder(fabric, run, resume=resume)
+    folder = open_run(fabric, run, resume=resume)
     trainer = _Trainer(
         recipe, data, validation, fabric, folder, machine, report, log_filters=log_filters
     )
     if resume:
         trainer.resume(run / STATE)
+    if folder is not None:
+        begin(trainer.progress.epoch)
     trainer.fit()
     if folder is None:
         return None
@@ -190,7 +187,7 @@ class _Trainer:
         )
         self._validation = None
         if validation is not None:
-            self._validation = validation_loader(
+            self._validation = Validation(
                 fabric,
                 validation.with_labels(data.labels, source="the training set"),
                 clip,
@@ -224,7 +221,7 @@ class _Trainer:
                 f"{self._how.accumulate} part(s); raise optimisation.accumulate"
             ) from error
         finally:
-            end_workers(self._loader)
+            end_workers(self._loader._iterator)
 
     def trained(self) -> ActionModel:
         """A copy of the network that the run has made, on the CPU, in evaluation mode."""
@@ -271,23 +268,15 @@ class _Trainer:
                 self._folder.step(number + 1, loss, self._optimiser.param_groups[0]["lr"])
             if progress.step < self._keys.steps:
                 self._tell(self._state_of_affairs())
-            if self._told_to_stop(stop):
-                self._save()
-                # The first process is not to be torn down by the end of another while it writes.
-                self._fabric.barrier()
-                raise InterruptedRunError(
-                    f"stopped in epoch {progress.epoch + 1} after step {progress.step}; the "
-                    "state is saved, go on with --resume",
-                    stop.number or signal.SIGTERM,  # another process was told
-                )
+            self._end_if_told(stop, f"in epoch {progress.epoch + 1} after step {progress.step}")
             if now - saved > self._save_seconds:
                 self._save()
                 saved = time.perf_counter()
         self._share_broken()
-        validation = self._validate()
-        report = self._state_of_affairs(validation)
+        report = self._validate(stop)
         self._finish_epoch(report)
         self._tell(report)
+        self._end_if_told(stop, f"after epoch {progress.epoch}")
 
     def _tell(self, report: Report) -> None:
         if self._fabric.is_global_zero:
@@ -372,16 +361,23 @@ class _Trainer:
             key=[how.seed, number, self._fabric.global_rank],
         )
 
-    def _validate(self) -> Accuracy | None:
+    def _validate(self, stop: Stop) -> Report:
+        """Look at the validation videos, if there are any; how the epoch went."""
         if self._validation is None:
-            return None
+            return self._state_of_affairs()
+
+        def before_batch(seen: int) -> None:
+            self._tell(self._state_of_affairs(seen))
+            self._end_if_told(stop, f"while epoch {self.progress.epoch + 1} was validated")
+
         network = self._average.module if self._average is not None else self._model
         network.eval()
         if self._fabric.world_size > 1:
             for buffer in network.buffers():  # norms: those of the first process will be saved
                 torch.distributed.broadcast(buffer, src=0)
         graph = nn.Sequential(self._normalise, network)
-        return accuracy(self._fabric, graph, self._validation)
+        accuracy = self._validation.accuracy(graph, before_batch)
+        return self._state_of_affairs(self._validation.videos, accuracy)
 
     def _note_filters(self, epoch: int) -> None:
         """Log where the energy of the filters lies, if that was asked for."""
@@ -405,15 +401,29 @@ class _Trainer:
             for each in found:
                 self._note_broken(each)
 
-    def _state_of_affairs(self, validation: Accuracy | None = None) -> Report:
-        return report_of(self.progress, self._how, self._keys.steps, validation)
+    def _state_of_affairs(self, seen: int = 0, validation: Accuracy | None = None) -> Report:
+        return report_of(
+            self.progress,
+            self._how,
+            self._keys.steps,
+            seen=seen,
+            to_validate=self._validation.videos if self._validation is not None else 0,
+            validation=validation,
+        )
 
-    def _told_to_stop(self, stop: Stop) -> bool:
-        """Whether any process was told to; they have to stop after the same step."""
-        if self._fabric.world_size == 1:
-            return bool(stop.number)
-        told = torch.tensor(float(bool(stop.number)), device=self._fabric.device)
-        return bool(cast(Tensor, self._fabric.all_reduce(told, reduce_op="sum")) > 0)
+    def _end_if_told(self, stop: Stop, when: str) -> None:
+        """Save the state and end, if a signal came to any process; they end at the same place.
+
+        Raises:
+            InterruptedRunError: it did.
+        """
+        if stop.told(self._fabric):
+            self._save()
+            # The first process is not to be torn down by the end of another while it writes.
+            self._fabric.barrier()
+            raise InterruptedRunError(
+                f"stopped {when}; the state is saved, go on with --resume", stop.number
+            )
 
     @property
     def _parts(self) -> dict[str, Part]:
@@ -431,24 +441,6 @@ class _Trainer:
         if self._folder is not None:
             state = RunState.of(self._fingerprint, self.progress, self._parts)
             state.save(self._folder.state)
-
-
-def _run_folder(fabric: Fabric, path: Path, *, resume: bool) -> RunFolder | None:
-    """The folder of the run, in the first process; what forbids it ends all processes.
-
-    Raises:
-        TrainingError: see RunFolder.
-    """
-    folder, refusal = None, None
-    if fabric.is_global_zero:
-        try:
-            folder = RunFolder(path, resume=resume)
-        except TrainingError as error:
-            refusal = error
-    refusal = fabric.broadcast(refusal)
-    if refusal is not None:
-        raise refusal
-    return folder
 
 
 def _versions() -> dict[str, str]:

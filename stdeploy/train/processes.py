@@ -7,14 +7,15 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stdeploy.errors import BackendError, TrainingError
-from stdeploy.train.clips import STOPPING, Batch, BrokenVideo, Example
+from stdeploy.train.clips import STOPPING
 from stdeploy.train.recipe import Optimisation
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -22,6 +23,20 @@ _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
+_Batch = TypeVar("_Batch")
+
+
+class InterruptedRunError(TrainingError):
+    """The run was told to stop by a signal, SIGTERM or Ctrl-C; its state is saved.
+
+    Args:
+        message: when, and what to do.
+        number: of the signal; 0 where only another process was told.
+    """
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + (number or signal.SIGTERM)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +100,7 @@ def start_processes(machine: Machine, how: Optimisation) -> Fabric:
     return fabric
 
 
-def next_of(batches: Iterator[Batch | BrokenVideo]) -> Batch | BrokenVideo:
+def next_of(batches: Iterator[_Batch]) -> _Batch:
     """The next batch.
 
     Raises:
@@ -104,7 +119,7 @@ def next_of(batches: Iterator[Batch | BrokenVideo]) -> Batch | BrokenVideo:
 def before_they_begin() -> Iterator[None]:
     """Start processes that decode in here, so that signals wait until `begin_worker` takes them.
 
-    One that comes before that would end them, and the step that waits for them.
+    One that comes before that would end them, and whatever waits for them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
@@ -113,16 +128,29 @@ def before_they_begin() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_workers(loader: DataLoader[Example]) -> None:
-    """End the processes that decode now, not when the loader is collected.
+def end_workers(batches: object) -> None:
+    """End the processes that decode now, not when their iterator is collected.
 
-    An error on its way up keeps the loader alive until the program ends, and then they would be
-    sent SIGTERM, on which they wait; see `begin_worker`.
+    An error on its way up keeps it alive until the program ends, and then they would be sent
+    SIGTERM, on which they wait; see `begin_worker`.
+
+    Args:
+        batches: the iterator of a loader; nothing is done if it has no processes.
     """
-    iterator = getattr(loader, "_iterator", None)
-    if iterator is not None:
-        iterator._shutdown_workers()
-        loader._iterator = None
+    shut_down = getattr(batches, "_shutdown_workers", None)
+    if shut_down is not None:
+        shut_down()
+
+
+@contextlib.contextmanager
+def batches_of(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """The batches of a loader, whose processes end with the block, however that ends."""
+    with before_they_begin():
+        batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        end_workers(batches)
 
 
 @dataclasses.dataclass
@@ -135,10 +163,17 @@ class Stop:
 
     number: int = 0
 
+    def told(self, fabric: Fabric) -> bool:
+        """Whether any process was told; all have to ask at the same place, and get one answer."""
+        if fabric.world_size == 1:
+            return bool(self.number)
+        told = torch.tensor(float(bool(self.number)), device=fabric.device)
+        return bool(cast(Tensor, fabric.all_reduce(told, reduce_op="sum")) > 0)
+
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Stop]:
-    """What SIGTERM and Ctrl-C set, so that a step is finished and the state saved.
+    """What SIGTERM and Ctrl-C set, so that the batch in hand is finished and the state saved.
 
     A second Ctrl-C breaks off. Where Ctrl-C is ignored, it stays so.
     """

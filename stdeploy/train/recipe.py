@@ -132,7 +132,9 @@ class Recipe(Spec):
             SpecError: a field that no network has, or a value that it cannot have.
         """
         inherited = parent.model_dump() if parent else {}
-        return ModelSpec.parse({**inherited, **self.model, "num_classes": num_classes})
+        return ModelSpec.parse(
+            {**inherited, **self.model, "num_classes": num_classes}, source="Recipe, [model]"
+        )
 
     def clip_spec(self, parent: ClipSpec | None = None) -> ClipSpec:
         """What the network sees.
@@ -144,7 +146,7 @@ class Recipe(Spec):
             SpecError: a field that no clip has, or a value that it cannot have.
         """
         inherited = parent.model_dump() if parent else {}
-        return ClipSpec.parse({**inherited, **self.clip})
+        return ClipSpec.parse({**inherited, **self.clip}, source="Recipe, [clip]")
 
     @classmethod
     def load(cls, name_or_path: str, overrides: Sequence[str] = ()) -> Self:

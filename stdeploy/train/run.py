@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric import Fabric
+
 from stdeploy.card import ModelCard
 from stdeploy.errors import MissingExtraError, TrainingError
 from stdeploy.files import UNFINISHED, whole_file
@@ -167,3 +169,21 @@ class RunFolder:
     def _write(self, name: str, text: str) -> None:
         with whole_file(self.path / name) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def open_run(fabric: Fabric, path: Path, *, resume: bool) -> RunFolder | None:
+    """The folder of a run, in the first process; what forbids it ends all processes.
+
+    Raises:
+        TrainingError: see RunFolder.
+    """
+    folder, refusal = None, None
+    if fabric.is_global_zero:
+        try:
+            folder = RunFolder(path, resume=resume)
+        except TrainingError as error:
+            refusal = error
+    refusal = fabric.broadcast(refusal)
+    if refusal is not None:
+        raise refusal
+    return folder

@@ -5,6 +5,8 @@ this is the quick look that an epoch gets.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 
 import torch
 from lightning_fabric import Fabric
@@ -15,7 +17,7 @@ from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
 from stdeploy.train.clips import begin_worker
 from stdeploy.train.data.labelled import LabelledVideos
-from stdeploy.train.processes import before_they_begin
+from stdeploy.train.processes import batches_of, next_of
 from stdeploy.video.clips import read_views
 
 _Item = tuple[Tensor, int]
@@ -56,40 +58,65 @@ class MiddleClips(Dataset[_Item]):
         return len(self._samples)
 
 
-def validation_loader(
-    fabric: Fabric, videos: LabelledVideos, clip: ClipSpec, *, batch_size: int, workers: int
-) -> DataLoader[_Item]:
-    """The share of the videos that this process looks at."""
-    return DataLoader(
-        MiddleClips(videos, clip, rank=fabric.global_rank, world_size=fabric.world_size),
-        batch_size=batch_size,
-        num_workers=workers,
-        worker_init_fn=begin_worker,
-    )
-
-
-@torch.no_grad()
-def accuracy(fabric: Fabric, graph: nn.Module, loader: DataLoader[_Item]) -> Accuracy:
-    """Classify the middle clips.
+class Validation:
+    """The validation videos of a run, shared by its processes.
 
     Args:
         fabric: of the run.
-        graph: uint8 frames (N, T, H, W, 3) to logits (N, K), in evaluation mode.
-        loader: from `validation_loader`.
+        videos: all of them.
+        clip: what the network sees.
+        batch_size: clips that one process classifies at once.
+        workers: processes that decode, for each process that classifies.
+
+    Attributes:
+        videos: how many there are.
     """
-    counts = torch.zeros(3, dtype=torch.float64, device=fabric.device)
-    with before_they_begin():
-        batches = iter(loader)
-    for frames, labels in batches:
-        readable = labels >= 0
-        with fabric.autocast():
-            logits = graph(frames[readable].to(fabric.device)).float()
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        videos: LabelledVideos,
+        clip: ClipSpec,
+        *,
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        self.videos = len(videos.samples)
+        self._fabric = fabric
+        self._together = batch_size * fabric.world_size
+        self._loader: DataLoader[_Item] = DataLoader(
+            MiddleClips(videos, clip, rank=fabric.global_rank, world_size=fabric.world_size),
+            batch_size=batch_size,
+            num_workers=workers,
+            worker_init_fn=begin_worker,
+        )
+
+    @torch.no_grad()
+    def accuracy(self, graph: nn.Module, before_batch: Callable[[int], None]) -> Accuracy:
+        """Classify the middle clips.
+
+        Args:
+            graph: uint8 frames (N, T, H, W, 3) to logits (N, K), in evaluation mode.
+            before_batch: is told how many videos all processes have seen; what it raises ends
+                this. Every process calls it as often, though one may have a batch less.
+        """
+        fabric = self._fabric
+        counts = torch.zeros(3, dtype=torch.float64, device=fabric.device)
+        with batches_of(self._loader) as batches:
+            for number in range(math.ceil(self.videos / self._together)):
+                before_batch(number * self._together)
+                if number < len(self._loader):
+                    counts += self._count(graph, *next_of(batches))
+        total = fabric.all_reduce(counts, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        videos, top1, top5 = total.tolist()
+        return Accuracy(int(videos), top1 / max(1, videos), top5 / max(1, videos))
+
+    def _count(self, graph: nn.Module, frames: Tensor, labels: Tensor) -> Tensor:
+        """Videos of a batch that could be read, and right at top-1 and top-5, float64 (3,)."""
+        device, readable = self._fabric.device, labels >= 0
+        with self._fabric.autocast():
+            logits = graph(frames[readable].to(device)).float()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        right = best == labels[readable].to(fabric.device)[:, None]
-        counts += torch.stack(
-            [readable.sum().to(fabric.device), right[:, 0].sum(), right.sum()]
-        ).double()
-    total = fabric.all_reduce(counts, reduce_op="sum")
-    assert isinstance(total, Tensor)
-    videos, top1, top5 = total.tolist()
-    return Accuracy(int(videos), top1 / max(1, videos), top5 / max(1, videos))
+        right = best == labels[readable].to(device)[:, None]
+        return torch.stack([readable.sum().to(device), right[:, 0].sum(), right.sum()]).double()

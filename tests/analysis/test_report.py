@@ -88,7 +88,7 @@ def test_page_needs_nothing_beside_it(page: Page) -> None:
 def test_page_has_every_artifact_and_what_is_known_of_it(page: Page) -> None:
     for name in ("net.pt", "net.fused.safetensors", "net.onnx"):
         assert name in page.text
-    assert page.text.count("validation top1 87.5 %") == 3
+    assert page.text.count("87.5 % top-1 on one clip of each validation video") == 3
     assert "top5" not in page.text  # of five classes it says nothing
     assert re.search(r"Temporal lengths that its filters ask for.* \d-\d-\d-\d-\d", page.text)
     assert "conv5, t = 5" in page.text

@@ -90,7 +90,7 @@ def test_comparison_names_the_videos_that_differ(evaluation: Evaluation) -> None
 
 
 def test_nothing_to_count_is_said() -> None:
-    with pytest.raises(DatasetError, match="none of the 2 videos could be read"):
+    with pytest.raises(DatasetError, match="none of the 2 videos could be read; the first: "):
         count(*judged((0, None), (1, None)))
 
 

@@ -96,6 +96,34 @@ def test_the_folder_of_a_run_holds_what_was_done(folder: Path, tmp_path: Path) -
         train(recipe, data, tmp_path / "a.pt", run=run)
 
 
+def test_validation_reports_batch_by_batch(folder: Path, tmp_path: Path) -> None:
+    data, held_out = (read_something(folder, split) for split in ("train", "validation"))
+    reports: list[Report] = []
+    train(
+        small_recipe(epochs=2, batch_size=4),
+        LabelledVideos(data.labels, data.samples[:8], data.reverse),
+        tmp_path / "a.pt",
+        run=tmp_path / "a",
+        validation=held_out,
+        report=reports.append,
+    )
+    assert [(r.phase, r.epoch, r.step, r.seen) for r in reports] == [
+        (phase, epoch, step, seen)
+        for epoch in (1, 2)
+        for phase, step, seen in (
+            ("training", 1, 0),
+            ("validating", 2, 0),
+            ("validating", 2, 4),
+            ("validating", 2, 8),
+            ("finished", 2, 10),
+        )
+    ]
+    assert [r.validation is None for r in reports] == [True, True, True, True, False] * 2
+    done = [report.done for report in reports]
+    assert done == sorted(set(done))
+    assert done[-1] == 1
+
+
 def test_validation_agrees_with_evaluate(folder: Path, tmp_path: Path) -> None:
     data, held_out = (read_something(folder, split) for split in ("train", "validation"))
     card = train(
@@ -339,7 +367,7 @@ def test_evaluation_refuses_other_labels(folder: Path, tmp_path: Path) -> None:
     other = LabelledVideos(("x", "y"), (Sample(data.samples[0].video, 0),))
     with (
         Classifier.open(tmp_path / "a.pt") as classifier,
-        pytest.raises(DatasetError, match="the first is 'x', are not among the 10 labels"),
+        pytest.raises(DatasetError, match="not among the 10 labels of the artifact: 'x'; use"),
     ):
         evaluate(classifier, other)
 

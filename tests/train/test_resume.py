@@ -3,12 +3,14 @@
 import csv
 import multiprocessing
 import os
+import pickle
 import random
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,9 @@ from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.data.listing import read_list, write_list
 from stdeploy.train.data.something import read_something
 from stdeploy.train.loop import train
-from stdeploy.train.processes import Machine
+from stdeploy.train.processes import InterruptedRunError, Machine
 from stdeploy.train.recipe import Recipe
+from stdeploy.train.report import Report
 from stdeploy.train.state import RunState
 from stdeploy.train.synthetic import make_dataset
 from tests.train.test_loop import first_gradients, small_recipe, with_start
@@ -38,22 +41,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe() -> Recipe:
-    fields = small_recipe(epochs=4, dropout=0.5, ema_decay=0.9).model_dump()
+def recipe(workers: int = 0) -> Recipe:
+    fields = small_recipe(epochs=4, dropout=0.5, ema_decay=0.9, workers=workers).model_dump()
     fields["augmentation"] = {"frame_strides": (1, 2), "videomix_alpha": 1.0, "brightness": 0.2}
     return Recipe.parse(fields)
 
 
-def run_once(folder: Path, place: Path, resume: bool) -> None:
+def run_once(
+    folder: Path,
+    place: Path,
+    resume: bool,
+    *,
+    workers: int = 0,
+    begin: Callable[[int], None] = lambda _: None,
+    report: Callable[[Report], None] = lambda _: None,
+) -> None:
     torch.set_num_threads(1)  # one sum, one order
     train(
-        recipe(),
+        recipe(workers),
         read_something(folder, "train"),
         place / "a.pt",
         run=place / "run",
         validation=read_something(folder, "validation"),
         machine=Machine(accelerator="cpu", save_minutes=0.0),
         resume=resume,
+        begin=begin,
+        report=report,
     )
 
 
@@ -118,6 +131,104 @@ def compare(folder: Path) -> None:
     metrics = [(folder / n / "run" / "metrics.csv").read_text() for n in ("whole", "broken")]
     kept = [[line.split(",")[:5] for line in text.splitlines()] for text in metrics]
     assert kept[0] == kept[1]
+
+
+def test_a_signal_while_an_epoch_is_validated_stops_before_the_next_batch(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    run_once(folder, tmp_path / "whole", False)
+    broken, begun, seen = tmp_path / "broken", list[int](), list[tuple[str, int, int]]()
+
+    def until(phase: str, epoch: int, videos: int, number: signal.Signals) -> None:
+        def report(report: Report) -> None:
+            seen.append((report.phase, report.epoch, report.seen))
+            if seen[-1] == (phase, epoch, videos):
+                signal.raise_signal(number)
+
+        seen.clear()
+        resume = (broken / "run").is_dir()
+        run_once(folder, broken, resume, workers=1, begin=begun.append, report=report)
+
+    message = "stopped while epoch 2 was validated; the state is saved, go on with --resume"
+    with pytest.raises(InterruptedRunError, match=message) as caught:
+        until("validating", 2, 0, signal.SIGINT)
+    assert caught.value.exit_status == 130
+    assert seen[-1] == ("validating", 2, 0)
+    with pytest.raises(InterruptedRunError, match="while epoch 4 was validated") as caught:
+        until("validating", 4, 8, signal.SIGTERM)
+    assert caught.value.exit_status == 143
+    assert seen[:2] == [("validating", 2, 0), ("validating", 2, 8)]  # again, and no step before
+    assert seen[-1] == ("validating", 4, 8)
+    assert multiprocessing.active_children() == []  # those that decode
+    with pytest.raises(InterruptedRunError, match="stopped after epoch 4; the state is saved"):
+        until("finished", 4, 10, signal.SIGINT)
+    assert not (broken / "a.pt").exists()
+    run_once(folder, broken, True, begin=begun.append)
+    assert begun == [0, 1, 3, 4]
+    compare(tmp_path)
+
+
+def test_an_interruption_comes_whole_from_another_process() -> None:
+    error = pickle.loads(pickle.dumps(InterruptedRunError("stopped", signal.SIGINT)))
+    assert (str(error), error.exit_status) == ("stopped", 130)
+
+
+TWO_PROCESSES = """
+import dataclasses, os, signal
+from pathlib import Path
+from stdeploy.train.data.something import read_something
+from stdeploy.train.loop import train
+from stdeploy.train.processes import InterruptedRunError, Machine
+from tests.train.test_resume import recipe
+
+data = read_something(Path("set"), "train")
+held_out = read_something(Path("set"), "validation")
+# Batches of four in each process: two in the first, one in the second.
+held_out = dataclasses.replace(held_out, samples=held_out.samples[:9])
+
+def run(name, resume=False, report=lambda _: None):
+    where = Path(name)
+    where.mkdir(exist_ok=True)
+    train(recipe(), data, where / "a.pt", run=where / "run", validation=held_out,
+          machine=Machine(accelerator="cpu"), resume=resume, report=report)
+
+def stop_one(report):
+    if (report.phase, report.epoch, report.seen) == ("validating", 2, 8):
+        signal.raise_signal(signal.SIGINT)
+
+run("whole")
+try:
+    run("broken", report=stop_one)
+except InterruptedRunError as error:
+    Path("said" + os.environ["RANK"]).write_text(f"{error.exit_status} {error}")
+run("broken", resume=True)
+"""
+
+
+def test_two_processes_stop_before_the_same_batch_of_validation(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "set").symlink_to(folder)
+    (tmp_path / "script.py").write_text(TWO_PROCESSES)
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "script.py"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    said = "stopped while epoch 2 was validated; the state is saved, go on with --resume"
+    assert (tmp_path / "said0").read_text() == f"130 {said}"  # only it was told, by Ctrl-C
+    assert (tmp_path / "said1").read_text() == f"143 {said}"
+    compare(tmp_path)
 
 
 def test_another_recipe_or_no_run_is_refused(folder: Path, tmp_path: Path) -> None:

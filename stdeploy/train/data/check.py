@@ -158,7 +158,9 @@ def judge(
                 findings.append(find(kind="mislabelled", detail=detail, dropped=True))
                 continue
             if seen.sha256 in first:
-                copy = f"is a copy of {str(first[seen.sha256])!r}"
+                other = first[seen.sha256]
+                twice = other == sample.video
+                copy = "is listed twice" if twice else f"is a copy of {str(other)!r}"
                 findings.append(find(kind="duplicate", detail=copy, dropped=True))
                 continue
             if split == "train" and seen.sha256 in held_out:

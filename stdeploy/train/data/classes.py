@@ -1,9 +1,16 @@
 """Classes that a network cannot be taught, or not be judged on, with the videos there are."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 
 from stdeploy.train.data.labelled import LabelledVideos, Split
+
+# Walking and talking differ by one letter, too. It is a slip only in names that are long enough,
+# where one of the classes has this much fewer videos.
+_LETTERS = 5
+_SHARE_OF_A_SLIP = 0.25
+_ADVICE = "if it is one class, give both one name"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,8 +18,8 @@ class ClassFinding:
     """Something wrong with classes.
 
     Attributes:
-        kind: "empty" (no video in a split), "alike" (names that differ only in capitals, spaces
-            and signs) or "few" (too few videos to learn from, or to measure accuracy on).
+        kind: "empty" (no video in a split), "alike" (see `classes_alike`) or "few" (too few
+            videos to learn from, or to measure accuracy on).
         split: which list it is about.
         labels: the classes; all of them where it is about the whole split.
         detail: what was seen and what to do, in words.
@@ -37,8 +44,50 @@ def judge_classes(
     return tuple(
         finding
         for split, data in splits.items()
-        for finding in (*_empty(split, data), *_alike(split, data), *_few(split, data, min_videos))
+        for finding in (
+            *_empty(split, data),
+            # Those of validation are the labels of training.
+            *(classes_alike(data) if split == "train" else ()),
+            *_few(split, data, min_videos),
+        )
     )
+
+
+def classes_alike(training: LabelledVideos) -> Iterator[ClassFinding]:
+    """Classes that may be one, by their names. Pure.
+
+    They differ only in capitals, spaces and signs; or by one letter (one more, one less, another
+    one, or two neighbours swapped), where the longer name has five or more, and one of the two at
+    most a quarter of the other's videos.
+    """
+    first: dict[str, str] = {}
+    for label in training.labels:
+        plain = "".join(character for character in label.casefold() if character.isalnum())
+        other = first.setdefault(plain, label)
+        if plain and other != label:
+            detail = f"classes {other!r} and {label!r} differ in spelling only; {_ADVICE}"
+            yield ClassFinding("alike", "train", (other, label), detail)
+    counts = dict(zip(training.labels, training.counts(), strict=True))
+    for one, other in itertools.combinations(first, 2):
+        rare, common = sorted((first[one], first[other]), key=lambda label: counts[label])
+        if counts[rare] <= counts[common] * _SHARE_OF_A_SLIP and _one_letter_apart(one, other):
+            detail = (
+                f"class {rare!r} ({_count(counts[rare], 'train')}) differs from {common!r} "
+                f"({counts[common]}) by one letter; {_ADVICE}"
+            )
+            yield ClassFinding("alike", "train", (common, rare), detail)
+
+
+def _one_letter_apart(one: str, other: str) -> bool:
+    """Whether different names differ by one letter, or by two neighbours that are swapped."""
+    if abs(len(one) - len(other)) > 1 or max(len(one), len(other)) < _LETTERS:
+        return False
+    pairs = zip(one, other, strict=False)
+    same = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    one, other = one[same:], other[same:]
+    swapped = one[:2] == other[:2][::-1] and one[2:] == other[2:]
+    near = swapped or one[1:] == other[1:] or one[1:] == other or one == other[1:]
+    return near and (one[:1] + other[:1]).isalpha()  # camera1 and camera2 are no slip
 
 
 def _empty(split: Split, data: LabelledVideos) -> Iterator[ClassFinding]:
@@ -51,18 +100,6 @@ def _empty(split: Split, data: LabelledVideos) -> Iterator[ClassFinding]:
         if not count:
             detail = f"class {label!r} has no {_NAMES[split]} video; {advice[split]}"
             yield ClassFinding("empty", split, (label,), detail)
-
-
-def _alike(split: Split, data: LabelledVideos) -> Iterator[ClassFinding]:
-    if split == "validation":
-        return  # it has the labels of training
-    first: dict[str, str] = {}
-    for label in data.labels:
-        plain = "".join(character for character in label.casefold() if character.isalnum())
-        other = first.setdefault(plain, label)
-        if plain and other != label:
-            detail = f"classes {other!r} and {label!r} differ in spelling only; is it one class?"
-            yield ClassFinding("alike", split, (other, label), detail)
 
 
 def _few(split: Split, data: LabelledVideos, min_videos: int) -> Iterator[ClassFinding]:

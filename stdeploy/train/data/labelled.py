@@ -14,6 +14,8 @@ from stdeploy.errors import DatasetError, did_you_mean
 
 Split = Literal["train", "validation"]
 
+_NAMED = 3  # labels at most, in an error
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
@@ -66,10 +68,12 @@ class LabelledVideos:
             self.labels[label] for label in sorted(used) if self.labels[label] not in numbers
         ]
         if unknown:
+            named = [_named(label, labels) for label in unknown[:_NAMED]]
+            more = ", ..." if len(unknown) > _NAMED else ""
             raise DatasetError(
-                f"{len(unknown)} of the {len(used)} labels of the data set, the first is "
-                f"{unknown[0]!r}, are not among the {len(labels)} labels of {source}, the first of "
-                f"which is {labels[0]!r}; use these classes{did_you_mean(unknown[0], labels)}"
+                f"{len(unknown)} of the {len(used)} labels of the data set are not among the "
+                f"{len(labels)} labels of {source}: {', '.join(named)}{more}; use the classes of "
+                f"{source}, the first of which is {labels[0]!r}"
             )
         number = [numbers.get(label, -1) for label in self.labels]
         return LabelledVideos(
@@ -108,6 +112,12 @@ class LabelledVideos:
         labels = tuple(label for label in self.labels if label in kept)
         inside = tuple(sample for sample in self.samples if self.labels[sample.label] in kept)
         return dataclasses.replace(self, samples=inside).with_labels(labels, source="the mini set")
+
+
+def _named(label: str, known: Sequence[str]) -> str:
+    """An unknown label, and the known one that may be meant."""
+    hint = did_you_mean(label, known).removeprefix("; ")
+    return f"{label!r} ({hint})" if hint else repr(label)
 
 
 def mirrored_labels(labels: Sequence[str]) -> dict[int, int | None]:

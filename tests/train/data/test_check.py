@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from stdeploy.cli.main import app
 from stdeploy.train.data.check import look
-from stdeploy.train.data.classes import judge_classes
+from stdeploy.train.data.classes import ClassFinding, judge_classes
 from stdeploy.train.data.labelled import LabelledVideos, Sample
 from stdeploy.train.data.opening import read_split
 from tests.video.videos import write_video
@@ -41,6 +41,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = "".join(f"{n}.mp4,{label}\n" for n, label in (line.split() for line in lines))
         (folder / f"{split}.csv").write_text(f"path,label\n{text}")
     return folder
+
+
+def test_a_video_that_is_listed_twice_is_no_copy_of_another(folder: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{folder / name},wave\n" for name in ("0.mp4", "0.mp4", "copy.mp4"))
+    (tmp_path / "train.csv").write_text(f"path,label\n{rows}")
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path / "train.csv"), "--json"])
+    found = [finding["detail"] for finding in json.loads(result.stdout)["findings"]]
+    assert found == ["is listed twice", f"is a copy of {str(folder / '0.mp4')!r}"]
 
 
 def test_a_look_decodes_to_the_end(folder: Path) -> None:
@@ -133,6 +141,46 @@ def test_one_class_in_two_spellings_is_found() -> None:
     videos = tuple(Sample(Path(f"{number}.mp4"), number % 3) for number in range(9))
     (found,) = judge_classes({"train": LabelledVideos(labels, videos)}, min_videos=3)
     assert (found.kind, found.labels) == ("alike", ("Arm wave", "arm_wave"))
+
+
+@pytest.mark.parametrize(
+    "slip", ["fihgt", "figt", "figght", "fisht", "ifght", "fightt", "Fihgt", "f-ihgt"]
+)
+def test_a_rare_class_one_letter_from_a_common_one_is_found(slip: str) -> None:
+    (found,) = alike({"fight": 8, slip: 2, "noFight": 8})
+    assert (found.kind, found.labels) == ("alike", ("fight", slip))
+    assert found.detail == (
+        f"class {slip!r} (2 training videos) differs from 'fight' (8) by one letter; if it is one "
+        "class, give both one name"
+    )
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"walking": 9, "talking": 8},  # words of their own
+        {"fight": 8, "fihgt": 3},  # more than a quarter
+        {"fight": 8, "ifghh": 1},  # two letters
+        {"fight": 8, "ightf": 1},  # the same letters, but far
+        {"fall": 8, "ball": 1},  # too short
+        {"camera1": 8, "camera2": 1},  # no letters
+        {"fight": 8, "fight one": 1},
+    ],
+    ids=lambda counts: " ".join(counts),
+)
+def test_classes_that_are_two_are_left_alone(counts: dict[str, int]) -> None:
+    assert alike(counts) == []
+
+
+def alike(counts: dict[str, int]) -> list[ClassFinding]:
+    samples = [
+        Sample(Path("a.mp4"), label)
+        for label, count in enumerate(counts.values())
+        for _ in range(count)
+    ]
+    data = LabelledVideos(tuple(counts), tuple(samples))
+    found = judge_classes({"train": data, "validation": data}, min_videos=0)
+    return [finding for finding in found if finding.kind == "alike"]
 
 
 def test_a_class_that_only_the_broken_videos_had_is_empty(folder: Path, tmp_path: Path) -> None:

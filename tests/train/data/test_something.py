@@ -62,7 +62,7 @@ def test_a_bad_file_is_named(folder: Path, name: str, content: str, message: str
 def test_missing_videos_are_counted(folder: Path) -> None:
     (folder / "20bn-something-something-v2" / "9.webm").unlink()
     assert len(read_something(folder, "train").samples) == 2
-    with pytest.raises(DatasetError, match=r"1 of the 2 train videos .* the first is .*9\.webm"):
+    with pytest.raises(DatasetError, match=r"1 of the 2 training videos .* the first is .*9\.webm"):
         read_split(folder, "train")
 
 

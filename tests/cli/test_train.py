@@ -1,0 +1,122 @@
+"""What `stdeploy train` says, in a process of its own."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stdeploy.cli.train import bar_texts
+from stdeploy.train.data.something import read_something
+from stdeploy.train.recipe import Recipe
+from stdeploy.train.report import report_of
+from stdeploy.train.state import Progress
+from stdeploy.train.synthetic import make_dataset
+from tests.cli.test_cli import stdeploy
+
+SETTINGS = (
+    *("model.width=0.125", "model.branches=single", "optimisation.workers=0"),
+    *("optimisation.batch_size=8", "optimisation.epochs=2"),
+)
+TRAIN = ("train", "--data", "lists", *(f"--set={setting}" for setting in SETTINGS))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A folder after a run, and what that said: a result, and notes."""
+    folder = tmp_path_factory.mktemp("finished")
+    make_dataset(folder / "set", train=20, validation=10, seed=1)
+    names = ["fight"] * 8 + ["fihgt"] * 2 + ["walking"] * 5 + ["talking"] * 5
+    (folder / "lists").mkdir()
+    for split, labels in (("train", names), ("validation", ["fight", "walking"] * 4)):
+        samples = read_something(folder / "set", split).samples
+        videos = [samples[number % len(samples)].video for number in range(len(labels))]
+        rows = [f"{video},{label}" for video, label in zip(videos, labels, strict=True)]
+        (folder / "lists" / f"{split}.csv").write_text("\n".join(["path,label", *rows]))
+    result = stdeploy(*TRAIN, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout, result.stderr
+
+
+def test_a_run_says_what_is_doubtful_then_a_line_an_epoch(
+    finished: tuple[Path, str, str],
+) -> None:
+    _, result, notes = finished
+    first, unmeasured, alike, *epochs = notes.splitlines()
+    assert first == "logs, curves and state: runs/starter"
+    assert unmeasured == (
+        "no validation video of 'fihgt' (nor of 1 more classes): that class is not measured"
+    )
+    assert alike == "'fight' and 'fihgt' may be one class; run stdeploy data check"
+    assert len(epochs) == 2
+    for number, line in enumerate(epochs, start=1):
+        assert re.fullmatch(
+            rf"epoch {number}/2  loss \d\.\d{{3}}  training accuracy \d+\.\d%  "
+            r"validation \d+\.\d%  \d+\.\d clips/s, \d+% of the time waiting for data",
+            line,
+        )
+    assert result.startswith("starter.pt: top-1 ")
+
+
+def test_a_finished_run_is_measured_again_and_says_so(finished: tuple[Path, str, str]) -> None:
+    folder, result, _ = finished
+    (folder / "starter.pt").unlink()
+    again = stdeploy(*TRAIN, "--resume", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == result
+    assert (folder / "starter.pt").is_file()
+    assert again.stderr.splitlines()[0] == (
+        "the run in runs/starter is finished already, after 2 epochs; starter.pt is written again "
+        "from it and measured; to train longer, begin a new run, without --resume and with more "
+        "optimisation.epochs"
+    )
+    longer = stdeploy(*TRAIN, "--set", "optimisation.epochs=3", "--resume", cwd=folder)
+    assert longer.returncode == 2
+    (line,) = longer.stderr.splitlines()
+    assert "belongs to a run with another recipe" in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_measuring_says_what_is_there(
+    finished: tuple[Path, str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    curve = folder / "runs" / "starter" / "curve.png"
+    curve.unlink()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stdeploy", *TRAIN, "--resume"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 90
+    while not curve.is_file() and time.monotonic() < deadline:  # the last thing before measuring
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.send_signal(number)
+    result, notes = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert result == ""
+    assert notes.splitlines()[-1] == (
+        "starter.pt is written, but not measured; the same command with --resume measures it"
+    )
+
+
+def test_the_bar_says_what_is_being_done() -> None:
+    how = Recipe.load("starter").optimisation
+    progress = Progress(step=5, loss_sum=10.0, right=20, seconds=2.0, wait_seconds=0.5)
+    assert bar_texts(report_of(progress, how, 6, to_validate=36)) == (
+        "epoch 1/7 loss 2.000",
+        "40.0 clips/s, 25% waiting for data",
+    )
+    assert bar_texts(report_of(progress, how, 5, seen=16, to_validate=36)) == (
+        "epoch 1/7 validating",
+        "16 of 36 videos",
+    )
+    assert bar_texts(report_of(progress, how, 5, seen=36, to_validate=36))[0].endswith("2.000")
