@@ -1,6 +1,5 @@
 """stdeploy analyze: what the filters of a network do in time, as pictures and numbers."""
 
-import contextlib
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -153,21 +152,18 @@ def report(
 
 
 def _videos_of(data: Path | None) -> list[Path]:
-    """The videos that --data names: those of a list, a data set's for validation, or a folder's.
+    """The videos that --data names: see `videos_of`; or a file, a pattern or a list of files.
 
     Raises:
         DatasetError: there are none.
     """
     from stdeploy.cli.inputs import expand
-    from stdeploy.train.data.opening import read_split
+    from stdeploy.train.data.opening import videos_of
 
     if data is None:
         return []
-    if data.is_dir():
-        with contextlib.suppress(DatasetError):  # it may be any folder
-            return [sample.video for sample in read_split(data, "validation").samples]
-    elif data.suffix == ".csv":
-        return [sample.video for sample in read_split(data, "validation").samples]
+    if data.is_dir() or data.suffix.lower() == ".csv":
+        return list(videos_of(data, "validation").videos)
     listed = data.suffix == ".txt"
     videos = expand([] if listed else [str(data)], lists=[data] if listed else [], recursive=True)
     if not videos or (videos == [data] and not data.is_file()):

@@ -29,10 +29,15 @@ def command(
     ] = PrecisionName.FP32,
     calibrate: Annotated[
         Path | None,
-        typer.Option("--calibrate", help="Folder of real videos; int8 needs one."),
+        typer.Option(
+            "--calibrate",
+            help="Real videos, which int8 needs: a folder of them, a .csv list, or a data set, of "
+            "which only what is trained on is taken.",
+            metavar="DATA",
+        ),
     ] = None,
     calibration_clips: Annotated[
-        int, typer.Option("--calibration-clips", min=1, max=1000, help="Most clips taken from it.")
+        int, typer.Option("--calibration-clips", min=1, max=1000, help="Most clips of them.")
     ] = 32,
     allow: Annotated[
         list[str] | None,
@@ -106,6 +111,11 @@ def command(
             return
     if fused is not None:
         existing(fused)  # before torch, which takes seconds to import
+    found = None
+    if calibrate is not None:
+        from stdeploy.train.data.opening import videos_of
+
+        found = videos_of(calibrate, "train")
     require("torch", extra="export", purpose="exporting")
     from stdeploy.card import read_card
     from stdeploy.export.calibration import read_calibration
@@ -135,10 +145,14 @@ def command(
         options = ExportOptions(
             precision=precision.value,
             calibrate=calibrate,
+            videos=found.videos if found else (),
             max_clips=calibration_clips,
             allow=overrides,
         )
         what = f"exporting {source} in {precision.value}"
+        if found:
+            use = "calibrating" if precision is PrecisionName.INT8 else "comparing"
+            what += f", {use} on {found.some(calibration_clips)}"
         with phase_bars() as progress:
             result = export_onnx(source, output, options, announced(what, progress))
         _print_parity(result.card)
@@ -151,9 +165,12 @@ def command(
         what = f"building an engine from {onnx_file}"
         with phase_bars() as progress:
             clips = None
-            if calibrate is not None:
+            if found:
+                what += f", comparing on {found.some(calibration_clips)}"
                 clip = read_card(onnx_file).clip
-                clips = read_calibration(calibrate, clip, max_clips=calibration_clips).frames
+                clips = read_calibration(
+                    found.source, clip, max_clips=calibration_clips, videos=found.videos
+                ).frames
             built = build_engine(
                 onnx_file, build, announced(what, progress), clips=clips, allow=overrides
             )

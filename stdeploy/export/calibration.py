@@ -1,8 +1,8 @@
-"""Real clips from a folder of videos, for the ranges of int8 and for the gate of a precision."""
+"""Real clips of videos, for the ranges of int8 and for the gate of a precision."""
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,28 +34,31 @@ class CalibrationClips:
 
 
 def read_calibration(
-    folder: Path,
+    source: Path,
     clip: ClipSpec,
     *,
     max_clips: int,
+    videos: Sequence[Path] = (),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CalibrationClips:
-    """Take the middle clip of videos that are evenly spaced over a folder and those below it.
+    """Take the middle clip of videos that are evenly spaced over all that there are.
 
     Args:
-        folder: holds video files, at any depth.
+        source: a folder of videos, at any depth; only a name for the card where `videos` are given.
         clip: which frames, and how large.
         max_clips: most clips to take; more than a few dozen change little.
+        videos: to take instead of all those in the folder.
         progress: is told clips read and wanted.
 
     Raises:
         DatasetError: no folder, or no video in it that can be read.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"{str(folder)!r} is no folder; --calibrate wants one with videos")
-    videos = sorted(videos_in(folder, recursive=True))
     if not videos:
-        raise DatasetError(f"{str(folder)!r} holds no video; {_WANTED}")
+        if not source.is_dir():
+            raise DatasetError(f"{str(source)!r} is no folder; {_WANTED}")
+        videos = sorted(videos_in(source, recursive=True))
+    if not videos:
+        raise DatasetError(f"{str(source)!r} holds no video; {_WANTED}")
     count = min(max_clips, len(videos))
     clips: list[NDArray[np.uint8]] = []
     try:
@@ -63,10 +66,10 @@ def read_calibration(
             clips.append(frames_of_one)
             progress(len(clips), count)
     except VideoError as error:
-        raise DatasetError(f"{str(folder)!r}: {error}; {_WANTED}") from error
+        raise DatasetError(f"{str(source)!r}: {error}; {_WANTED}") from error
     frames = np.stack(clips)
     record = Calibration(
-        source=str(folder),
+        source=str(source),
         clips=len(clips),
         frames_sha256=hashlib.sha256(frames.data).hexdigest(),
     )

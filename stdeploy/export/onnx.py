@@ -5,7 +5,7 @@ import dataclasses
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +50,16 @@ class ExportOptions:
 
     Attributes:
         precision: arithmetic of the convolutions; the head is in fp32 always.
-        calibrate: folder of real videos; needed for int8, and a sharper gate for the others.
-        max_clips: most clips to take from it.
+        calibrate: folder of real videos; needed for int8, and a sharper gate for the others. All
+            count, at any depth, so it should hold none that a model is to be judged by.
+        videos: to take instead of all those in `calibrate`, which then only names them in the card.
+        max_clips: most clips to take.
         allow: thresholds of the gate to use instead of those in parity.py, by name.
     """
 
     precision: Precision = "fp32"
     calibrate: Path | None = None
+    videos: Sequence[Path] = ()
     max_clips: int = 32
     allow: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -200,14 +203,15 @@ def _calibration(
     if options.calibrate is None:
         if options.precision == "int8":
             raise SpecError(
-                "int8 takes the ranges of its numbers from real clips; name a folder of videos "
-                "like those to be classified: --calibrate DIR"
+                "int8 takes the ranges of its numbers from real clips; name videos like those to "
+                "be classified, or what the network was trained on: --calibrate DATA"
             )
         return None
     return read_calibration(
         options.calibrate,
         card.clip,
         max_clips=options.max_clips,
+        videos=options.videos,
         progress=lambda done, total: progress("reading clips", done, total),
     )
 

@@ -215,7 +215,7 @@ def test_nothing_is_written_where_the_gate_fails(
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"precision": "int8"}, SpecError, "--calibrate DIR"),
+        ({"precision": "int8"}, SpecError, "--calibrate DATA"),
         ({"allow": {"speed": 1.0}}, SpecError, "no threshold 'speed'"),
         ({"allow": {"kl_nats": -1.0}}, SpecError, "give 0 or more"),
         ({"calibrate": Path("none")}, DatasetError, "is no folder"),

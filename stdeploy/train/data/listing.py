@@ -8,6 +8,7 @@ mini` write such lists, so every layout can be turned into this one.
 """
 
 import csv
+import functools
 import os
 from pathlib import Path
 
@@ -95,10 +96,32 @@ def read_list(path: Path) -> LabelledVideos:
     rows = read_table(path, *COLUMNS)
     labels = tuple(sorted({row["label"].strip() for row in rows}))
     number = {label: index for index, label in enumerate(labels)}
+    shortest = functools.cache(_without_detours)  # most videos lie in few folders
+
+    def found(name: str) -> Path:
+        video = path.parent / name
+        return shortest(video.parent) / video.name if ".." in video.parent.parts else video
+
     samples = tuple(
-        Sample(path.parent / row["path"].strip(), number[row["label"].strip()]) for row in rows
+        Sample(found(row["path"].strip()), number[row["label"].strip()]) for row in rows
     )
     return LabelledVideos(labels, samples)
+
+
+def _without_detours(folder: Path) -> Path:
+    """The same folder without "..": from here where it was so named and that is short, or whole.
+
+    lists/../clips/fight       clips/fight
+
+    Links are followed up to the last "..", because `a/..` is not here where `a` is a link.
+    """
+    last = max(number for number, part in enumerate(folder.parts, start=1) if part == "..")
+    try:
+        whole = Path(*folder.parts[:last]).resolve(strict=True) / Path(*folder.parts[last:])
+        here = Path(os.path.relpath(whole))
+    except (OSError, RuntimeError, ValueError):  # not there, links in a ring, a zero in the name
+        return folder
+    return here if not folder.is_absolute() and len(str(here)) < len(str(whole)) else whole
 
 
 def write_list(path: Path, data: LabelledVideos) -> None:

@@ -1,11 +1,37 @@
 """From what a user names with --data to labelled videos, whatever the layout."""
 
+import dataclasses
 from pathlib import Path
 
 from stdeploy.errors import DatasetError
+from stdeploy.files import VIDEO_SUFFIXES, videos_in
 from stdeploy.train.data.labelled import LabelledVideos, Split
+from stdeploy.train.data.layout import Layout
 from stdeploy.train.data.listing import read_list
 from stdeploy.train.data.registry import LAYOUTS, layout
+
+_NAMES: dict[Split, str] = {"train": "training", "validation": "validation"}
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedVideos:
+    """Videos that a user named, without their labels.
+
+    Attributes:
+        source: what was named.
+        split: which part of it they are, where it is a data set.
+        videos: the files, each once.
+    """
+
+    source: Path
+    split: Split | None
+    videos: tuple[Path, ...] = dataclasses.field(repr=False)
+
+    def some(self, count: int) -> str:
+        """How many of them are taken, in words: "32 of the 196 training videos of my-lists"."""
+        there = len(self.videos)
+        what = f"{_NAMES[self.split]} videos" if self.split else "videos"
+        return f"{min(count, there)} of the {there} {what} of {self.source}"
 
 
 def read_split(
@@ -26,15 +52,59 @@ def read_split(
     """
     found = _read(data, split, fold)
     if not found.samples:
-        raise DatasetError(f"{str(data)!r} lists no {split} video")
-    missing = [sample.video for sample in found.samples if not sample.video.is_file()]
-    if missing and not missing_ok:
-        raise DatasetError(
-            f"{len(missing)} of the {len(found.samples)} {split} videos of {str(data)!r} are not "
-            f"there, the first is {str(missing[0])!r}; `stdeploy data check` writes lists without "
-            "them"
-        )
+        raise DatasetError(f"{str(data)!r} lists no {_NAMES[split]} video")
+    if not missing_ok:
+        _check_there(found, data, split)
     return found
+
+
+def _check_there(found: LabelledVideos, data: Path, split: Split) -> None:
+    missing = [sample.video for sample in found.samples if not sample.video.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of the {len(found.samples)} {_NAMES[split]} videos of {str(data)!r} "
+            f"are not there, the first is {str(missing[0])!r}; `stdeploy data check` writes lists "
+            "without them"
+        )
+
+
+def videos_of(named: Path, split: Split) -> NamedVideos:
+    """The videos of a data set's split, of a list, or of any folder and those below it.
+
+    A folder in a known layout is a data set: what it holds besides the split is never taken.
+
+    Args:
+        named: a folder, or a .csv list, of which all is taken.
+        split: "train" or "validation".
+
+    Raises:
+        DatasetError: none of these, no video in it, or a data set without the split.
+    """
+    if not named.is_dir() and not (named.is_file() and named.suffix.lower() == ".csv"):
+        what = "is neither folder nor .csv list" if named.exists() else "does not exist"
+        raise DatasetError(
+            f"{str(named)!r} {what}; name a folder of videos, a .csv list with the columns "
+            "path,label, or the folder of a data set"
+        )
+    if named.is_dir() and _layout_of(named) is None:
+        videos = tuple(sorted(videos_in(named, recursive=True)))
+        if not videos:
+            raise DatasetError(
+                f"{str(named)!r} holds no video; their names end in {', '.join(VIDEO_SUFFIXES)}"
+            )
+        return NamedVideos(named, None, videos)
+    try:
+        found = read_split(named, split, missing_ok=True)
+    except DatasetError as error:
+        if named.is_file():
+            raise
+        raise DatasetError(
+            f"{error}; {str(named)!r} looks like a data set, of which only {_NAMES[split]} videos "
+            "are taken: for others, name a folder that holds them alone"
+        ) from error
+    _check_there(found, named, split)
+    videos = tuple(dict.fromkeys(sample.video for sample in found.samples))
+    return NamedVideos(named, split if named.is_dir() else None, videos)
 
 
 def known_layouts() -> str:
@@ -51,17 +121,18 @@ def _read(data: Path, split: Split, fold: int) -> LabelledVideos:
         return read_list(data)
     if not data.is_dir():
         raise DatasetError(f"{str(data)!r} does not exist; name {known_layouts()}")
-    for name in LAYOUTS:
-        found = layout(name)
-        if found.recognises(data):
-            _check_fold(str(data), fold, found.folds)
-            if found.folds == 1:
-                return found.read(data, split)
-            return found.read(data, split, fold=fold)
-    raise DatasetError(
-        f"{str(data)!r} is no data set that is known here; divide a folder that holds one for each "
-        f"class with `stdeploy data split`, or name {known_layouts()}"
-    )
+    found = _layout_of(data)
+    if found is None:
+        raise DatasetError(
+            f"{str(data)!r} is no data set that is known here; divide a folder that holds one for "
+            f"each class with `stdeploy data split`, or name {known_layouts()}"
+        )
+    _check_fold(str(data), fold, found.folds)
+    return found.read(data, split) if found.folds == 1 else found.read(data, split, fold=fold)
+
+
+def _layout_of(folder: Path) -> Layout | None:
+    return next((found for found in map(layout, LAYOUTS) if found.recognises(folder)), None)
 
 
 def _check_fold(data: str, fold: int, folds: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from stdeploy.errors import DatasetError
 from stdeploy.train.data.labelled import LabelledVideos, Sample
 from stdeploy.train.data.listing import read_list, write_list
-from stdeploy.train.data.opening import read_split
+from stdeploy.train.data.opening import read_split, videos_of
 
 SHARED = Path(__file__).parents[4] / "shared"
 
@@ -54,6 +54,105 @@ def test_a_list_is_written_with_paths_from_its_folder(lists: Path, tmp_path: Pat
     ]
     again = read_list(tmp_path / "other" / "mine.csv")
     assert [s.video.resolve() for s in again.samples] == [s.video.resolve() for s in data.samples]
+
+
+def test_videos_of_a_list_are_named_without_detours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "home/clips/wave/1.mp4", "far/clips/2.mp4", "real/3.mp4", "real/deep/4.mp4")
+    home = tmp_path / "home"
+    (home / "link").symlink_to(tmp_path / "real" / "deep")
+    (home / "ring").symlink_to(home / "ring")
+    names = ["../clips/wave/1.mp4", "../../far/clips/2.mp4", "../link/../3.mp4", "../link/4.mp4"]
+    names += [
+        "own.mp4",
+        "../ring/../5.mp4",
+        "../none/../6.mp4",
+        "..",
+        str(tmp_path / "far" / ".." / "real" / "3.mp4"),
+    ]
+    write(home / "lists" / "train.csv", "path,label", *(f"{name},wave" for name in names))
+    monkeypatch.chdir(home)
+
+    def found(path: Path) -> list[str]:
+        return [str(sample.video) for sample in read_list(path).samples]
+
+    here = found(Path("lists/train.csv"))
+    assert here == [
+        *("clips/wave/1.mp4", "../far/clips/2.mp4", "../real/3.mp4", "link/4.mp4"),
+        *("lists/own.mp4", "lists/../ring/../5.mp4", "lists/../none/../6.mp4", "lists/.."),
+        str(tmp_path / "real" / "3.mp4"),
+    ]
+    for name, video in zip(names[:4], here[:4], strict=True):
+        assert Path(video).samefile(home / "lists" / name)
+    # A list that was named from the root stays so, wherever one stands.
+    whole = found(home / "lists" / "train.csv")
+    assert whole[0] == str(home / "clips" / "wave" / "1.mp4")
+    # And what is far from here is shorter from the root.
+    (tmp_path / "a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q/r/s/t/u/v/w/x/y/z").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q/r/s/t/u/v/w/x/y/z")
+    assert found(Path("../" * 26 + "home/lists/train.csv"))[1] == (
+        "../" * 26 + "far/clips/2.mp4"
+        if len("../" * 26) < len(f"{tmp_path}/")
+        else str(tmp_path / "far" / "clips" / "2.mp4")
+    )
+
+
+def test_a_list_stays_right_when_it_is_moved_with_its_videos(
+    lists: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lists)
+    (lists / "mine").mkdir()
+    write_list(Path("mine/train.csv"), read_split(Path("train.csv"), "train"))
+    write_list(Path("mine/again.csv"), read_list(Path("mine/train.csv")))
+    assert Path("mine/again.csv").read_text() == Path("mine/train.csv").read_text()
+    lists.rename(tmp_path.with_name("moved"))
+    monkeypatch.chdir(tmp_path.with_name("moved"))
+    assert all(sample.video.is_file() for sample in read_list(Path("mine/again.csv")).samples)
+
+
+def test_of_a_data_set_only_the_videos_of_a_split_are_taken(lists: Path, tmp_path: Path) -> None:
+    found = videos_of(lists, "train")
+    assert [video.name for video in found.videos] == ["1.mp4", "2.mp4"]
+    assert found.some(32) == f"2 of the 2 training videos of {lists}"
+    assert [video.name for video in videos_of(lists, "validation").videos] == ["3.mp4"]
+    touch(tmp_path, "set/train/wave/a.mp4", "set/train/clap/b.mp4", "set/val/wave/c.mp4")
+    found = videos_of(tmp_path / "set", "train")
+    assert [video.name for video in found.videos] == ["b.mp4", "a.mp4"]
+    assert found.some(1) == f"1 of the 2 training videos of {tmp_path / 'set'}"
+
+
+def test_of_a_list_or_any_other_folder_all_videos_are_taken(lists: Path, tmp_path: Path) -> None:
+    write(lists / "twice.csv", "path,label", "v/3.mp4,wave", "v/1.mp4,wave", "v/3.mp4,clap")
+    found = videos_of(lists / "twice.csv", "train")
+    assert [video.name for video in found.videos] == ["3.mp4", "1.mp4"]
+    assert found.some(32) == f"2 of the 2 videos of {lists / 'twice.csv'}"
+    touch(tmp_path, "any/wave/b.mp4", "any/a.mov", "any/wave/notes.txt")
+    found = videos_of(tmp_path / "any", "train")
+    assert [video.name for video in found.videos] == ["a.mov", "b.mp4"]
+    assert found.some(1) == f"1 of the 2 videos of {tmp_path / 'any'}"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none", r"none' does not exist; name a folder of videos, a \.csv list with the columns"),
+        ("test/1.mp4", r"1\.mp4' is neither folder nor \.csv list; name a folder of videos"),
+        ("empty", r"empty' holds no video; their names end in \.3gp"),
+        ("", r"holds none of the folders train.* looks like a data set, of which only training"),
+        ("lists", r"lists' are not there, the first is .*gone\.mp4'; `stdeploy data check` writes"),
+    ],
+)
+def test_videos_that_cannot_be_had_are_one_clear_line(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    touch(tmp_path, "test/1.mp4", "other/2.mp4")
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "lists" / "train.csv", "path,label", "gone.mp4,wave")
+    with pytest.raises(DatasetError, match=message) as caught:
+        videos_of(tmp_path / name, "train")
+    assert "\n" not in str(caught.value)
+    assert ("looks like" in str(caught.value)) == (name == "")
 
 
 def test_folders_of_classes(tmp_path: Path) -> None:
@@ -137,7 +236,7 @@ def test_a_real_data_set_is_read_and_shares_no_source() -> None:
     ("lines", "message"),
     [
         (["path,class", "v/1.mp4,wave"], "has no column 'label'; its first line is 'path,class'"),
-        (["path,label"], "lists no train video"),
+        (["path,label"], "lists no training video"),
         (["path,label", "v/1.mp4,"], "line 2: label is empty"),
         (
             ["path,label", "v/1.mp4,wave", "v/9.mp4,wave"],
@@ -154,11 +253,25 @@ def test_a_bad_list_is_one_clear_line(lists: Path, lines: list[str], message: st
 
 def test_a_label_that_training_does_not_have_is_named(lists: Path) -> None:
     write(lists / "validation.csv", "path,label", "v/3.mp4,jump")
-    with pytest.raises(DatasetError, match=r"the first is 'jump', are not among the 2 labels"):
+    with pytest.raises(
+        DatasetError, match=r"not among the 2 labels of .*: 'jump'; use the classes of"
+    ):
         read_split(lists, "validation")
     write(lists / "validation.csv", "path,label", "v/3.mp4,WAVE")
-    with pytest.raises(DatasetError, match=r"use these classes; did you mean 'wave'\?"):
+    with pytest.raises(DatasetError, match=r": 'WAVE' \(did you mean 'wave'\?\); use the"):
         read_split(lists, "validation")
+
+
+def test_three_unknown_labels_are_named_and_all_counted() -> None:
+    labels = ("Fihgt", "xyz", "wave", "wlak", "jump")
+    samples = tuple(Sample(Path(f"{n}.mp4"), n) for n in range(5))
+    with pytest.raises(DatasetError) as caught:
+        LabelledVideos(labels, samples).with_labels(("fight", "walk", "wave"), source="a.pt")
+    assert str(caught.value) == (
+        "4 of the 5 labels of the data set are not among the 3 labels of a.pt: 'Fihgt' (did you "
+        "mean 'fight'?), 'xyz', 'wlak' (did you mean 'walk'?), ...; use the classes of a.pt, the "
+        "first of which is 'fight'"
+    )
 
 
 def test_where_nothing_is_held_out_the_way_is_shown(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""What `stdeploy export` takes clips from."""
+
+from pathlib import Path
+
+import pytest
+
+from stdeploy.card import read_card
+from stdeploy.export.calibration import read_calibration
+from stdeploy.fuse import fuse_model
+from stdeploy.models.checkpoint import save_fused
+from tests.cli.test_cli import Inside, inside  # noqa: F401 - a fixture
+from tests.conftest import card_of, tiny_model
+from tests.video.videos import write_golden_videos
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fused weights, and six videos of which two are held out."""
+    folder = tmp_path_factory.mktemp("export")
+    model = fuse_model(tiny_model()).float()
+    save_fused(folder / "a.fused.safetensors", model, card_of(model))
+    write_golden_videos(folder / "clips", count=6)
+    (folder / "lists").mkdir()
+    for split, numbers in {"train": (0, 2, 3, 5), "validation": (1, 4)}.items():
+        rows = [f"../clips/{number}.mp4,wave" for number in numbers]
+        (folder / "lists" / f"{split}.csv").write_text("\n".join(["path,label", *rows, ""]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("data", "precision", "said", "numbers"),
+    [
+        ("lists", "int8", "calibrating on 4 of the 4 training videos of lists", (0, 2, 3, 5)),
+        ("lists", "fp16", "comparing on 4 of the 4 training videos of lists", (0, 2, 3, 5)),
+        ("lists/validation.csv", "fp16", "2 of the 2 videos of lists/validation.csv", (1, 4)),
+        ("clips", "fp16", "comparing on 6 of the 6 videos of clips", range(6)),
+    ],
+)
+def test_clips_are_of_what_was_named_and_that_is_said(
+    inside: Inside,  # noqa: F811
+    folder: Path,
+    data: str,
+    precision: str,
+    said: str,
+    numbers: tuple[int, ...],
+) -> None:
+    # The best classes of a random network lie so near each other that any rounding swaps them.
+    wide = [word for name in ("top1_changed", "kl_nats") for word in ("--allow", f"{name}=1")]
+    arguments = ("--precision", precision, "--calibrate", data, *wide, "-o", "b.onnx")
+    shown = inside("export", *arguments, cwd=folder)
+    assert shown.returncode == 0, shown.stderr
+    assert said in shown.stderr.splitlines()[0]
+    card = read_card(folder / "b.onnx")
+    videos = [folder / "clips" / f"{number}.mp4" for number in numbers]
+    expected = read_calibration(Path(data), card.clip, max_clips=32, videos=videos).record
+    assert card.calibration == expected
+
+
+def test_what_is_no_video_is_refused_in_one_line(inside: Inside, folder: Path) -> None:  # noqa: F811
+    arguments = ("--precision", "int8", "--calibrate", "a.fused.safetensors")
+    shown = inside("export", *arguments, cwd=folder)
+    assert shown.returncode == 2
+    (line,) = shown.stderr.splitlines()
+    assert "is neither folder nor .csv list; name a folder of videos, a .csv list" in line
