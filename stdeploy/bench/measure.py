@@ -2,8 +2,9 @@
 
 import dataclasses
 import datetime
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -32,8 +33,8 @@ class Row:
         peak_bytes: largest memory of its process.
         gpu_bytes: memory of the GPU that it held; None where that is not known.
         error: relative error of the golden clip against the float32 parent.
-        peak_share: arithmetic of the fused network over that of a large matrix product in the
-            same precision, in the same run; None where that is not known.
+        peak_share: arithmetic of the fused network over that of a matrix product in the same
+            precision, in the same run; None where that is not known.
         speedup: clips per second over those of the unfused network in eager float32, on the CPU
             where that was measured, else on the GPU.
         command: what a user types to run videos so.
@@ -69,7 +70,8 @@ class Report:
         date: when, UTC, ISO 8601.
         rounds: turns of each case.
         macs: multiply-accumulates of the fused network for one clip; None if not counted.
-        peaks: operations per second of a matrix product, by "device precision".
+        peaks: operations per second of the fastest matrix product, by "device precision"; None
+            where a case did more, so that other work must have slowed the product in every round.
         rows: one a case and batch size.
     """
 
@@ -78,7 +80,7 @@ class Report:
     date: str
     rounds: int
     macs: int | None
-    peaks: dict[str, float]
+    peaks: dict[str, float | None]
     rows: tuple[Row, ...]
 
     def winner(self, precision: str | None = None) -> Row | None:
@@ -129,7 +131,7 @@ def measure(
             batch = batches[number // rounds]
             for entry in entries:
                 _take_turn(entry, batch, turn_seconds)
-            for kind in {f"{c.options.device} {c.precision}" for c in cases}:
+            for kind in set(map(_kind, cases)):
                 found = _peak(yardstick, kind)
                 if found is not None:
                     peaks[kind] = max(found, peaks.get(kind, 0.0))
@@ -138,16 +140,21 @@ def measure(
         for entry in entries:
             entry.worker.close()
         yardstick.close()
-    rows = [_row(entry, batch, macs, peaks) for batch in batches for entry in entries]
+    rows = [_row(entry, batch) for batch in batches for entry in entries]
+    rows, told = with_shares(rows, [_kind(c) for c in cases] * len(batches), macs, peaks)
     return Report(
         network=_network(cases[0]),
         machine=_machine(),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         rounds=rounds,
         macs=macs,
-        peaks=peaks,
+        peaks=told,
         rows=tuple(_with_speedup(rows, cases)),
     )
+
+
+def _kind(case: Case) -> str:
+    return f"{case.options.device} {case.precision}"
 
 
 def _peak(yardstick: Worker, kind: str) -> float | None:
@@ -175,7 +182,7 @@ def _take_turn(entry: _Entry, batch: int, seconds: float) -> None:
         entry.failed[batch] = str(error)
 
 
-def _row(entry: _Entry, batch: int, macs: int | None, peaks: dict[str, float]) -> Row:
+def _row(entry: _Entry, batch: int) -> Row:
     case, turns = entry.case, entry.turns.get(batch, [])
     row = Row(
         name=case.name,
@@ -191,7 +198,6 @@ def _row(entry: _Entry, batch: int, macs: int | None, peaks: dict[str, float]) -
         return row
     latencies = [second * 1e3 for turn in turns for second in turn.seconds]
     rate = batch * 1e3 / statistics.median(latencies)
-    peak = peaks.get(f"{case.options.device} {case.precision}")
     p50, p95, p99 = (float(value) for value in np.percentile(latencies, (50, 95, 99)))
     return dataclasses.replace(
         row,
@@ -202,8 +208,32 @@ def _row(entry: _Entry, batch: int, macs: int | None, peaks: dict[str, float]) -
         peak_bytes=turns[-1].peak_bytes,
         gpu_bytes=turns[-1].gpu_bytes,
         error=entry.loaded.error,
-        peak_share=2 * macs * rate / peak if macs and peak else None,
     )
+
+
+def with_shares(
+    rows: Sequence[Row], kinds: Sequence[str], macs: int | None, peaks: Mapping[str, float]
+) -> tuple[list[Row], dict[str, float | None]]:
+    """Rows with their shares of the peaks, and the peaks that can be told. Pure.
+
+    What a case exceeds is no peak: no row of its kind gets a share of it.
+
+    Args:
+        rows: without shares.
+        kinds: "device precision" of each.
+        macs: multiply-accumulates of the fused network for one clip; None if not counted.
+        peaks: operations per second that were measured, by kind.
+    """
+    reached = [2 * (macs or 0) * row.clips_per_second for row in rows]
+    told: dict[str, float | None] = dict(peaks)
+    for kind, done in zip(kinds, reached, strict=True):
+        if done > peaks.get(kind, math.inf):
+            told[kind] = None
+    shared = []
+    for row, kind, done in zip(rows, kinds, reached, strict=True):
+        peak = told.get(kind)
+        shared.append(dataclasses.replace(row, peak_share=done / peak if done and peak else None))
+    return shared, told
 
 
 def _with_speedup(rows: Sequence[Row], cases: Sequence[Case]) -> list[Row]:

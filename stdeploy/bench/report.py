@@ -86,7 +86,12 @@ def summary(report: Report) -> Iterator[str]:
     if best is not None:
         yield f"fastest of all: {best.name}, batch {best.batch}: {best.command}"
     for kind, peak in sorted(report.peaks.items()):
-        yield f"peak, a matrix product on {kind}: {peak / 1e12:.3g} Tops/s"
+        yield f"peak, a matrix product on {kind}: " + (
+            f"{peak / 1e12:.3g} Tops/s"
+            if peak is not None
+            else "cannot be told, nor shares of it: a network did more, so other work slowed the "
+            "product; measure again when the machine has nothing else to do"
+        )
 
 
 def to_json(report: Report) -> str:

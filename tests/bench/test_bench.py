@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stdeploy.bench.cases import Case, artifacts_of, cases_for, newest_stem
-from stdeploy.bench.measure import Report, Row, measure
+from stdeploy.bench.measure import Report, Row, measure, with_shares
 from stdeploy.bench.peak import matmul_flops
 from stdeploy.bench.report import COLUMNS, cells, draw, shown, summary, to_json, to_markdown
 from stdeploy.errors import ArtifactError
@@ -58,9 +58,10 @@ def test_a_row_holds_what_was_measured(report: Report) -> None:
         assert 0 < p50 <= p95 <= p99
         assert row.runs >= 2
         assert row.clips_per_second == pytest.approx(row.batch * 1e3 / p50)
-        assert row.peak_share == pytest.approx(
-            2e9 * row.clips_per_second / report.peaks[f"cpu {row.precision}"]
-        )
+        peak = report.peaks[f"cpu {row.precision}"]
+        done = 2e9 * row.clips_per_second
+        assert row.peak_share == (None if peak is None else pytest.approx(done / peak))
+        assert peak is None or done <= peak
         assert row.speedup == pytest.approx(
             row.clips_per_second / baseline[row.batch].clips_per_second
         )
@@ -137,6 +138,26 @@ def test_cells_of_a_row() -> None:
         *("1.50", "", "1.2e-02", "46%"),
     )
     assert cells(dataclasses.replace(row, failed="why"))[2] == "failed"
+
+
+def test_what_a_network_exceeds_is_no_peak() -> None:
+    row = Row(name="a", artifact="a.onnx", backend="torch", device="CPU", precision="fp32", batch=1)
+    rates = {"cpu fp32": (30.0, 110.0), "cpu bf16": (90.0,), "cpu int8": (50.0,)}
+    kinds = [kind for kind, several in rates.items() for _ in several]
+    rows = [
+        dataclasses.replace(row, clips_per_second=rate)
+        for several in rates.values()
+        for rate in several
+    ]
+    peaks = {"cpu fp32": 2e11, "cpu bf16": 2e11}  # int8 has no matrix product
+    shared, told = with_shares(rows, kinds, 10**9, peaks)
+    assert [each.peak_share for each in shared] == [None, None, pytest.approx(0.9), None]
+    assert told == {"cpu fp32": None, "cpu bf16": 2e11}
+    assert with_shares(rows, kinds, None, peaks)[0] == rows
+    report = Report("a", {}, "now", 1, 10**9, told, tuple(shared))
+    (slowed,) = [line for line in summary(report) if "cpu fp32" in line]
+    assert slowed.startswith("peak, a matrix product on cpu fp32: cannot be told, nor shares of it")
+    assert json.loads(to_json(report))["peaks"] == told
 
 
 def test_commands_say_all_that_was_chosen(folder: Path) -> None:
