@@ -1,11 +1,13 @@
 """What works on this host, what does not, why, and what to do about it."""
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Callable, Iterator
 
 from stdeploy import __version__
+from stdeploy.errors import with_our_pip
 from stdeploy.hardware import (
     cpu_count,
     cpu_features,
@@ -31,6 +33,11 @@ _CUDA = (13, 0)
 
 def examine() -> Iterator[Finding]:
     """Look at this host; every backend is really loaded, so this takes some seconds."""
+    for finding in _examine():
+        yield dataclasses.replace(finding, remedy=with_our_pip(finding.remedy))
+
+
+def _examine() -> Iterator[Finding]:
     yield from _host()
     for backend in BACKENDS:
         yield from findings(backend, _backend)

@@ -17,7 +17,12 @@ A message says what was wrong, the value that came, what is allowed and what to 
 
 import difflib
 import importlib
+import re
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 
 
@@ -100,13 +105,30 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
             raise  # installed, but broken inside: that is another story
         install = pip_install(extra)
         raise MissingExtraError(
-            f"{purpose} needs {module}, which is not installed; run: {install}", install
+            f"{purpose} needs {module}, which is not installed; run: {with_our_pip(install)}",
+            install,
         ) from error
 
 
 def pip_install(extra: str) -> str:
-    """The command that brings an extra of stdeploy."""
-    return f"pip install 'stdeploy[{extra}]' (in a clone: pip install '.[{extra}]')"
+    """The command that brings an extra of stdeploy, in a clone too, without a path of this host.
+
+    pip takes the stdeploy that is installed already, and asks no index for it.
+    """
+    return f"pip install 'stdeploy[{extra}]'"
+
+
+def with_our_pip(command: str) -> str:
+    """The same, with the pip of this environment where the shell would find another one.
+
+    >>> with_our_pip("pip install 'stdeploy[cpu]'")  # in an environment that is not activated
+    "/home/me/stdeploy/.venv/bin/python -m pip install 'stdeploy[cpu]'"
+    """
+    found = shutil.which("pip")
+    if found is not None and Path(found).parent.samefile(Path(sys.executable).parent):
+        return command
+    ours = f"{shlex.quote(sys.executable)} -m pip "
+    return re.sub(r"\bpip (?=install|uninstall)", lambda _: ours, command)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,5 +1,8 @@
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,9 +58,7 @@ def test_a_missing_backend_is_absent_with_its_pip_command(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "openvino", None)
     (finding,) = OpenVinoRuntime.examine()
     assert finding.status == "absent"
-    assert finding.remedy == (
-        "pip install 'stdeploy[openvino]' (in a clone: pip install '.[openvino]')"
-    )
+    assert finding.remedy == "pip install 'stdeploy[openvino]'"
 
 
 def test_hardware_is_plausible() -> None:
@@ -76,3 +77,47 @@ def test_exit_status_is_1_where_there_is_a_problem() -> None:
     )
     assert result.returncode == 1
     assert "problem  is broken; mend it" in result.stdout
+
+
+def test_remedies_are_for_the_pip_of_this_environment(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom stdeploy import doctor\n"
+        "bad = doctor.both_opencvs({'opencv-python': '4', 'opencv-python-headless': '4'})\n"
+        "doctor._examine = lambda: bad\n"
+        "sys.argv = ['stdeploy', 'doctor']\nfrom stdeploy.cli.main import main\nmain()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    pip = f"{sys.executable} -m pip"
+    remedy = f"{pip} uninstall both, then {pip} install 'opencv-python-headless>=4.14.0.94,<5'"
+    assert result.stdout.endswith(f"; {remedy}\n")
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_on_a_terminal_words_are_whole_and_a_remedy_is_in_one_piece(columns: int) -> None:
+    script = (
+        "import sys\nfrom stdeploy import doctor\n"
+        "text, remedy = 'word ' * 40, \"pip install 'stdeploy[cpu]'\"\n"
+        "doctor._examine = lambda: iter([doctor.Finding('a topic', 'absent', text, remedy)])\n"
+        "sys.argv = ['stdeploy', 'doctor']\nfrom stdeploy.cli.main import main\nmain()"
+    )
+    ours, theirs = os.openpty()
+    subprocess.run(
+        [sys.executable, "-c", script],
+        stdout=theirs,
+        env=os.environ | {"COLUMNS": str(columns), "PATH": str(Path(sys.executable).parent)},
+        check=True,
+    )
+    os.close(theirs)
+    shown = re.sub(r"\x1b\[[\d;]*m", "", os.read(ours, 1 << 16).decode())
+    os.close(ours)
+    *lines, remedy = (line.rstrip() for line in shown.splitlines())
+    assert re.fullmatch(r"a topic {11}absent {3}word( word)*", lines[0])
+    assert all(re.fullmatch(r" {27}word( word)*", line) for line in lines[1:])
+    assert max(map(len, lines)) <= columns
+    assert remedy == " " * 27 + "pip install 'stdeploy[cpu]'"

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from stdeploy.classify import Classifier, ClassifyOptions
+from stdeploy.cli.console import counted
 from stdeploy.errors import VideoError
 from stdeploy.video.clips import ClipRequest, Clips
 from stdeploy.video.sampling import frames_at, view_times
@@ -93,7 +94,8 @@ def main() -> None:
             read=lambda video, _request: iter([ready[len(str(video)) % len(ready)]]),
         )
         del request
-        print(f"{len(videos)} videos, {classifier.views} view(s), {classifier.runtime.name}")
+        given = f"{counted(len(videos), 'video')}, {counted(classifier.views, 'view')}"
+        print(f"{given}, {classifier.runtime.name}")
         found: dict[str, list[float]] = {}
         for _ in range(arguments.rounds):
             rates = {

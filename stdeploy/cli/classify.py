@@ -143,7 +143,9 @@ def command(
     ] = None,
     save_video: Annotated[
         Path | None,
-        typer.Option("--save-video", help="Write the video with labels: an .mp4, or a folder."),
+        typer.Option(
+            "--save-video", help="Write the video, labels below it: an .mp4, or a folder."
+        ),
     ] = None,
     contact_sheet: Annotated[
         Path | None,
@@ -307,7 +309,7 @@ def command(
         run.end()
     if output is not None:
         note(run.written(output))
-    run.say_how_it_went()
+    run.say_how_it_went(output)
     if run.failed:
         raise typer.Exit(VideoError.exit_status)
 

@@ -2,13 +2,18 @@
 
 import dataclasses
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from stdeploy.cli.console import out
 
+if TYPE_CHECKING:
+    from stdeploy.runtime.finding import Finding
+
+_TOPIC, _STATUS = 18, 9  # signs
 _STYLES = {"works": "green", "problem": "red", "absent": "yellow", "fact": ""}
 
 
@@ -27,12 +32,24 @@ def command(
         if as_json:
             print(json.dumps(dataclasses.asdict(finding)))
             continue
-        word = "" if finding.status == "fact" else finding.status
-        line = Text(f"{finding.topic:<18}")
-        line.append(f"{word:<9}", style=_STYLES[finding.status])
-        line.append(finding.text)
-        if finding.remedy:
-            line.append(f"; {finding.remedy}", style="bold")
-        out.print(line, soft_wrap=True)
+        _show(finding)
     if problems:
         raise typer.Exit(1)
+
+
+def _show(finding: "Finding") -> None:
+    """One line; on a terminal text in a column, and the remedy in one piece, to be pasted."""
+    status = Text("" if finding.status == "fact" else finding.status, _STYLES[finding.status])
+    if not out.is_terminal:
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        head = f"{finding.topic:<{_TOPIC}}{status.plain:<{_STATUS}}"
+        out.print(f"{head}{finding.text}{remedy}", soft_wrap=True, markup=False)
+        return
+    line = Table.grid()
+    line.add_column(width=_TOPIC)
+    line.add_column(width=_STATUS)
+    line.add_row(finding.topic, status, Text(finding.text))
+    out.print(line)
+    if finding.remedy:
+        indent = max(2, min(_TOPIC + _STATUS, out.width - len(finding.remedy)))
+        out.print(" " * indent + finding.remedy, style="bold", soft_wrap=True, markup=False)

@@ -1,6 +1,7 @@
 """stdeploy evaluate: accuracy of an artifact on labelled videos."""
 
 import json
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stdeploy.card import is_telling
-from stdeploy.cli.console import note, out, progress_bar
+from stdeploy.cli.console import counted, note, out, progress_bar
 from stdeploy.cli.options import (
     AllowCpuOption,
     BackendOption,
@@ -21,6 +22,7 @@ from stdeploy.cli.options import (
     ThreadsOption,
     runtime_options,
 )
+from stdeploy.cli.rows import say_failed
 from stdeploy.errors import VideoError
 
 if TYPE_CHECKING:
@@ -108,10 +110,9 @@ def command(
     for path in [artifact] if other is None else [artifact, other]:
         with Classifier.open(path, options=chain, runtime_options=options) as classifier:
             runtime = classifier.runtime
-            note(
-                f"{path}, {runtime.name} on {runtime.device} in {runtime.precision}, "
-                f"{classifier.views} view(s) of {classifier.crops} crop(s) a video"
-            )
+            each = f"{counted(classifier.views, 'view')} of {counted(classifier.crops, 'crop')}"
+            how = f"{runtime.name} on {runtime.device} in {runtime.precision}"
+            note(f"{path}, {how}, {each} a video")
             with progress_bar("evaluating") as progress:
                 results.append(evaluate(classifier, labelled, progress))
         if as_json:
@@ -120,9 +121,9 @@ def command(
             out.print(f"{path}: {summary(results[-1])}", soft_wrap=True, markup=False)
             if per_class:
                 _print_classes(results[-1])
-    for judged in results[0].judged:
-        if judged.reason is not None:
-            note(f"{judged.video} {judged.reason}")
+    reasons = [f"{one.video} {one.reason}" for one in results[0].judged if one.reason is not None]
+    others = f"stdeploy data check {shlex.quote(str(data))} names them all"
+    say_failed(reasons, len(reasons), len(results[0].judged), others=others)
     if confusion is not None:
         draw_confusion(results[0], confusion)
     if len(results) > 1:
@@ -131,7 +132,7 @@ def command(
             rows = [[str(video), *labels] for video, *labels in found.differing]
             print(json.dumps({"agreement": found.agreement, "differing": rows}))
         else:
-            out.print(f"they agree on {found.agreement:.1%} of {found.videos} videos")
+            out.print(f"they agree on {found.agreement:.1%} of {counted(found.videos, 'video')}")
             for video, right, first, second in found.differing:
                 out.print(
                     f"  {video}, {right!r}: {first!r} and {second!r}", soft_wrap=True, markup=False
@@ -173,4 +174,4 @@ def summary(result: "Evaluation") -> str:
     parts.append(f"mean of the classes {result.mean_class_accuracy:.1%}")
     parts.append(f"calibration error {result.calibration_error:.1%}")
     failed = f", {result.failed} more could not be read" if result.failed else ""
-    return f"{', '.join(parts)} on {result.videos} videos{failed}"
+    return f"{', '.join(parts)} on {counted(result.videos, 'video')}{failed}"

@@ -1,11 +1,12 @@
 """Rows of `stdeploy classify` on their way to people and files, and what there is to say."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stdeploy.cli.console import counted, err, note
 from stdeploy.cli.inputs import Unfinished, has_videos_below
-from stdeploy.cli.showing import Record, Show
+from stdeploy.cli.showing import Record, Show, ShowTable, plain
 
 if TYPE_CHECKING:
     from stdeploy.results import ResultFile
@@ -13,6 +14,26 @@ if TYPE_CHECKING:
 # From about a minute on, views that cover less than a third may miss what the video is about.
 _LONG_SECONDS = 45.0
 _SMALL_SHARE = 1 / 3
+_REASONS = 3  # that are told; those of thousands would push all else off the screen
+
+
+def say_failed(reasons: Sequence[str], failed: int, videos: int, *, others: str) -> None:
+    """Say on standard error how many videos failed, and why the first of them did.
+
+    Args:
+        reasons: of the first at least, each with the video's name; none where people saw them all.
+        failed: how many failed.
+        videos: of how many.
+        others: where to read of those that are not told.
+    """
+    if not failed:
+        return
+    told = [plain(reason) for reason in reasons[:_REASONS]]
+    headline = f"{failed} of {counted(videos, 'video')} could not be classified"
+    lines = [headline + (":" if told else ""), *told]
+    if told and failed > len(told):
+        lines.append(f"... and {failed - len(told)} more, {others}")
+    err.print("\n  ".join(lines), style="red", soft_wrap=True, markup=False)
 
 
 class Rows:
@@ -46,6 +67,7 @@ class Rows:
         self._num_videos = num_videos
         self._recursive = recursive
         self._small_share: list[str] = []
+        self._reasons: list[str] = []
 
     @property
     def seen(self) -> int:
@@ -60,6 +82,8 @@ class Rows:
             self.failed += 1
             if not self._recursive and has_videos_below(Path(row["video"])):
                 row["error"] = "holds no video itself, but its folders do; add --recursive"
+            if self.failed <= _REASONS and not isinstance(self._show, ShowTable):
+                self._reasons.append(f"{row['video']} {row['error']}")
         elif (share := _small_share(row)) is not None:
             self._small_share.append(f"{row['video']}: {share}")
         self._show.add(row)
@@ -82,7 +106,7 @@ class Rows:
             safe = f"{counted(count, 'row')} {are} safe in {self._file.growing}"
             how_far += f"; {safe}, --resume goes on" if count else "; no row was written"
         self._show.end(interrupted=f"interrupted: {how_far}")
-        self._say_what_failed()
+        self._say_what_failed(None if self._file is None else self._file.growing)
 
     def written(self, output: Path) -> str:
         """What the file holds now, and what was left out for it."""
@@ -98,17 +122,20 @@ class Rows:
             text += ", under another name" if skipped == 1 else f", {renamed} under another name"
         return text
 
-    def say_how_it_went(self) -> None:
-        """What people have to know who believe the rows."""
+    def say_how_it_went(self, output: Path | None) -> None:
+        """What people have to know who believe the rows.
+
+        Args:
+            output: the file that holds them, if there is one.
+        """
         if self._small_share:
             others = len(self._small_share) - 1
             note(self._small_share[0] + (f" ({others} more like it)" if others else ""))
-        self._say_what_failed()
+        self._say_what_failed(output)
 
-    def _say_what_failed(self) -> None:
-        if self.failed:
-            videos = counted(self._num_videos, "video")
-            err.print(f"{self.failed} of {videos} could not be classified", style="red")
+    def _say_what_failed(self, output: Path | None) -> None:
+        others = "see the rows with an error" + (f" in {output}" if output else "")
+        say_failed(self._reasons, self.failed, self._num_videos, others=others)
 
 
 def _small_share(row: Record) -> str | None:

@@ -69,7 +69,7 @@ class ShowTable(Show):
             lines = [(f"{p['score']:.3f}", Text(p["label"])) for p in row["predictions"]]
         if "damaged_after_seconds" in row:
             lines.append(self._words(f"damaged after {row['damaged_after_seconds']:.1f} s", "red"))
-        names = [Text(_plain(row["video"])), *[Text()] * (len(lines) - 1)]
+        names = [Text(plain(row["video"])), *[Text()] * (len(lines) - 1)]
         for name, line in zip(names, lines, strict=True):
             self._table.add_row(name, *line)
         self._table.add_section()
@@ -82,11 +82,11 @@ class ShowTable(Show):
             out.print(interrupted)
 
     def _words(self, words: str, style: str = "") -> tuple[str | Text, ...]:
-        return (*[""] * len(self._measures), Text(_plain(words), style=style))
+        return (*[""] * len(self._measures), Text(plain(words), style=style))
 
 
-def _plain(text: str) -> str:
-    """Without what could steer a terminal: names of files are anyone's."""
+def plain(text: str) -> str:
+    """A text without what could steer a terminal: names of files are anyone's."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 

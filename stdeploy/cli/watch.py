@@ -7,6 +7,7 @@ import time
 from typing import Annotated
 
 import typer
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -84,12 +85,15 @@ def command(
     )
     open_stream = opener(source)
     artifact = model or default_artifact()
+    named = f"camera {source}" if source.isdecimal() else source
+    if source == STANDARD_INPUT:
+        named = "standard input"
     again = source != STANDARD_INPUT if reconnect is None else reconnect
     with Classifier.open(artifact, runtime_options=options) as classifier:
         runtime = classifier.runtime
         note(f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}")
         note(
-            f"waiting for {source}; a clip spans {classifier.card.clip.span_seconds:.1f} s; "
+            f"waiting for {named}; a clip spans {classifier.card.clip.span_seconds:.1f} s; "
             "Ctrl-C ends"
         )
         after = -math.inf
@@ -124,12 +128,14 @@ def _print(best: list[tuple[str, float]], seconds: float, lag: float, *, as_json
         }
         print(json.dumps(record), flush=True)
         return
-    found = "   ".join(f"{score:.3f} {label}" for label, score in best)
+    answers = [f"{score:.3f} {label}" for label, score in best]
+    found = "   ".join(answers)
     when = f"{now.astimezone():%H:%M:%S}  lag {lag:4.1f} s"
     if not out.is_terminal:
         out.print(f"{when}  {found}", markup=False, soft_wrap=True)
         return
     line = Table.grid(padding=(0, 2))
     line.add_column(no_wrap=True)
-    line.add_row(when, Text(found))
+    fits = cell_len(f"{when}  {found}") <= out.width
+    line.add_row(when, Text(found if fits else "\n".join(answers)))
     out.print(line)

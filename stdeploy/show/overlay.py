@@ -1,4 +1,4 @@
-"""The video again, with the labels drawn on it."""
+"""The video again, with the labels in a strip below the picture."""
 
 import contextlib
 import itertools
@@ -25,15 +25,21 @@ _H264: Final = "libx264"
 _MPEG4 = "mp4v"  # the best that the wheels of OpenCV can write
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _ELLIPSIS = "..."
+_LEAST_ROW_PX = 18  # of a line of text; smaller letters run together
+_ROWS = 18  # lines that would fill the shorter side of a larger picture
+_PAPER, _BAR, _INK = 24, (140, 92, 28), (255, 255, 255)  # BGR
 
-# What to write at a moment: labels with their scores (0 to 1), best first.
+# What to write at a moment: labels with their scores (0 to 1), best first, always as many.
 LinesAt = Callable[[float], list[tuple[str, float]]]
 
 
 def write_with_labels(
     video: Path, lines_at: LinesAt, path: Path, *, decoder: DecoderName = "auto"
 ) -> None:
-    """Write a video with bars and labels in its corner. It has no sound.
+    """Write a video with bars and labels in a strip below the picture. It has no sound.
+
+    The strip is added, not laid over the picture: what a camera writes along an edge, the time
+    or its name, stays to be read, and what lies where in the picture stays there.
 
     It is H.264 where PyAV is installed, which browsers play; MPEG-4 Part 2 otherwise.
 
@@ -64,9 +70,7 @@ def _drawn(reader: VideoReader, fps: float, lines_at: LinesAt) -> Iterator[Image
             yield np.array([number])
 
     for number, (_, frames) in enumerate(reader.slide(choose, _even)):
-        image = frames[0].copy()
-        _draw(image, lines_at(number / fps))
-        yield image
+        yield np.vstack([frames[0], _strip(lines_at(number / fps), frames[0].shape[:2])])
 
 
 def _has_h264() -> bool:
@@ -127,39 +131,42 @@ def _even(image: Image) -> Image:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _draw(image: Image, lines: list[tuple[str, float]]) -> None:
-    """Draw labels and scores into an image (H, W, 3), in place."""
-    scale = max(0.4, min(image.shape[:2]) / 600)
-    step, margin, indent = round(34 * scale), round(10 * scale), round(8 * scale)
-    width = min(image.shape[1] - 2 * margin, round(420 * scale))
-    thickness = max(1, round(1.4 * scale))
+def _strip(lines: list[tuple[str, float]], size: tuple[int, int]) -> Image:
+    """Scores, labels and bars as long as the scores.
+
+    Args:
+        lines: labels with their scores, best first.
+        size: (height, width) of the picture above.
+
+    Returns:
+        BGR, (rows of an even height, width, 3).
+    """
+    width = size[1]
+    step = max(_LEAST_ROW_PX, round(min(size) / _ROWS / 2) * 2)
+    scale, thickness, indent = step / 40, max(1, round(step / 26)), step // 3
+    strip = np.full((len(lines) * step, width, 3), _PAPER, np.uint8)
     for row, (label, score) in enumerate(lines):
-        top = margin + row * step
-        bottom = min(top + step - round(4 * scale), image.shape[0])
-        back = image[top:bottom, margin : margin + width]
-        if not back.size:
-            return
-        back[:] = back // 3
-        filled = image[top:bottom, margin : margin + round(width * min(score, 1.0))]
-        filled[:] = filled // 2 + np.array([100, 70, 20], np.uint8)
+        top, bottom = row * step, (row + 1) * step
+        strip[top + 1 : bottom - 1, : round(width * min(score, 1.0))] = _BAR
         cv2.putText(
-            image,
-            _fitted(label, f"  {score:.2f}", width - 2 * indent, 0.62 * scale, thickness),
-            (margin + indent, bottom - round(9 * scale)),
+            strip,
+            _fitted(f"{score:.2f}  ", label, width - 2 * indent, scale, thickness),
+            (indent, bottom - round(0.28 * step)),
             _FONT,
-            0.62 * scale,
-            (255, 255, 255),
+            scale,
+            _INK,
             thickness,
             cv2.LINE_AA,
         )
+    return strip
 
 
-def _fitted(label: str, score: str, width: int, scale: float, thickness: int) -> str:
-    """A label and its score in so many pixels, the label shortened where it has to be."""
+def _fitted(score: str, label: str, width: int, scale: float, thickness: int) -> str:
+    """A score and its label in so many pixels, the label shortened where it has to be."""
     label = label.encode("ascii", "replace").decode()  # the only signs that OpenCV's font has
-    text = label + score
+    text = score + label
     for length in range(len(label) - 1, -1, -1):
         if cv2.getTextSize(text, _FONT, scale, thickness)[0][0] <= width:
             break
-        text = label[:length].rstrip() + _ELLIPSIS + score
+        text = score + label[:length].rstrip() + _ELLIPSIS
     return text

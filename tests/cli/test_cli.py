@@ -157,7 +157,11 @@ def test_where_no_video_exists_no_backend_is_opened(chain: Path) -> None:
             {"video": name, "error": "does not exist; name a video file"}
             for name in ("none.mp4", "gone.mp4")
         ]
-        assert result.stderr == "2 of 2 videos could not be classified\n"
+        assert result.stderr == (
+            "2 of 2 videos could not be classified:\n"
+            "  none.mp4 does not exist; name a video file\n"
+            "  gone.mp4 does not exist; name a video file\n"
+        )
 
 
 def test_classify_of_an_onnx_file_loads_no_torch(chain: Path) -> None:
@@ -357,13 +361,34 @@ def test_top_5_is_told_where_there_are_more_than_five_classes(
     card = card_of(model).model_copy(update={"metrics": accuracies})
     save_checkpoint(tmp_path / "a.pt", model, card)
     shown = inside("card", "a.pt", cwd=tmp_path).stdout
-    assert "validation_top1 50.0%" in shown
-    assert ("validation_top5 100.0%" in shown) is told
+    assert "accuracy  50.0% top-1 on one clip of each validation video" in shown
+    assert ("100.0% top-5 on one clip of each validation video" in shown) is told
     video = tmp_path / "a.mp4"
     judged = [Judged(video, 1, np.arange(classes, dtype=float))]
     evaluation = count(judged, LabelledVideos(card.labels, (Sample(video, 1),)))
     assert ("top-5" in summary(evaluation)) is told
     assert summary(evaluation).startswith("top-1 0.0%")
+
+
+@pytest.mark.parametrize(
+    ("views", "words", "hint"),
+    [(1, ", 1 view, ", ""), (3, ", 3 views, ", " (stdeploy evaluate averages 3 views)")],
+)
+def test_the_card_says_what_its_accuracy_was_measured_on(
+    inside: Inside, tmp_path: Path, views: int, words: str, hint: str
+) -> None:
+    model = tiny_model()
+    plain = card_of(model)
+    clip = plain.clip.model_copy(update={"views": views})
+    card = plain.model_copy(update={"clip": clip, "metrics": {"validation_top1": 0.958}})
+    save_checkpoint(tmp_path / "a.pt", model, card)
+    lines = inside("card", "a.pt", cwd=tmp_path).stdout.splitlines()
+    assert f"accuracy  95.8% top-1 on one clip of each validation video{hint}" in lines
+    assert words in lines[1]
+    dumped = json.loads(inside("card", "a.pt", "--json", cwd=tmp_path).stdout)
+    assert dumped["metrics"] == {"validation_top1": 0.958}
+    save_checkpoint(tmp_path / "a.pt", model, plain)
+    assert "accuracy" not in inside("card", "a.pt", cwd=tmp_path).stdout
 
 
 def test_card_shows_and_dumps(chain: Path) -> None:
@@ -445,14 +470,25 @@ def test_failed_videos_give_evaluate_exit_status_1(chain: Path, tmp_path: Path) 
     videos = tmp_path / "videos"
     videos.mkdir()
     shutil.copy(chain / "a.mp4", videos / "1.webm")
-    (videos / "2.webm").write_bytes(b"no video")
+    for broken in range(2, 7):
+        (videos / f"{broken}.webm").write_bytes(b"no video")
     numbers = {label: number for number, label in enumerate(labels)}
     (tmp_path / "labels.json").write_text(json.dumps(numbers))
-    entries = [{"id": n, "template": labels[0]} for n in (1, 2)]
+    entries = [{"id": n, "template": labels[0]} for n in range(1, 7)]
     (tmp_path / "validation.json").write_text(json.dumps(entries))
+    (tmp_path / "train.json").write_text(json.dumps(entries[:1]))
     result = stdeploy("evaluate", "ckpt.onnx", "--data", tmp_path, cwd=chain)
     assert result.returncode == 1
-    assert "on 1 videos, 1 more could not be read" in result.stdout
+    assert "on 1 video, 5 more could not be read" in result.stdout
+    _, headline, *reasons, others = result.stderr.splitlines()
+    assert headline == "5 of 6 videos could not be classified:"
+    assert [line.split(" is no video ")[0] for line in reasons] == [
+        f"  {videos / name}" for name in ("2.webm", "3.webm", "4.webm")
+    ]
+    command = f"stdeploy data check {tmp_path}"
+    assert others == f"  ... and 2 more, {command} names them all"
+    named = stdeploy(*command.split()[1:], cwd=chain).stdout
+    assert all(f"broken: {videos / str(name)}.webm is no video" in named for name in range(2, 7))
 
 
 def test_evaluate_compares_two_artifacts(inside: Inside, chain: Path, tmp_path: Path) -> None:
@@ -463,7 +499,7 @@ def test_evaluate_compares_two_artifacts(inside: Inside, chain: Path, tmp_path: 
     options = ["--views", 2, "--crops", 3, "--confusion", tmp_path / "confusion.svg"]
     shown = inside(*arguments, *options, "--per-class", cwd=chain)
     assert shown.returncode == 0, shown.stderr
-    assert "2 view(s) of 3 crop(s) a video" in shown.stderr
+    assert "2 views of 3 crops a video" in shown.stderr
     assert "they agree on 100.0% of 2 videos" in shown.stdout
     assert shown.stdout.count(f"%  {first}") == 2
     assert "top-5" not in shown.stdout  # of five classes it says nothing

@@ -1,7 +1,6 @@
 """What people look at: timelines as pictures, labels on videos, tables."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -98,13 +97,14 @@ def test_hours_have_a_place_of_their_own(seconds: float, expected: str) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 150, 300, 10_000])
-def test_long_labels_stay_in_their_box(width: int) -> None:
+def test_long_labels_are_cut_to_their_room(width: int) -> None:
     label = "using remote controller (not gaming)"
-    text = overlay._fitted(label, "  0.93", width, 0.62, 1)
-    assert text.endswith("  0.93")
+    text = overlay._fitted("0.93  ", label, width, 0.62, 1)
+    assert text.startswith("0.93  ")
     size = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.62, 1)[0][0]
     assert size <= max(width, 100)  # the score is never left out
-    assert (text == f"{label}  0.93") == (width == 10_000)
+    assert (text == f"0.93  {label}") == (width == 10_000)
+    assert text.endswith("...") == (width != 10_000)
 
 
 @pytest.fixture
@@ -141,13 +141,33 @@ def test_without_pyav_a_labelled_video_is_mpeg_4(tmp_path: Path, without_pyav: N
     assert len(VideoReader(written).timing.timestamps) == 20
 
 
-def test_as_many_labels_are_drawn_as_are_given(tmp_path: Path) -> None:
-    def first_frame(*lines: tuple[str, float]) -> np.ndarray:
-        reader = VideoReader(drawn(tmp_path, list(lines)))
-        same: Callable[[np.ndarray], np.ndarray] = lambda image: image  # noqa: E731
-        return reader.gather(lambda _timing: np.array([0]), same)[1][0].astype(int)
-
-    one, two = first_frame(("up", 0.0)), first_frame(("up", 0.0), ("down", 0.0))
-    differences = np.abs(one - two).mean(axis=(1, 2))
-    assert differences[4:14].mean() < 5  # the first box is in both
-    assert differences[19:28].mean() > 20
+@pytest.mark.parametrize(
+    ("size", "of_picture", "row_px"),
+    [
+        ((320, 240), (320, 240), 18),
+        ((270, 480), (270, 480), 18),
+        ((97, 65), (96, 64), 18),
+        ((1920, 1080), (1280, 720), 40),
+    ],
+)
+def test_labels_stand_below_a_picture_that_stays_whole(
+    tmp_path: Path, size: tuple[int, int], of_picture: tuple[int, int], row_px: int
+) -> None:
+    source, written = tmp_path / "a.mkv", tmp_path / "a.mp4"
+    across = np.linspace(40, 200, size[0])[None, :, None]
+    frame = np.broadcast_to(across, (size[1], size[0], 3)).astype(np.uint8)
+    edge = size[1] // 10
+    frame[:edge, ::2] = frame[-edge:, ::2] = 250  # as a camera writes the time
+    encode(source, [frame] * 3, "libx264", pixels="yuv444p")
+    lines = [("a label that is far too long for its line " * 3, 0.75), ("down", 0.0)]
+    write_with_labels(source, lambda _: lines, written)
+    (image,) = VideoReader(written).gather(lambda _timing: np.array([1]), lambda image: image)[1]
+    picture, strip = image[: -2 * row_px].astype(int), image[-2 * row_px :]
+    assert picture.shape == (*of_picture[::-1], 3)
+    whole = cv2.resize(frame, of_picture, interpolation=cv2.INTER_AREA)
+    assert np.abs(picture - whole).mean(axis=(1, 2)).max() < 16
+    filled = strip[2, :, 0] > 80  # above the letters
+    assert filled.sum() == pytest.approx(0.75 * len(filled), abs=8)
+    ink = (strip.min(axis=2) > 160).reshape(2, row_px, -1).any(axis=1)
+    assert ink[:, : 4 * row_px].sum(axis=1).min() > row_px / 2
+    assert not ink[:, -row_px // 5 :].any()  # cut, not run over the edge

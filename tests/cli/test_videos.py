@@ -57,7 +57,11 @@ def test_folders_are_gone_through_and_rows_go_to_a_file(folder: Path) -> None:
     assert result.returncode == 1
     assert result.stdout == ""
     assert "rows.jsonl: 4 rows\n" in result.stderr
-    assert "1 of 4 videos could not be classified" in result.stderr
+    assert result.stderr.endswith(
+        "1 of 4 videos could not be classified:\n"
+        "  clips/broken.mp4 is no video that can be read here: no known container with a video "
+        "stream\n"
+    )
     rows = rows_of(folder / "rows.jsonl")
     assert [Path(row["video"]).name for row in rows if "error" not in row] == [
         "three.mp4",
@@ -67,6 +71,26 @@ def test_folders_are_gone_through_and_rows_go_to_a_file(folder: Path) -> None:
     same = {row["video"]: row.get("predictions") for row in rows}
     for row in flat:
         assert same[row["video"]] == row.get("predictions")
+
+
+def test_where_many_fail_the_first_reasons_are_told(folder: Path, tmp_path: Path) -> None:
+    names = [f"gone[{number}].mp4" for number in range(5)]
+    arguments = ("classify", "clips/one.mp4", *names, "-m", "a.onnx", *RUN)
+    headline, *reasons = (
+        "5 of 6 videos could not be classified:",
+        *(f"  {name} does not exist; name a video file" for name in names[:3]),
+    )
+    output = tmp_path / "r.csv"
+    to_file = stdeploy(*arguments, "-o", output, cwd=folder)
+    assert to_file.returncode == 1
+    more = f"  ... and 2 more, see the rows with an error in {output}"
+    assert to_file.stderr.splitlines()[-5:] == [headline, *reasons, more]
+    for_programs = stdeploy(*arguments, "--json", cwd=folder)
+    more = "  ... and 2 more, see the rows with an error"
+    assert for_programs.stderr.splitlines()[-5:] == [headline, *reasons, more]
+    table = stdeploy(*arguments, cwd=folder)
+    assert table.stderr.splitlines()[-1] == headline.rstrip(":")  # the reasons are in the table
+    assert table.stdout.count("error: does not exist") == 5
 
 
 def test_resume_leaves_out_what_is_done(folder: Path) -> None:
@@ -403,6 +427,7 @@ def test_watch_answers_while_a_pipe_goes_on_and_ends_on_ctrl_c(folder: Path) -> 
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 0
+    assert b"waiting for standard input; a clip spans" in errors
     assert b"ended" in errors
     assert b"Traceback" not in errors
 
@@ -455,6 +480,7 @@ def test_lines_of_watch_are_not_broken_within_words_on_a_terminal(folder: Path) 
     words = re.findall(r"\S+", shown)
     assert words.count("class") == 5 * sum(word == "lag" for word in words)
     assert all(re.fullmatch(r"class|lag|s|\d|\d+\.\d+|[\d:]{8}", word) for word in words)
+    assert len(re.findall(r"\d\.\d{3} class \d", shown)) == words.count("class")
 
 
 def test_watch_refuses_files(folder: Path) -> None:
