@@ -137,16 +137,16 @@ export function markSegments(seconds) {
   }
 }
 
-let overlaid = null;
+let captioned = null;
 
-/** The top labels of a moment, over the picture; null takes them away. */
-export function showOverlay(window, palette) {
-  if (window === overlaid) return;
-  overlaid = window;
-  const overlay = byId("overlay");
-  overlay.hidden = !window;
+/** The top labels of a moment, below the picture; null takes them away. */
+export function showCaption(window, palette) {
+  if (window === captioned) return;
+  captioned = window;
+  const caption = byId("caption");
+  caption.hidden = !window;
   if (!window) return;
-  overlay.replaceChildren(
+  caption.replaceChildren(
     ...window.labels.slice(0, 3).map((label, rank) => {
       const row = made("li", "", swatch(), made("span", "label", label));
       row.append(made("span", "score", scored(window.scores[rank])));

@@ -3,7 +3,7 @@
 import {
   markSegments,
   showBy,
-  showOverlay,
+  showCaption,
   showPredictions,
   showSegments,
   showTimings,
@@ -54,7 +54,7 @@ function options() {
 
 function showMoment(seconds, isSpoken) {
   timeline.moveTo(seconds, { isSpoken });
-  showOverlay(timeline.windowAt(seconds), palette);
+  showCaption(timeline.windowAt(seconds), palette);
   markSegments(seconds);
 }
 
@@ -70,7 +70,7 @@ function clear({ isLive = false } = {}) {
   byId("answer-title").textContent = isLive ? "Last clip" : "Whole video";
   byId("line-title").textContent = isLive ? "Last minute" : "Timeline";
   for (const id of ["segments-section", "keys"]) byId(id).hidden = isLive;
-  showOverlay(null, palette);
+  showCaption(null, palette);
 }
 
 function take(chosen) {
@@ -138,7 +138,7 @@ function windowCame(window) {
   const isFirst = timeline.windows.length === 0;
   palette.add(window.labels[0], window.end - window.start);
   timeline.add(window);
-  showOverlay(timeline.windowAt(player.positionSeconds), palette);
+  showCaption(timeline.windowAt(player.positionSeconds), palette);
   const all = timeline.durationSeconds;
   const isKnown = all > window.end;
   const detail = isKnown
@@ -213,7 +213,7 @@ function cameraAnswered(answer, { startSeconds, endSeconds, behindSeconds }) {
   palette.add(window.labels[0], endSeconds - startSeconds);
   timeline.add(window);
   showAnswer(answer);
-  showOverlay(window, palette);
+  showCaption(window, palette);
   const detail = `${behindSeconds.toFixed(1)} s behind: from the end of a clip of 3 s to its answer.`;
   state.idle(`Live: ${window.labels[0]}.`, { detail });
 }
@@ -226,7 +226,7 @@ function cameraTroubled(fault) {
 async function cameraStopped(fault) {
   showCameraButton(false);
   player.close();
-  showOverlay(null, palette);
+  showCaption(null, palette);
   if (!fault) {
     state.idle("The camera is off.");
     return;
