@@ -42,6 +42,7 @@ coverage: install
 # The variable switches off a notice of the theme about other programs.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "the manual: site/index.html"
 
 # The starter model beside the same network without temporal filters.
 study: install

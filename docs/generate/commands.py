@@ -1,9 +1,12 @@
 """The pages of the commands, made from the program's own help when the site is built."""
 
+import functools
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from examples import Example, examples_in, of_verb
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from typer.main import get_command
@@ -13,6 +16,22 @@ from stdeploy.cli.main import app
 _PROGRAM = "stdeploy"
 _FOLDER = "reference/commands"
 _IN_NAV = "Commands"
+# Where to read on about an option, from docs/.
+_READ_ON = {
+    "--recipe": ("Recipes", "reference/recipes.md"),
+    "--set": ("Recipes", "reference/recipes.md"),
+    "--temporal-lengths": ("Temporal lengths", "how-to/temporal-lengths.md"),
+    "--data": ("Data sets", "how-to/fine-tune.md"),
+    "--precision": ("Choose a precision", "how-to/precision.md"),
+    "--calibrate": ("Choose a precision", "how-to/precision.md"),
+    "--backend": ("Backends and precisions", "explanation/performance.md"),
+    "--timeline": ("Long videos", "how-to/long-videos.md"),
+    "--reader": ("Reading videos", "video.md"),
+    "--untrusted": ("Security", "explanation/security.md"),
+    "--ray": ("A cluster", "how-to/cluster.md"),
+    "--trt": ("A GPU host", "how-to/gpu-host.md"),
+    "--triton": ("Triton", "how-to/triton.md"),
+}
 _REMARKS = re.compile(r"\s*\[([^\[\]]*(?:default|required|<=x|x>=|x<=|env var)[^\[\]]*)\]$")
 
 
@@ -27,8 +46,9 @@ def on_config(config: MkDocsConfig) -> None:
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Make the pages."""
+    examples = examples_in(files, config.nav or [])
     for title, command in _commands():
-        text = "\n".join(_page(title, command))
+        text = "\n".join(_page(title, command, of_verb(examples, title)))
         files.append(File.generated(config, f"{_FOLDER}/{_name(title)}.md", content=text))
     index = "\n".join(_index())
     files.append(File.generated(config, f"{_FOLDER}/index.md", content=index))
@@ -36,12 +56,20 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 def _commands() -> Iterator[tuple[str, Any]]:
     """Every command that does something, by how it is typed."""
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    for _, name, command in _panels():
         inner = getattr(command, "commands", None)
         if inner is None:
             yield f"{_PROGRAM} {name}", command
         for verb, nested in (inner or {}).items():
             yield f"{_PROGRAM} {name} {verb}", nested
+
+
+def _panels() -> Iterator[tuple[str, str, Any]]:
+    """The panel of the help, the name and the command of every verb, in the order of the help."""
+    program: Any = get_command(app)
+    for name in program.list_commands(program.make_context(_PROGRAM, [], resilient_parsing=True)):
+        command = program.commands[name]
+        yield command.rich_help_panel, name, command
 
 
 def _name(title: str) -> str:
@@ -51,12 +79,14 @@ def _name(title: str) -> str:
 def _index() -> Iterator[str]:
     program = get_command(app)
     yield from ("# Commands", "", str(program.help), "")
-    for title, command in _commands():
-        yield f"[`{title}`]({_name(title)}.md)"
-        yield f":   {_paragraphs(command)[0]}"
-        yield ""
-    yield "Before the command:"
-    yield ""
+    panels = {name: panel for panel, name, _ in _panels()}
+    for panel, commands in itertools.groupby(_commands(), lambda each: panels[each[0].split()[1]]):
+        yield from (f"## {panel}", "")
+        for title, command in commands:
+            yield f"[`{title}`]({_name(title)}.md)"
+            yield f":   {_paragraphs(command)[0]}"
+            yield ""
+    yield from ("## Before the command", "")
     yield from _options(program, _PROGRAM)
     yield from (
         "## Exit status",
@@ -71,7 +101,7 @@ def _index() -> Iterator[str]:
     )
 
 
-def _page(title: str, command: Any) -> Iterator[str]:
+def _page(title: str, command: Any, examples: Sequence[Example]) -> Iterator[str]:
     yield f"# {title}"
     yield ""
     for paragraph in _paragraphs(command):
@@ -79,6 +109,11 @@ def _page(title: str, command: Any) -> Iterator[str]:
     context = command.make_context(title, ["--help"], resilient_parsing=True)
     yield from ("```sh", command.get_usage(context).removeprefix("Usage: "), "```", "")
     yield from _options(command, title)
+    if examples:
+        yield from ("## Examples", "")
+    for page, of_page in itertools.groupby(examples, lambda each: (each.title, each.page)):
+        yield f"[{page[0]}](../../{page[1]}):"
+        yield from ("", "```sh", *(each.text for each in of_page), "```", "")
 
 
 def _options(command: Any, title: str) -> Iterator[str]:
@@ -90,8 +125,11 @@ def _options(command: Any, title: str) -> Iterator[str]:
         names, help_text = record
         help_text, remarks = _without_remarks(help_text)
         flags, _, value = names.partition(" <")
-        shown = f"`{flags}`" + (f" *{value.rstrip('>')}*" if value else "")
-        words = [text for text in (_escaped(help_text), remarks) if text]
+        value = value.rstrip(">").removeprefix("list[").removesuffix("]")
+        shown = f"`{flags}`" + (f" *{value}*" if value else "")
+        about = next((_READ_ON[flag] for flag in parameter.opts if flag in _READ_ON), None)
+        read_on = f"See [{about[0]}](../../{about[1]})." if about else ""
+        words = [text for text in (_escaped(help_text), remarks, read_on) if text]
         yield shown.replace("|", " \\| ")
         yield f":   {' '.join(words) or '<!-- -->'}"
         yield ""
@@ -121,5 +159,23 @@ def _paragraphs(command: Any) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """Signs that Markdown would take for its own, except where the help quotes code."""
-    return re.sub(r"(?<!`)([*_<])", r"\\\1", text)
+    """What is typed as code; elsewhere no signs that Markdown would take for its own."""
+    quoted = re.split(r"(`[^`]*`)", text)
+    words = itertools.chain.from_iterable(
+        [part] if part.startswith("`") else _typed().split(part) for part in quoted
+    )
+    return "".join(
+        f"`{word}`"
+        if _typed().fullmatch(word)
+        else word
+        if word.startswith("`")
+        else re.sub(r"([*_<])", r"\\\1", word)
+        for word in words
+    )
+
+
+@functools.cache
+def _typed() -> re.Pattern[str]:
+    """Commands and options among the words of the help."""
+    verbs = "|".join(re.escape(title) for title, _ in _commands())
+    return re.compile(rf"(?<![\w-])(?<!-m )((?:{verbs})(?: --[a-z][\w-]*)*|--[a-z][\w-]*)(?![\w-])")

@@ -1,5 +1,6 @@
 """Pictures of the analysis: figures 1 and 4 of the paper."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,14 +155,19 @@ def _map_of_time(axes: Any, field: ReceptiveField, *, first: bool) -> None:
 
 def _curves(axes: Any, fields: Mapping[str, ReceptiveField]) -> None:
     dotted = False
-    for (name, field), colour in zip(fields.items(), _cycled(len(fields)), strict=True):
+    colours = _cycled(len(fields))
+    # Every second one has gaps: that of a file and of what was made from it lie on each other.
+    dashes = itertools.cycle(["-", (0, (3, 3))])
+    for (name, field), colour, dash in zip(fields.items(), colours, dashes, strict=False):
         curve = field.over_time
         offset = np.arange(len(curve)) - len(curve) // 2
         label = (
             f"{name}: sd {field.spread_frames:.2f} frames, {field.spread_seconds:.2f} s; "
             f"could see {field.theoretical[0]} frames"
         )
-        axes.plot(offset, curve, color=colour, marker="o", markersize=2, label=label)
+        axes.plot(
+            offset, curve, color=colour, linestyle=dash, marker="o", markersize=2, label=label
+        )
         for side in (-0.5, 0.5):
             limit = side * field.theoretical[0]
             if offset[0] <= limit <= offset[-1]:  # in a short clip it sees to both ends

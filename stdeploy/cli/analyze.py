@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from stdeploy.cli.console import counted, out, progress_bar
+from stdeploy.cli.help import Verbs
 from stdeploy.errors import DatasetError, require
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from stdeploy.analysis.receptive_field import ReceptiveField
 
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     help="See what the filters do in time: the paper's figures 1 and 4, and a report.",
 )

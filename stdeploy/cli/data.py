@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stdeploy.cli.console import note, out, progress_bar
+from stdeploy.cli.help import Verbs
 from stdeploy.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from stdeploy.train.data.labelled import LabelledVideos, Split
 
 app = typer.Typer(
-    no_args_is_help=True, help="Check a data set, divide it, or make a smaller one of it."
+    cls=Verbs,
+    no_args_is_help=True,
+    help="Check a data set, divide it, or make a smaller one of it.",
 )
 
 _DataArgument = Annotated[
@@ -86,22 +89,6 @@ def check(
 
 
 @app.command()
-def mini(
-    data: _DataArgument,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for train.csv and validation.csv.")
-    ],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of classes.")] = 0,
-    share: Annotated[float, typer.Option("--share", help="Of the classes.")] = 0.5,
-    fold: _FoldOption = 1,
-) -> None:
-    """Write lists of half of the classes, drawn by a seed, as the paper's mini sets have."""
-    splits = _splits(data, fold)
-    smaller = {split: part.half_of_classes(seed, share=share) for split, part in splits.items()}
-    _write(smaller, output)
-
-
-@app.command()
 def split(
     folder: Annotated[
         Path, typer.Argument(help="Holds a folder for each class.", metavar="FOLDER")
@@ -120,6 +107,22 @@ def split(
     from stdeploy.train.data.dividing import divide
 
     _write(divide(folder, share=share, seed=seed), output)
+
+
+@app.command()
+def mini(
+    data: _DataArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for train.csv and validation.csv.")
+    ],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of classes.")] = 0,
+    share: Annotated[float, typer.Option("--share", help="Of the classes.")] = 0.5,
+    fold: _FoldOption = 1,
+) -> None:
+    """Write lists of half of the classes, drawn by a seed, as the paper's mini sets have."""
+    splits = _splits(data, fold)
+    smaller = {split: part.half_of_classes(seed, share=share) for split, part in splits.items()}
+    _write(smaller, output)
 
 
 def _splits(data: Path, fold: int) -> "dict[Split, LabelledVideos]":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.models import OptionInfo
 
 # What stands for a value in the help; short, so that options and their text have room in 80
@@ -19,6 +20,27 @@ METAVARS: Mapping[Any, str] = {
 }
 
 
+class _Verb(TyperCommand):
+    """A verb whose --help has no kind of value in the help, because it takes none."""
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        return _without_value(super().get_help_option(ctx))
+
+
+class Verbs(TyperGroup):
+    """The same for a verb with verbs below it, and for the program."""
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        """The option --help."""
+        return _without_value(super().get_help_option(ctx))
+
+
+def _without_value(option: TyperOption | None) -> TyperOption | None:
+    if option is not None:
+        option.metavar = ""
+    return option
+
+
 def tidy_help(verbs: typer.Typer) -> None:
     """Let the help say <n> where typer would say <int range>, and fill its lines once only.
 
@@ -26,6 +48,7 @@ def tidy_help(verbs: typer.Typer) -> None:
     """
     for verb in verbs.registered_commands:
         paragraphs = (inspect.getdoc(verb.callback) or "").split("\n\n")
+        verb.cls = _Verb
         verb.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         for hint in get_type_hints(verb.callback, include_extras=True).values():
             for info in getattr(hint, "__metadata__", ()):

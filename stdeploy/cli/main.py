@@ -4,7 +4,8 @@ import io
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from types import ModuleType
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -28,14 +29,33 @@ from stdeploy.cli import (
     watch,
 )
 from stdeploy.cli.console import err
-from stdeploy.cli.help import tidy_help
+from stdeploy.cli.help import Verbs, tidy_help
 from stdeploy.errors import StdeployError
 from stdeploy.spec import what_is_allowed
 
 _DEBUG = "STDEPLOY_DEBUG"
 
+# As the work goes.
+_PANELS: dict[str, tuple[ModuleType, ...]] = {
+    "Get ready": (doctor, pull, data),
+    "Train and judge": (train, evaluate, ablate, analyze),
+    "Fuse and export": (fuse, export, flops, card),
+    "Run": (classify, watch, serve, bench),
+}
+
+
+def _name(verb: ModuleType) -> str:
+    return verb.__name__.rpartition(".")[2]
+
+
+class _Program(Verbs):
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  # typer calls it
+        return [_name(verb) for verbs in _PANELS.values() for verb in verbs]
+
+
 app = typer.Typer(
     name="stdeploy",
+    cls=_Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,26 +63,12 @@ app = typer.Typer(
     "filters, prove that nothing changed, and run them.",
     epilog="Start with: stdeploy pull kinetics400-i3d",
 )
-for verb in (
-    pull,
-    train,
-    ablate,
-    fuse,
-    export,
-    classify,
-    watch,
-    serve,
-    evaluate,
-    bench,
-    flops,
-    card,
-    doctor,
-):
-    app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
-
-
-app.add_typer(data.app, name="data")
-app.add_typer(analyze.app, name="analyze")
+for panel, modules in _PANELS.items():
+    for module in modules:
+        if module in (data, analyze):
+            app.add_typer(module.app, name=_name(module), rich_help_panel=panel)
+        else:
+            app.command(name=_name(module), rich_help_panel=panel)(module.command)
 for verbs in (app, data.app, analyze.app):
     tidy_help(verbs)
 

@@ -29,10 +29,12 @@ class Page(HTMLParser):
         self.addresses: list[str] = []
         self.identities: list[str] = []
         self.open: list[str] = []
+        self._goes_on = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img"):
+        self._goes_on = tag == "wbr"
+        if tag not in ("meta", "img", "wbr"):
             self.open.append(tag)
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
         self.identities += [value or "" for name, value in attrs if name == "id"]
@@ -41,8 +43,11 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if self._goes_on:
+            self.words[-1] += data
+        elif "style" not in self.open:
             self.words.append(data)
+        self._goes_on = False
 
     @property
     def text(self) -> str:

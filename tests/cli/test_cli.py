@@ -345,8 +345,11 @@ def test_version_and_help(inside: Inside, tmp_path: Path) -> None:
     assert stdeploy("--version", cwd=tmp_path).stdout.startswith("stdeploy 0.")
     listed = inside("--help", cwd=tmp_path).stdout
     verbs = "pull data train ablate fuse export classify evaluate bench flops card doctor"
+    assert "<bool>" not in listed
+    order = re.findall(r"(?m)^\W? ([a-z]+)  ", listed)
+    assert order[:3] == ["doctor", "pull", "data"]  # groups of verbs stand among the others
+    assert set(verbs.split()) < set(order)
     for verb in verbs.split():
-        assert verb in listed
         shown = inside(verb, "--help", cwd=tmp_path)
         assert shown.returncode == 0
         assert re.findall(r" range|--.*<list\[", shown.stdout) == []

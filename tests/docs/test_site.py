@@ -1,6 +1,8 @@
 """The manual as it is built: every link leads somewhere, nothing comes from elsewhere."""
 
+import html
 import html.parser
+import json
 import os
 import re
 import subprocess
@@ -14,7 +16,7 @@ from typer.main import get_command
 
 from stdeploy.cli.main import app
 from stdeploy.serve.schemas import STATUS
-from tests.docs.pages import ROOT
+from tests.docs.pages import PAGES, ROOT, Command, read_page
 
 # What a browser loads with a page; <a href> is what a reader follows.
 LOADED = {
@@ -117,6 +119,31 @@ def test_every_verb_and_option_is_in_the_reference(site: Path) -> None:
         for parameter in verb.params:
             for flag in parameter.opts:
                 assert flag in text, (name, flag)
+
+
+def test_every_verb_has_examples_that_a_page_of_the_manual_shows(site: Path) -> None:
+    shown = {
+        f"{item.text} "
+        for page in PAGES
+        if page.startswith("docs/")
+        for item in read_page(page)
+        if isinstance(item, Command)
+    }
+    for path in (site / "reference/commands").glob("[!i]*.html"):  # all but the index
+        _, there, text = path.read_text().partition('id="examples"')
+        assert there, path.name
+        blocks = re.findall(r"<pre>.*?</pre>", text, re.DOTALL)
+        lines = html.unescape(re.sub(r"<[^>]+>", "", "\n".join(blocks))).split("\n")
+        assert all(any(each.startswith(f"{line} ") for each in shown) for line in lines if line)
+
+
+def test_the_search_puts_the_python_api_last(site: Path) -> None:
+    index = json.loads((site / "search/search_index.json").read_text())["docs"]
+    low = {place["location"] for place in index if place.get("boost", 1) < 1}
+    assert low == {
+        place["location"] for place in index if place["location"].startswith("reference/python/")
+    }
+    assert low
 
 
 def test_equations_are_drawn(site: Path) -> None:
