@@ -125,7 +125,7 @@ def _options(command: Any, title: str) -> Iterator[str]:
         names, help_text = record
         help_text, remarks = _without_remarks(help_text)
         flags, _, value = names.partition(" <")
-        value = value.rstrip(">").removeprefix("list[").removesuffix("]")
+        value = value.rstrip(">").removeprefix("list[").removesuffix("]").lower()
         shown = f"`{flags}`" + (f" *{value}*" if value else "")
         about = next((_READ_ON[flag] for flag in parameter.opts if flag in _READ_ON), None)
         read_on = f"See [{about[0]}](../../{about[1]})." if about else ""

@@ -111,7 +111,7 @@ def receptive_field(
             parameter.requires_grad_(want)
     if total is None or not np.isfinite(total).all() or not total.sum() > 0:
         raise ArtifactError(
-            f"the gradient of the centre unit is 0 or not finite over {count} clip(s); are the "
+            f"the gradient of the centre unit is 0 or not finite (clips: {count}); are the "
             "weights those of a trained network?"
         )
     return ReceptiveField(

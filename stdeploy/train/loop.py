@@ -108,8 +108,8 @@ def train(
     share = how.batch_size // fabric.world_size
     if share * fabric.world_size != how.batch_size or share % how.accumulate:
         raise TrainingError(
-            f"batch_size {how.batch_size} cannot be shared by {fabric.world_size} process(es) in "
-            f"{how.accumulate} part(s) each; make it a multiple of "
+            f"batch_size {how.batch_size} cannot be shared out: processes x accumulate is "
+            f"{fabric.world_size} x {how.accumulate}; make it a multiple of "
             f"{fabric.world_size * how.accumulate}"
         )
     folder = open_run(fabric, run, resume=resume)
@@ -217,8 +217,8 @@ class _Trainer:
                     self._epoch(stop)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"the memory of the GPU is too small for {self._how.batch_size} clips in "
-                f"{self._how.accumulate} part(s); raise optimisation.accumulate"
+                f"the memory of the GPU is too small for {self._how.batch_size} clips "
+                f"with accumulate = {self._how.accumulate}; raise optimisation.accumulate"
             ) from error
         finally:
             end_workers(self._loader._iterator)

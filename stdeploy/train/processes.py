@@ -72,8 +72,8 @@ def start_processes(machine: Machine, how: Optimisation) -> Fabric:
         raise BackendError("a GPU was asked for, but torch sees none; see stdeploy doctor")
     if gpu and machine.devices > torch.cuda.device_count():
         raise BackendError(
-            f"{machine.devices} devices were asked for, but torch sees "
-            f"{torch.cuda.device_count()} GPU(s)"
+            f"{machine.devices} devices were asked for; GPUs that torch sees: "
+            f"{torch.cuda.device_count()}"
         )
     if how.precision == "fp16" and not gpu:
         raise BackendError("fp16 training needs a GPU; use precision fp32 or bf16 on a CPU")
