@@ -32,6 +32,15 @@ _READ_ON = {
     "--trt": ("A GPU host", "how-to/gpu-host.md"),
     "--triton": ("Triton", "how-to/triton.md"),
 }
+# Kinds of values that typer names by their type.
+_KINDS = {"Path": "path", "list[Path]": "path", "str": "text", "list[str]": "text"}
+# Endings of files that the help names.
+_FILES = "csv|engine|html|json|jsonl|md|mp4|npz|onnx|parquet|png|pt|safetensors|svg|toml"
+_RANGES = (
+    (re.compile(r"(.+)<=x<=(.+)"), r"\1 to \2"),
+    (re.compile(r"x>=(.+)"), r"\1 or more"),
+    (re.compile(r"x<=(.+)"), r"\1 or less"),
+)
 _REMARKS = re.compile(r"\s*\[([^\[\]]*(?:default|required|<=x|x>=|x<=|env var)[^\[\]]*)\]$")
 
 
@@ -125,7 +134,7 @@ def _options(command: Any, title: str) -> Iterator[str]:
         names, help_text = record
         help_text, remarks = _without_remarks(help_text)
         flags, _, value = names.partition(" <")
-        value = value.rstrip(">").removeprefix("list[").removesuffix("]").lower()
+        value = _KINDS.get(value.rstrip(">"), value.rstrip(">"))
         shown = f"`{flags}`" + (f" *{value}*" if value else "")
         about = next((_READ_ON[flag] for flag in parameter.opts if flag in _READ_ON), None)
         read_on = f"See [{about[0]}](../../{about[1]})." if about else ""
@@ -150,7 +159,7 @@ def _without_remarks(text: str) -> tuple[str, str]:
         elif remark == "required":
             remarks.append("Required.")
         else:
-            remarks.append(f"Allowed: {remark.replace('<=x<=', ' to ').replace('x', 'value ')}.")
+            remarks.append(f"Allowed: {_range(remark)}.")
     return text[: found.start()], " ".join(remarks)
 
 
@@ -158,24 +167,34 @@ def _paragraphs(command: Any) -> list[str]:
     return [_escaped(" ".join(part.split())) for part in (command.help or "").split("\n\n")]
 
 
+def _range(remark: str) -> str:
+    """What typer writes as 1<=x<=64, in words."""
+    for pattern, words in _RANGES:
+        remark = pattern.sub(words, remark.removesuffix(".0"))
+    return remark
+
+
 def _escaped(text: str) -> str:
     """What is typed as code; elsewhere no signs that Markdown would take for its own."""
-    quoted = re.split(r"(`[^`]*`)", text)
-    words = itertools.chain.from_iterable(
-        [part] if part.startswith("`") else _typed().split(part) for part in quoted
-    )
+    words = re.split(rf"(`[^`]*`|{_typed().pattern})", text)
     return "".join(
-        f"`{word}`"
-        if _typed().fullmatch(word)
-        else word
-        if word.startswith("`")
-        else re.sub(r"([*_<])", r"\\\1", word)
-        for word in words
+        _code(word) if place % 2 else re.sub(r"([*_<])", r"\\\1", word)
+        for place, word in enumerate(words)
     )
+
+
+def _code(word: str) -> str:
+    """A piece of code; a command leads to its page."""
+    shown = f"`{word.strip('`')}`"
+    title = next((title for title, _ in _commands() if word == title), None)
+    return f"[{shown}]({_name(title)}.md)" if title else shown
 
 
 @functools.cache
 def _typed() -> re.Pattern[str]:
-    """Commands and options among the words of the help."""
+    """Commands, options, files and settings among the words of the help."""
     verbs = "|".join(re.escape(title) for title, _ in _commands())
-    return re.compile(rf"(?<![\w-])(?<!-m )((?:{verbs})(?: --[a-z][\w-]*)*|--[a-z][\w-]*)(?![\w-])")
+    command = rf"(?:torchrun -m )?(?:{verbs})(?: --[a-z][\w-]*)*"
+    file = rf"[\w*/-]*(?:\.[\w-]+)*\.(?:{_FILES})"
+    setting = r"\w[\w.]* ?= ?[\w.]+"
+    return re.compile(rf"(?<![\w.-])(?:{command}|--[a-z][\w-]*|{file}|{setting})(?![\w-])")

@@ -1,5 +1,6 @@
 """Commands that the manual's pages show, for the pages of the commands: tests run them there."""
 
+import collections
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ class Example:
     Attributes:
         text: as it is typed.
         page: where it stands, from docs/.
-        title: of that page.
+        title: of that page, as the navigation has it.
     """
 
     text: str
@@ -33,24 +34,30 @@ class Example:
 def examples_in(files: Files, nav: Any) -> list[Example]:
     """Commands of ours in the fenced blocks of pages, each once, in the order of the navigation."""
     found: dict[str, Example] = {}
-    for page in _pages(nav):
+    for named, page in _pages(nav):
         file = files.get_file_from_path(page)
         text = file.content_string if file is not None and not file.generated_by else ""
-        title = _TITLE.search(text)
-        if title is not None:
-            for command in _commands(text):
-                found.setdefault(command, Example(command, page, title[1]))
+        for command in _commands(text):
+            title = named or _TITLE.findall(text)[0]
+            found.setdefault(command, Example(command, page, title))
     return list(found.values())
 
 
 def of_verb(examples: Iterable[Example], verb: str) -> list[Example]:
-    """A few examples of a verb.
+    """A few examples of a verb, from as many pages as there are.
 
     Args:
         examples: of all.
         verb: as it is typed, such as "stdeploy data check".
     """
-    return [each for each in examples if f"{each.text} ".startswith(f"{verb} ")][:_MOST]
+    found = [each for each in examples if f"{each.text} ".startswith(f"{verb} ")]
+    before: collections.Counter[str] = collections.Counter()
+    ranks = {}  # the first of each page, then the second
+    for each in found:
+        ranks[each] = before[each.page]
+        before[each.page] += 1
+    wanted = sorted(found, key=ranks.__getitem__)[:_MOST]
+    return [each for each in found if each in wanted]
 
 
 def _commands(text: str) -> Iterator[str]:
@@ -59,10 +66,17 @@ def _commands(text: str) -> Iterator[str]:
             yield from _COMMAND.findall(_GOES_ON.sub(" ", block))
 
 
-def _pages(nav: Any) -> Iterator[str]:
-    """The pages of a navigation, which holds lists and titles with what stands under them."""
+def _pages(nav: Any, title: str = "") -> Iterator[tuple[str, str]]:
+    """Pages of a navigation, which holds lists and titles with what stands under them.
+
+    Yields:
+        The title that the navigation gives a page, or nothing, and its place.
+    """
     if isinstance(nav, str):
-        yield nav
-        return
-    for inner in nav.values() if isinstance(nav, dict) else nav:
-        yield from _pages(inner)
+        yield title, nav
+    elif isinstance(nav, dict):
+        for title, inner in nav.items():
+            yield from _pages(inner, title)
+    else:
+        for inner in nav:
+            yield from _pages(inner)

@@ -1,6 +1,6 @@
 """Pictures of the analysis: figures 1 and 4 of the paper."""
 
-import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ _EXTRA = "analysis"
 _COLUMNS = 4  # so that names of layers can be read on a phone
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, "#c94f7c", "#8a7a3d", GREY)
 _CENTRE = "#ff4fd8"
+_NAME = 26  # letters of a name that stand above one map
+_DASHES = 6.0  # from one to the next, in widths of the line
 
 
 def draw_filters(
@@ -137,7 +139,8 @@ def _map_of_space(axes: Any, name: str, field: ReceptiveField, *, first: bool) -
     space = field.over_space
     axes.imshow(space, cmap="viridis", interpolation="nearest")
     down, across = field.spread_px
-    axes.set_title(f"{name}\nX-Y, sd {across:.0f} x {down:.0f} px", fontsize=7)
+    title = [*_lines(name), f"X-Y, sd {across:.0f} x {down:.0f} px"]
+    axes.set_title("\n".join(title), fontsize=7)
     axes.set_xlabel("x, px", fontsize=7)
     if first:
         axes.set_ylabel("y, px", fontsize=7)
@@ -156,15 +159,18 @@ def _map_of_time(axes: Any, field: ReceptiveField, *, first: bool) -> None:
 def _curves(axes: Any, fields: Mapping[str, ReceptiveField]) -> None:
     dotted = False
     colours = _cycled(len(fields))
-    # Every second one has gaps: that of a file and of what was made from it lie on each other.
-    dashes = itertools.cycle(["-", (0, (3, 3))])
-    for (name, field), colour, dash in zip(fields.items(), colours, dashes, strict=False):
+    for number, ((name, field), colour) in enumerate(zip(fields.items(), colours, strict=True)):
         curve = field.over_time
         offset = np.arange(len(curve)) - len(curve) // 2
-        label = (
-            f"{name}: sd {field.spread_frames:.2f} frames, {field.spread_seconds:.2f} s; "
+        figures = (
+            f"sd {field.spread_frames:.2f} frames, {field.spread_seconds:.2f} s; "
             f"could see {field.theoretical[0]} frames"
         )
+        label = f"{name}:{' ' if len(name) <= _NAME else chr(10)}{figures}"
+        # Each has longer gaps than the one before: that of a file and of what was made from it lie
+        # on each other.
+        gap = _DASHES * number / len(fields)
+        dash = (0, (_DASHES - gap, gap)) if gap else "-"
         axes.plot(
             offset, curve, color=colour, linestyle=dash, marker="o", markersize=2, label=label
         )
@@ -181,6 +187,16 @@ def _curves(axes: Any, fields: Mapping[str, ReceptiveField]) -> None:
     axes.legend(
         frameon=False, labelcolor=GREY, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.25)
     )
+
+
+def _lines(name: str) -> list[str]:
+    """A name of a file in lines that fit above a map, broken at its dots, hyphens and slashes."""
+    lines = [""]
+    for piece in re.split(r"(?=\.)|(?<=[-_/])", name):
+        if lines[-1] and len(lines[-1] + piece) > _NAME:
+            lines.append("")
+        lines[-1] += piece
+    return lines
 
 
 def _cycled(count: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ COLUMNS = (
 )
 # What a narrow terminal goes without, first to last; the files have them all.
 _LEAST_IMPORTANT = ("runs", "p99", "memory GB", "load s", "p95", "error", "batch")
+_COMMAND = re.compile(r"stdeploy classify .+")
 _GAP = 2  # characters between columns
 # On white and on black alike.
 _COLOURS, _OTHER = {"fp32": BLUE, "fp16": GREEN, "bf16": PURPLE}, ORANGE
@@ -111,7 +113,7 @@ def to_markdown(report: Report) -> str:
         f"| --- |{' ---: |' * (len(COLUMNS) - 1)}",
         *(f"| {' | '.join(cells(row))} |" for row in report.rows),
         "",
-        *(f"- {line}" for line in summary(report)),
+        *("- " + _COMMAND.sub(r"`\g<0>`", line) for line in summary(report)),
     ]
     return "\n".join(lines) + "\n"
 

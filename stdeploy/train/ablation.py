@@ -143,6 +143,14 @@ class Cell:
     paper: float
 
 
+# What the rows of a table tell apart.
+_ROWS: Mapping[Table, str] = {
+    "2": "network",
+    "3": "eta",
+    "4a": "sampling rates",
+    "4b": "ego-motion, sigma",
+    "4c": "augmentation",
+}
 _B1 = LENGTHS["b1"]
 _UNIF = (1, 2, 3, 4)
 _KINDS: dict[str, tuple[Literal["single", "multi"], float]] = {
@@ -246,7 +254,7 @@ def to_markdown(found: Sequence[Cell], results: Mapping[Variant, Spread]) -> str
         inside = [cell for cell in found if cell.table == table]
         columns = list(dict.fromkeys(cell.column for cell in inside))
         head = [f"{column}, % | paper, mini-SSv2" for column in columns]
-        lines += [f"**Table {table}**", "", f"| | {' | '.join(head)} |"]
+        lines += [f"**Table {table}**", "", f"| {_ROWS[table]} | {' | '.join(head)} |"]
         lines += ["| --- |" + " ---: | ---: |" * len(columns)]
         for row in dict.fromkeys(cell.row for cell in inside):
             texts = []

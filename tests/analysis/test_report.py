@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from stdeploy.analysis.filters import analyse
-from stdeploy.analysis.plots import draw_filters
+from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
+from stdeploy.analysis.receptive_field import ReceptiveField
 from stdeploy.analysis.report import write_report
 from stdeploy.errors import ArtifactError
 from stdeploy.export.flops import count
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fuse import fuse_file
 from stdeploy.models.checkpoint import save_checkpoint
+from stdeploy.picture import BLUE, GREEN, ORANGE
 from tests.conftest import card_of, tiny_model
 from tests.serve.test_page import driver, opened  # noqa: F401 - a fixture
 
@@ -128,6 +130,30 @@ def test_discs_stand_four_in_a_row_at_most(tmp_path: Path) -> None:
         assert drawing.count("<!-- conv4.") == number
         heights.append(height)
     assert heights[1] > 1.5 * heights[0]
+
+
+def _field() -> ReceptiveField:
+    density = np.ones((9, 4, 4)) * np.hanning(11)[1:-1, None, None]
+    return ReceptiveField(density / density.sum(), 1, 0.1, theoretical=(20, 20, 20))
+
+
+def test_curves_that_coincide_are_all_seen(tmp_path: Path) -> None:
+    names = ("a.pt", "a.fused.safetensors", "b.pt")
+    draw_receptive_fields({name: _field() for name in names}, tmp_path / "a.png")
+    pixels = cv2.imread(str(tmp_path / "a.png"))[:, :, ::-1]
+    pixels = pixels[: int(0.85 * len(pixels))]  # without the legend
+    for colour in (BLUE, ORANGE, GREEN):
+        wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+        assert np.count_nonzero((pixels == wanted).all(axis=2)) > 200, colour
+
+
+def test_long_names_break_where_files_have_joints(tmp_path: Path) -> None:
+    name = "surveillance-fights-again-finetuned.fused.safetensors"
+    draw_receptive_fields({name: _field(), "b.pt": _field()}, tmp_path / "a.svg")
+    drawing = (tmp_path / "a.svg").read_text()
+    for line in ("surveillance-fights-again-", "finetuned.fused", ".safetensors", "b.pt"):
+        assert f"<!-- {line} -->" in drawing
+    assert f"<!-- {name}: -->" in drawing  # in the legend, with its figures below
 
 
 def test_labels_are_text_not_tags(page: Page) -> None:

@@ -121,6 +121,17 @@ def test_every_verb_and_option_is_in_the_reference(site: Path) -> None:
                 assert flag in text, (name, flag)
 
 
+def test_the_reference_shows_what_is_typed_as_code_and_ranges_in_words(site: Path) -> None:
+    commands = site / "reference/commands"
+    export = (commands / "export.html").read_text()
+    for typed in ("*.fused.safetensors", ".onnx", "--calibrate", "kl_nats=0.1"):
+        assert re.search(rf"<code>(?:<span[^>]*>)?{re.escape(typed)}(?:</span>)?</code>", export)
+    classify = (commands / "classify.html").read_text()
+    assert 'auto: see <a href="doctor.html"><code>stdeploy doctor</code></a>' in classify
+    assert "Allowed: 1 or more" in classify
+    assert "Allowed: 1 to 64" in classify
+
+
 def test_every_verb_has_examples_that_a_page_of_the_manual_shows(site: Path) -> None:
     shown = {
         f"{item.text} "
@@ -137,13 +148,15 @@ def test_every_verb_has_examples_that_a_page_of_the_manual_shows(site: Path) -> 
         assert all(any(each.startswith(f"{line} ") for each in shown) for line in lines if line)
 
 
-def test_the_search_puts_the_python_api_last(site: Path) -> None:
+def test_the_search_puts_the_python_api_last_and_what_users_do_first(site: Path) -> None:
     index = json.loads((site / "search/search_index.json").read_text())["docs"]
-    low = {place["location"] for place in index if place.get("boost", 1) < 1}
-    assert low == {
-        place["location"] for place in index if place["location"].startswith("reference/python/")
-    }
-    assert low
+
+    def boosts(start: str) -> set[float]:
+        return {one.get("boost", 1) for one in index if one["location"].startswith(start)}
+
+    api, rest, how_to = boosts("reference/python/"), boosts("reference/files"), boosts("how-to/")
+    assert max(api) * 100 < min(rest) < min(how_to)
+    assert boosts("reference/commands/") == how_to
 
 
 def test_equations_are_drawn(site: Path) -> None:
@@ -183,6 +196,11 @@ def test_both_pages_on_http_have_every_code_of_an_error(site: Path) -> None:
     for code in STATUS:
         assert f"<code>{code}</code>" in table, code
         assert f"<code>{code}</code>" in field[0], code
+
+
+def test_paths_in_code_break_at_slashes(site: Path) -> None:
+    text = (site / "reference/http.html").read_text()
+    assert "<code>GET /v2/<wbr>models/<wbr>{model}/<wbr>config</code>" in text
 
 
 def test_lines_break_behind_joints_in_tables_and_never_in_options(site: Path) -> None:
