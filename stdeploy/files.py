@@ -9,7 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
-from stdeploy.errors import ArtifactError
+from stdeploy.errors import ArtifactError, did_you_mean
 
 CHECKPOINT_SUFFIX = ".pt"
 FUSED_SUFFIX = ".fused.safetensors"
@@ -95,8 +95,18 @@ def existing(path: Path) -> Path:
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise ArtifactError(f"{str(path)!r} {what}; name an artifact file")
+        near = did_you_mean(path.name, _names_beside(path))
+        raise ArtifactError(f"{str(path)!r} {what}; name an artifact file{near}")
     return path
+
+
+def _names_beside(path: Path) -> list[str]:
+    """Artifacts in the folder of a path, by name."""
+    suffixes = (CHECKPOINT_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, ENGINE_SUFFIX)
+    try:
+        return sorted(p.name for p in path.parent.iterdir() if p.name.endswith(suffixes))
+    except OSError:
+        return []
 
 
 def checked_output(path: Path, suffix: str, *, source: Path | None = None) -> Path:

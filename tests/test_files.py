@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from stdeploy.errors import ArtifactError
-from stdeploy.files import checked_output, fused_path, newest, onnx_path, whole_file
+from stdeploy.files import checked_output, existing, fused_path, newest, onnx_path, whole_file
 
 
 def test_names_follow_the_chain() -> None:
@@ -81,3 +81,12 @@ def test_a_whole_write_replaces_and_is_readable_by_others(tmp_path: Path) -> Non
 def test_writing_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot write"), whole_file(tmp_path / "no" / "a.pt"):
         pass
+
+
+def test_a_misspelt_artifact_is_told_from_those_beside_it(tmp_path: Path) -> None:
+    for name in ("finetune.onnx", "finetun.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(ArtifactError, match=r"; did you mean 'finetune\.onnx'\?$"):
+        existing(tmp_path / "finetun.onnx")
+    with pytest.raises(ArtifactError, match=r"does not exist; name an artifact file$"):
+        existing(tmp_path / "nowhere" / "finetun.onnx")

@@ -68,6 +68,11 @@ class OnnxRuntime(BaseRuntime):
         on_gpu = options.device == "cuda"
         if on_gpu and _CUDA not in ort.get_available_providers():
             if not options.allow_cpu:
+                if not gpus():
+                    raise BackendError(
+                        f"{_CUDA} was asked for, but no NVIDIA GPU is seen here; leave --device "
+                        "out, or pass --allow-cpu"
+                    )
                 raise BackendError(
                     f"{_CUDA} was asked for, but the onnxruntime installed here is built for "
                     "the CPU only; uninstall it and run: pip install 'stdeploy[gpu]', or pass "
