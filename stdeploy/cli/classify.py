@@ -73,7 +73,7 @@ def command(
         list[Path] | None,
         typer.Option(
             "--list",
-            help="A text file with a video on each line; - for standard input.",
+            help="A .csv list, or a text file with a video on each line; - for standard input.",
             show_default=False,
         ),
     ] = None,

@@ -134,9 +134,8 @@ def command(
         else:
             out.print(f"they agree on {found.agreement:.1%} of {counted(found.videos, 'video')}")
             for video, right, first, second in found.differing:
-                out.print(
-                    f"  {video}, {right!r}: {first!r} and {second!r}", soft_wrap=True, markup=False
-                )
+                said = f"{artifact} says {first!r}, {other} {second!r}"
+                out.print(f"  {video} is {right!r}: {said}", soft_wrap=True, markup=False)
     if any(result.failed for result in results):
         raise typer.Exit(VideoError.exit_status)
 

@@ -22,8 +22,9 @@ def expand(
 
     Args:
         arguments: as they were typed.
-        lists: text files with a path on each line, relative ones from where the list lies; "-"
-            is standard input, whose paths start here. Lines that begin with # are no paths.
+        lists: .csv lists of labelled videos, or text files with a path on each line, relative
+            ones from where the list lies; "-" is standard input, whose paths start here. Lines
+            that begin with # are no paths.
         recursive: folders stand for what lies in their folders too.
 
     Raises:
@@ -96,7 +97,12 @@ def default_artifact() -> Path:
 
 
 def _listed(lists: Sequence[Path]) -> Iterator[Path]:
+    from stdeploy.train.data.listing import is_list, read_list
+
     for source in lists:
+        if is_list(source):
+            yield from (sample.video for sample in read_list(source).samples)
+            continue
         try:
             lines = _text_of(source).splitlines()
         except (OSError, UnicodeDecodeError) as error:

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stdeploy.cli.console import counted, err, note, out, progress_bar
-from stdeploy.cli.evaluate import summary
+from stdeploy.cli.evaluate import record, summary
 from stdeploy.cli.pull import Item
 from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError, require
 
@@ -113,15 +113,21 @@ def command(
     from stdeploy.train.evaluate import evaluate
     from stdeploy.train.loop import train
     from stdeploy.train.processes import Machine
+    from stdeploy.train.run import EvaluationRecord, read_evaluation, write_evaluation
 
     run = run or _run_folder(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume)
     training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
 
+    known: EvaluationRecord | None = None
+
     def begin(epochs_done: int) -> None:
+        nonlocal known
         if epochs_done < loaded.optimisation.epochs:
             note(_begun(run, output, resume=resume))
         else:
-            note(_finished(run, output, epochs_done, measured=held_out is not None))
+            known = read_evaluation(run)
+            measured = held_out is not None and known is None
+            note(_finished(run, output, epochs_done, measured=measured))
         for doubt in _doubts(training, held_out):
             note(doubt)
 
@@ -148,14 +154,19 @@ def command(
     if held_out is None:
         out.print(f"{output}: trained on {len(training.samples)} videos", soft_wrap=True)
         return
-    try:
-        with Classifier.open(output) as classifier, progress_bar("measuring") as progress:
-            result = evaluate(classifier, held_out, progress)
-    except (KeyboardInterrupt, SystemExit):
-        note(f"{output} is written, but not measured; the same command with --resume measures it")
-        raise
-    out.print(f"{output}: {summary(result)}", soft_wrap=True, markup=False)
-    if result.failed:
+    if known is None:
+        try:
+            with Classifier.open(output) as classifier, progress_bar("measuring") as progress:
+                result = evaluate(classifier, held_out, progress)
+        except (KeyboardInterrupt, SystemExit):
+            note(
+                f"{output} is written, but not measured; the same command with --resume measures it"
+            )
+            raise
+        known = {"summary": summary(result), **record(result)}
+        write_evaluation(run, known)
+    out.print(f"{output}: {known['summary']}", soft_wrap=True, markup=False)
+    if known["failed"]:
         raise typer.Exit(VideoError.exit_status)
 
 

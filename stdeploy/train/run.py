@@ -12,6 +12,7 @@ last.state         to resume from
 best.pt            checkpoint of the epoch with the highest validation accuracy
 card.json          of the final checkpoint
 curve.png          loss and accuracy, drawn at the end
+evaluation.json    accuracy of the final checkpoint, through the whole chain
 """
 
 import csv
@@ -39,6 +40,10 @@ from stdeploy.train.pictures import draw_curve, draw_filter_shares
 from stdeploy.train.recipe import Recipe
 
 STATE = "last.state"
+_EVALUATION = "evaluation.json"
+
+# The line that people read, under "summary", and what `stdeploy evaluate --json` gives.
+EvaluationRecord = dict[str, object]
 
 
 class RunFolder:
@@ -187,3 +192,18 @@ def open_run(fabric: Fabric, path: Path, *, resume: bool) -> RunFolder | None:
     if refusal is not None:
         raise refusal
     return folder
+
+
+def write_evaluation(folder: Path, record: EvaluationRecord) -> None:
+    """Keep what was measured at the end, whole or not at all."""
+    with whole_file(folder / _EVALUATION) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def read_evaluation(folder: Path) -> EvaluationRecord | None:
+    """What was measured at the end of a run; None if nothing was, or the file is damaged."""
+    try:
+        record = json.loads((folder / _EVALUATION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {"summary", "failed"} <= record.keys() else None

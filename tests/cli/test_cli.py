@@ -494,6 +494,13 @@ def test_failed_videos_give_evaluate_exit_status_1(chain: Path, tmp_path: Path) 
     assert all(f"broken: {videos / str(name)}.webm is no video" in named for name in range(2, 7))
 
 
+def test_a_list_of_labelled_videos_is_a_list_of_videos(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    labelled = tmp_path / "lists" / "validation.csv"
+    labelled.write_text("label,path\nfight,a.mp4\nnoFight,b.mp4\n")
+    assert expand([], lists=[labelled]) == [labelled.parent / "a.mp4", labelled.parent / "b.mp4"]
+
+
 def test_evaluate_compares_two_artifacts(inside: Inside, chain: Path, tmp_path: Path) -> None:
     first, second, *_ = read_card(chain / "ckpt.onnx").labels
     rows = f"path,label\n{chain / 'a.mp4'},{first}\n{chain / 'b.mp4'},{second}\n"

@@ -1,5 +1,6 @@
 """What `stdeploy train` says, in a process of its own."""
 
+import json
 import re
 import shutil
 import signal
@@ -62,8 +63,16 @@ def test_a_run_says_what_is_doubtful_then_a_line_an_epoch(
     assert result.startswith("starter.pt: top-1 ")
 
 
-def test_a_finished_run_is_measured_again_and_says_so(finished: tuple[Path, str, str]) -> None:
+def test_a_finished_run_says_so_and_what_was_measured(finished: tuple[Path, str, str]) -> None:
     folder, result, _ = finished
+    kept = folder / "runs/starter/evaluation.json"
+    record = json.loads(kept.read_text())
+    assert result == f"starter.pt: {record['summary']}\n"
+    kept.write_text(json.dumps(record | {"summary": "as it was"}))
+    known = stdeploy(*TRAIN, "--resume", cwd=folder)
+    assert known.stdout == "starter.pt: as it was\n"
+    assert "written again from it; to train longer" in known.stderr
+    kept.unlink()
     (folder / "starter.pt").unlink()
     again = stdeploy(*TRAIN, "--resume", cwd=folder)
     assert again.returncode == 0, again.stderr
@@ -88,6 +97,7 @@ def test_a_signal_while_measuring_says_what_is_there(
     shutil.copytree(finished[0], folder)
     curve = folder / "runs" / "starter" / "curve.png"
     curve.unlink()
+    (folder / "runs" / "starter" / "evaluation.json").unlink()
     process = subprocess.Popen(
         [sys.executable, "-m", "stdeploy", *TRAIN, "--resume"],
         cwd=folder,
