@@ -93,6 +93,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(f"{UNFINISHED}*"):  # of a run that was killed while writing
             leftover.unlink()
+        if not step:  # of a run whose state was deleted
+            (self.path / _EVALUATION).unlink(missing_ok=True)
         self._metrics(rows)
         self._write("recipe.json", recipe.model_dump_json(indent=1))
         environment = {

@@ -26,7 +26,7 @@ from stdeploy.train.optimisation import learning_rate_factor
 from stdeploy.train.processes import Machine
 from stdeploy.train.recipe import Recipe
 from stdeploy.train.report import Report
-from stdeploy.train.run import RunFolder
+from stdeploy.train.run import RunFolder, read_evaluation, write_evaluation
 from stdeploy.train.state import RunState
 from stdeploy.train.synthetic import make_dataset
 from tests.conftest import tiny_model
@@ -418,3 +418,10 @@ def test_the_log_of_filters_goes_on_after_a_break(tmp_path: Path) -> None:
     for epoch in (0, 1, 2, 1):  # the second and third are done again
         log.filters(filter_shares(model, epoch))
     assert [row.epoch for row in read_shares(tmp_path / "filters.csv")] == [0] * 8 + [1] * 8
+
+
+def test_a_new_run_forgets_what_was_measured_in_its_folder(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, {"summary": "top-1 90.0%", "failed": 0})
+    for step, kept in ((3, True), (0, False)):
+        RunFolder(tmp_path, resume=False).begin(small_recipe(), {}, step=step, rows=[])
+        assert (read_evaluation(tmp_path) is not None) is kept
