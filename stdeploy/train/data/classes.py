@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 
-from stdeploy.train.data.labelled import LabelledVideos, Split
+from stdeploy.train.data.labelled import SPLIT_NAMES, LabelledVideos, Split
 
 # Walking and talking differ by one letter, too. It is a slip only in names that are long enough,
 # where one of the classes has this much fewer videos.
@@ -98,7 +98,7 @@ def _empty(split: Split, data: LabelledVideos) -> Iterator[ClassFinding]:
     }
     for label, count in zip(data.labels, data.counts(), strict=True):
         if not count:
-            detail = f"class {label!r} has no {_NAMES[split]} video; {advice[split]}"
+            detail = f"class {label!r} has no {SPLIT_NAMES[split]} video; {advice[split]}"
             yield ClassFinding("empty", split, (label,), detail)
 
 
@@ -127,8 +127,5 @@ def _few(split: Split, data: LabelledVideos, min_videos: int) -> Iterator[ClassF
         yield ClassFinding("few", split, tuple(label for _, label in few), detail)
 
 
-_NAMES: dict[Split, str] = {"train": "training", "validation": "validation"}
-
-
 def _count(videos: int, split: Split) -> str:
-    return f"{videos} {_NAMES[split]} video{'' if videos == 1 else 's'}"
+    return f"{videos} {SPLIT_NAMES[split]} video{'' if videos == 1 else 's'}"

@@ -13,6 +13,7 @@ import numpy as np
 from stdeploy.errors import DatasetError, did_you_mean
 
 Split = Literal["train", "validation"]
+SPLIT_NAMES: Mapping[Split, str] = {"train": "training", "validation": "validation"}  # in words
 
 _NAMED = 3  # labels at most, in an error
 

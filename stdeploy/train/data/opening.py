@@ -5,12 +5,10 @@ from pathlib import Path
 
 from stdeploy.errors import DatasetError
 from stdeploy.files import VIDEO_SUFFIXES, videos_in
-from stdeploy.train.data.labelled import LabelledVideos, Split
+from stdeploy.train.data.labelled import SPLIT_NAMES, LabelledVideos, Split
 from stdeploy.train.data.layout import Layout
 from stdeploy.train.data.listing import read_list
 from stdeploy.train.data.registry import LAYOUTS, layout
-
-_NAMES: dict[Split, str] = {"train": "training", "validation": "validation"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +28,7 @@ class NamedVideos:
     def some(self, count: int) -> str:
         """How many of them are taken, in words: "32 of the 196 training videos of my-lists"."""
         there = len(self.videos)
-        what = f"{_NAMES[self.split]} videos" if self.split else "videos"
+        what = f"{SPLIT_NAMES[self.split]} videos" if self.split else "videos"
         return f"{min(count, there)} of the {there} {what} of {self.source}"
 
 
@@ -52,7 +50,7 @@ def read_split(
     """
     found = _read(data, split, fold)
     if not found.samples:
-        raise DatasetError(f"{str(data)!r} lists no {_NAMES[split]} video")
+        raise DatasetError(f"{str(data)!r} lists no {SPLIT_NAMES[split]} video")
     if not missing_ok:
         _check_there(found, data, split)
     return found
@@ -62,9 +60,9 @@ def _check_there(found: LabelledVideos, data: Path, split: Split) -> None:
     missing = [sample.video for sample in found.samples if not sample.video.is_file()]
     if missing:
         raise DatasetError(
-            f"{len(missing)} of the {len(found.samples)} {_NAMES[split]} videos of {str(data)!r} "
-            f"are not there, the first is {str(missing[0])!r}; `stdeploy data check` writes lists "
-            "without them"
+            f"{len(missing)} of the {len(found.samples)} {SPLIT_NAMES[split]} videos of "
+            f"{str(data)!r} are not there, the first is {str(missing[0])!r}; `stdeploy data check` "
+            "writes lists without them"
         )
 
 
@@ -99,8 +97,8 @@ def videos_of(named: Path, split: Split) -> NamedVideos:
         if named.is_file():
             raise
         raise DatasetError(
-            f"{error}; {str(named)!r} looks like a data set, of which only {_NAMES[split]} videos "
-            "are taken: for others, name a folder that holds them alone"
+            f"{error}; {str(named)!r} looks like a data set, of which only {SPLIT_NAMES[split]} "
+            "videos are taken: for others, name a folder that holds them alone"
         ) from error
     _check_there(found, named, split)
     videos = tuple(dict.fromkeys(sample.video for sample in found.samples))
