@@ -17,7 +17,8 @@ class TimelineOptions:
     Attributes:
         hop_seconds: from the start of one window to the start of the next.
         enter: a label's segment begins where its score reaches this.
-        leave: and lasts until its score falls below this.
+        leave: and lasts until its score falls below this, or below `enter` where another label
+            reaches that: so segments overlap only where `enter` lets two labels begin.
         top_k: labels that are kept of each window.
     """
 
@@ -102,7 +103,7 @@ class Timeline:
         damaged_after_seconds: where its frames end, if the file announces more of them.
         options: how it was made.
         cells: all along the video.
-        segments: by their start; those of several labels may overlap.
+        segments: by their start; see `TimelineOptions` for those that overlap.
         how: "windows" or "dense".
         device: where the network really ran.
         artifact_sha256: digest of the artifact that answered.
@@ -184,11 +185,13 @@ class TimelineMaker:
             tuple(float(probabilities[label]) for label in order),
         )
         self._cells.append(cell)
-        for entering in np.flatnonzero(probabilities >= self._options.enter):
+        high = np.flatnonzero(probabilities >= self._options.enter)
+        for entering in high:
             self._open.setdefault(int(entering), _Open(start))
+        lowest = self._options.enter if high.size else self._options.leave
         for label, under_way in list(self._open.items()):
             score = float(probabilities[label])
-            if score < self._options.leave:
+            if score < lowest:
                 self._end(label, start)
             else:
                 under_way.weight += score * (end - start)

@@ -37,10 +37,18 @@ def test_segments_begin_high_and_last_until_low() -> None:
     assert segment.mean == pytest.approx((0.6 + 0.45 + 0.35) / 3)
 
 
-def test_segments_of_two_labels_may_overlap() -> None:
-    scores = [[0.6, 0.4], [0.5, 0.5], [0.4, 0.6], [0.1, 0.9]]
+def test_a_segment_ends_where_another_label_takes_over() -> None:
+    # 0.4 would be enough to go on, were there not the 0.6 of another label
+    scores = [[0.6, 0.4], [0.4, 0.35], [0.4, 0.6], [0.35, 0.45], [0.1, 0.9]]
     _, segments = made(scores, 6.0)
-    assert [(s.label, s.start, s.end) for s in segments] == [(0, 0.0, 3.5), (1, 1.5, 6.0)]
+    assert [(s.label, s.start, s.end) for s in segments] == [(0, 0.0, 2.5), (1, 2.5, 6.0)]
+    assert segments[0].mean == pytest.approx((0.6 * 1.5 + 0.4) / 2.5)
+
+
+def test_segments_overlap_where_two_labels_are_high_enough_to_begin() -> None:
+    scores = [[0.6, 0.3], [0.4, 0.5], [0.3, 0.6], [0.1, 0.9]]
+    _, segments = made(scores, 6.0, enter=0.4, leave=0.2)
+    assert [(s.label, s.start, s.end) for s in segments] == [(0, 0.0, 2.5), (1, 1.5, 6.0)]
 
 
 def test_no_window_gives_nothing() -> None:

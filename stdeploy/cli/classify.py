@@ -133,7 +133,8 @@ def command(
             "--leave",
             min=0,
             max=1,
-            help=f"Score below which it ends. Default: {_LEAVE}, or --enter if that is lower.",
+            help="Score below which it ends; below --enter where another label reaches that. "
+            f"Default: {_LEAVE}, or --enter if that is lower.",
             show_default=False,
         ),
     ] = None,

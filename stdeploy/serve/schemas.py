@@ -141,7 +141,11 @@ class Window(BaseModel):
 
 
 class Segment(BaseModel):
-    """A stretch in which a label goes on, in seconds."""
+    """A stretch in which a label goes on, in seconds.
+
+    It begins where the score reaches 0.5, and ends where that of another label does, or where its
+    own falls below 0.3.
+    """
 
     label: str
     start: float

@@ -1,4 +1,4 @@
-"""How much video an MP4 or QuickTime file says that it holds, whatever of it can be decoded.
+"""What an MP4 or QuickTime file says that it holds, whatever of it can be decoded.
 
 Its index counts every frame before the first one comes. Other containers only say how long they
 last, sound and all, and often wrongly.
@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 _OPENED = (b"moov", b"trak", b"mdia", b"minf", b"stbl")  # boxes that hold boxes
 _READ = (b"mvhd", b"tkhd", b"hdlr", b"stsz")
+_BEFORE_INDEX = {b"ftyp", b"mdat", b"wide", b"free", b"skip", b"pnot", b"uuid"}
 _MOST_BOXES = 10_000
 _LONGEST = 256  # bytes of a box that are looked at
 
@@ -52,6 +53,43 @@ def announced(path: Path) -> Announced | None:
     except (OSError, ValueError, OverflowError, struct.error, IndexError, ZeroDivisionError):
         return None
     return found[0] if len(found) == 1 else None
+
+
+def lacks_index(path: Path) -> bool:
+    """Whether a file breaks off before the end of its index, so that nothing of it plays.
+
+    Recorders write the index last. A copy that was cut off lacks it, and so does a file that is
+    still being written. Fragments of a stream have indices of their own, pictures have others.
+    """
+    begun = False
+    try:
+        with path.open("rb") as file:
+            for kind, end in _outermost(file):
+                if kind == b"moov":
+                    return end > path.stat().st_size
+                if kind not in _BEFORE_INDEX:
+                    return False
+                begun = True
+    except (OSError, ValueError, OverflowError):  # a size that no file has
+        return False
+    return begun
+
+
+def _outermost(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """The boxes that are in no other: their kind, and where they end, in bytes."""
+    start = 0
+    for _ in range(_MOST_BOXES):
+        file.seek(start)
+        head = file.read(16)
+        if len(head) < 8:
+            return
+        size, kind = struct.unpack_from(">I4s", head)
+        if size == 1 and len(head) == 16:
+            (size,) = struct.unpack_from(">Q", head, 8)
+        start += size
+        yield kind, start
+        if size < 8:  # 0 is to the end of the file
+            return
 
 
 def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:

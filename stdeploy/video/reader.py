@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.errors import MissingExtraError, VideoError, pip_install
-from stdeploy.video.announced import announced
+from stdeploy.video.announced import announced, lacks_index
 from stdeploy.video.decoder import Decoder, DecoderName, Stream
 from stdeploy.video.interlaced import refused_by_opencv
 from stdeploy.video.limits import NO_LIMITS, Limits
@@ -22,6 +22,10 @@ from stdeploy.video.transform import Image
 Choice = Callable[[Timing], NDArray[np.intp]]
 
 NO_FRAME = "holds no frame that can be decoded here"
+NO_INDEX = (
+    "breaks off before its index (moov), without which an MP4 does not play: copy it again, or let "
+    "what records it come to its end"
+)
 _SAME_SECONDS = 1e-4  # timestamps of a packet and of its frame differ by rounding only
 _LOST = -2  # a position; -1 is before the first frame
 _MOST_STREAMS = 1000  # of FFmpeg itself
@@ -194,6 +198,8 @@ class VideoReader:
         try:
             index = self._decoder.index(self.path)
         except VideoError as error:
+            if lacks_index(self.path):
+                raise VideoError(NO_INDEX) from error
             self._try_another(str(error))
             return
         self._limits.check(index)

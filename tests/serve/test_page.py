@@ -128,6 +128,8 @@ def test_page_shows_what_the_server_answers(page: Page, server: Server, video: P
         "return [...document.querySelectorAll('#bars .label')].map(e => e.textContent)"
     )
     assert shown == [prediction["label"] for prediction in wanted["predictions"]]
+    assert wanted["views"] == 1
+    assert page.text("#scope").startswith("One clip, from the middle.")
     windows = wanted["timeline"]["windows"]
     assert page.text("#detail").startswith(f"{len(windows)} answer")
     assert page.run("return document.querySelector('#video').videoWidth") == 128

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stdeploy.video.announced import Announced, announced
+from stdeploy.errors import VideoError
+from stdeploy.video.announced import Announced, announced, lacks_index
 from stdeploy.video.reader import VideoReader
 from tests.video.odd import coloured_frames, encode
 
@@ -39,6 +40,35 @@ def test_an_index_announces_frames_and_seconds(whole: Path, tmp_path: Path) -> N
 def test_what_is_no_index_announces_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     assert announced(tmp_path / "a.mp4") is None
+
+
+@pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}], ids=["behind", "front"])
+def test_a_file_that_breaks_off_before_its_index_says_so(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    path = tmp_path / "a.mp4"
+    encode(path, coloured_frames(50), "libx264", container_options=options)
+    assert not lacks_index(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"moov") + 200])
+    with pytest.raises(VideoError, match="breaks off before its index .*copy it again"):
+        VideoReader(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no video at all\n",
+        bytes(1000),
+        b"\0\0\0\x18ftypheic" + bytes(12) + b"\0\0\0\x20meta" + bytes(24),
+        b"\0\0\0\x08styp\0\0\0\x08moof\0\0\0\x08mdat",
+        b"\0\0\0\x01free" + b"\xff" * 8 + bytes(16),
+    ],
+)
+def test_what_never_had_an_index_lacks_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    assert not lacks_index(tmp_path / "a.mp4")
 
 
 def cut(content: bytes) -> bytes:

@@ -60,6 +60,14 @@ export function showBy(answer) {
   line.replaceChildren(`${answer.model.name} `, digest, `, ${views}, ${answer.device}`);
 }
 
+/** What the answer about a whole video rests on; views is null where none is known yet. */
+export function showScope(views) {
+  const many = views ? `The mean of ${views} clips` : "The mean of clips";
+  const clips = views === 1 ? "One clip, from the middle" : `${many} spread over it`;
+  byId("scope").textContent =
+    `${clips}. A bar of the timeline is about its own moments, so that the two may differ.`;
+}
+
 /**
  * The time that each stage took, as a bar and as a table; without timings, their places.
  *
@@ -122,7 +130,8 @@ function segmentsNote(segments, number) {
   if (!segments)
     return "Stretches in which one label holds come here when the video has been read to its end.";
   const most = number > MOST_SEGMENTS ? ` The first ${MOST_SEGMENTS} are listed.` : "";
-  if (segments.length) return `${counted(number, "segment")}, with mean scores.${most}`;
+  if (segments.length)
+    return `${counted(number, "segment")}, with mean scores. A segment goes on through bars of other labels as long as none of them is clear.${most}`;
   if (number)
     return `No label scores high enough to make a segment. The best label of each stretch:${most}`;
   return "The video has no segments.";

@@ -5,6 +5,7 @@ import {
   showBy,
   showCaption,
   showPredictions,
+  showScope,
   showSegments,
   showTimings,
 } from "./answer.js";
@@ -65,11 +66,12 @@ function clear({ isLive = false } = {}) {
   timeline.reset(palette, { isLive });
   showPredictions(null, palette);
   showBy(null);
+  showScope(null);
   showTimings(null);
   showSegments(null, [], palette);
   byId("answer-title").textContent = isLive ? "Last clip" : "Whole video";
   byId("line-title").textContent = isLive ? "Last minute" : "Timeline";
-  for (const id of ["segments-section", "keys"]) byId(id).hidden = isLive;
+  for (const id of ["segments-section", "keys", "scope"]) byId(id).hidden = isLive;
   showCaption(null, palette);
 }
 
@@ -123,6 +125,7 @@ async function classify() {
 
 function predicted(answer) {
   showAnswer(answer);
+  showScope(answer.views);
   state.busy(COMING);
 }
 
