@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import platformdirs
@@ -87,15 +87,19 @@ def newest(folder: Path, *suffixes: str, made_by: str) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime_ns)
 
 
-def existing(path: Path) -> Path:
+def existing(path: Path, *, also: Iterable[str] = ()) -> Path:
     """The same path, if it is a file.
+
+    Args:
+        path: of an artifact.
+        also: names that could have been meant, beside the artifacts in its folder.
 
     Raises:
         ArtifactError: there is no such file.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        near = did_you_mean(path.name, _names_beside(path))
+        near = did_you_mean(path.name, [*_names_beside(path), *also])
         raise ArtifactError(f"{str(path)!r} {what}; name an artifact file{near}")
     return path
 

@@ -43,7 +43,7 @@ class ResultFile:
         path: ends in .jsonl, .csv or .parquet.
         artifact_sha256: digest of the artifact that gives the rows.
         settings: of the run, in one short text; rows of others are not mixed with these.
-        top_k: labels in a row.
+        top_k: labels in a row, at most as many as there are.
         timeline: whether the records are those of timelines.
         pictures: which of `PICTURES` the records name.
         existing: what becomes of a file that holds something already.

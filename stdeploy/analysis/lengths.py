@@ -19,6 +19,17 @@ SPATIAL_PEAK = 0.55
 BROAD_FLATNESS = 0.9
 
 KEPT_STAGES = 3  # the last ones, which are never advised to be shorter
+MORE_FRAMES = 2  # that a broad last stage is advised to have
+
+# For people: what `recommend` does.
+RULES = (
+    f"One frame holds {SPATIAL_PEAK:.0%} of the energy or more: 1 frame long, since such a filter "
+    "hardly looks at the others.",
+    f"The last {KEPT_STAGES} stages are never made shorter: in the paper that lost accuracy.",
+    f"The last stage, if it is flat by {BROAD_FLATNESS} of 1 or more, and no frame holds "
+    f"{SPATIAL_PEAK:.0%}: {MORE_FRAMES} frames longer.",
+    "All others stay as they are.",
+)
 
 Verdict = Literal["spatial", "gathered", "temporal", "broad"]
 
@@ -84,5 +95,5 @@ def _advice(stage: StageFilters, *, from_last: int) -> Advice:
         verdict = "gathered" if from_last < KEPT_STAGES else "spatial"
         length = length if from_last < KEPT_STAGES else 1
     elif from_last == 0 and stage.flatness >= BROAD_FLATNESS:
-        verdict, length = "broad", stage.length + 2
+        verdict, length = "broad", stage.length + MORE_FRAMES
     return Advice(stage.stage, stage.length, length, verdict, stage.peak, stage.flatness)

@@ -12,7 +12,7 @@ from stdeploy import __version__
 from stdeploy.analysis.artifacts import field_of_file
 from stdeploy.analysis.filters import LayerFilters, StageFilters, analyse, by_stage
 from stdeploy.analysis.kernels import read_kernels
-from stdeploy.analysis.lengths import Advice, recommend
+from stdeploy.analysis.lengths import RULES, Advice, recommend
 from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 from stdeploy.analysis.receptive_field import ReceptiveField
 from stdeploy.card import ModelCard, ParityRow, read_card
@@ -113,7 +113,8 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         sections=sections,
         fields_picture=_fields_picture(sections),
-        input=f"{min(clips, len(videos))} videos" if videos else "Gaussian noise",
+        videos=min(clips, len(videos)),
+        rules=RULES,
         version=__version__,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )

@@ -48,6 +48,11 @@ class Case:
         return " ".join(words)
 
     @property
+    def title(self) -> str:
+        """With the artifact: "torch cpu fp32, a.onnx"."""
+        return f"{self.name}, {self.artifact.name}"
+
+    @property
     def is_baseline(self) -> bool:
         """Whether this is the network as it was trained: branches and norms, eager float32."""
         return not self.card.model.fused and not self.options.compile

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -117,25 +118,29 @@ def measure(
         rounds: turns of each case at each batch size.
         turn_seconds: how long a turn runs at least; one run if that takes longer.
         macs: multiply-accumulates of the fused network for one clip, for the share of the peak.
-        progress: is told what is done, how much of it and of how much.
+        progress: is told what begins, how much is done before it and of how much.
     """
     entries: list[_Entry] = []
     peaks: dict[str, float] = {}
     yardstick = Worker(None)
     try:
         for case in cases:
+            progress(f"opening {case.title}", len(entries), len(cases))
             entries.append(_opened(case, batches))
-            progress(f"opening {case.name}", len(entries), len(cases))
-        total = len(batches) * rounds
-        for number in range(total):
-            batch = batches[number // rounds]
+        kinds = tuple(dict.fromkeys(map(_kind, cases)))
+        total = len(batches) * rounds * (len(entries) + len(kinds))
+        done = itertools.count()
+        for batch, number in itertools.product(batches, range(1, rounds + 1)):
+            where = f"round {number} of {rounds}, batch {batch}"
             for entry in entries:
+                progress(f"{where}: {entry.case.title}", next(done), total)
                 _take_turn(entry, batch, turn_seconds)
-            for kind in set(map(_kind, cases)):
+            for kind in kinds:
+                progress(f"{where}: peak of {kind}", next(done), total)
                 found = _peak(yardstick, kind)
                 if found is not None:
                     peaks[kind] = max(found, peaks.get(kind, 0.0))
-            progress(f"batch {batch}", number + 1, total)
+        progress("ending processes", total, total)
     finally:
         for entry in entries:
             entry.worker.close()

@@ -72,7 +72,11 @@ def shown(table: Sequence[Sequence[str]], width: int) -> tuple[int, ...]:
 
 
 def summary(report: Report) -> Iterator[str]:
-    """The winners and their commands, failures, and what the shares are shares of."""
+    """What columns mean, failures, the winners and their commands, and the peaks."""
+    if any(row.speedup is not None for row in report.rows):
+        yield "x unfused: times the clips/s of the unfused network on torch in fp32"
+    if any(row.peak_share is not None for row in report.rows):
+        yield "% of peak: share of what the fastest matrix product here did in the same rounds"
     for row in report.rows:
         if row.failed is not None:
             yield f"{row.name}, batch {row.batch}, failed: {row.failed}"

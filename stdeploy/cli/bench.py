@@ -11,6 +11,7 @@ from rich.table import Table
 from stdeploy.card import ModelCard
 from stdeploy.cli.console import note, out, phase_bars
 from stdeploy.errors import ArtifactError, BackendError, SpecError
+from stdeploy.files import checked_output
 from stdeploy.hardware import gpus
 
 
@@ -39,28 +40,29 @@ def command(
     Each runs in a process of its own, and they take turns, so that a busy machine is unfair to
     none. The unfused network in eager PyTorch (ckpt.pt) is the baseline where it is there.
     """
-    from stdeploy.bench.cases import artifacts_of, cases_for, newest_stem
-    from stdeploy.bench.measure import measure
-    from stdeploy.bench.report import COLUMNS, cells, draw, shown, summary, to_json, to_markdown
-    from stdeploy.bench.report import write_text as write
-    from stdeploy.files import checked_output
-
     for path, suffixes in ((json_file, (".json",)), (markdown, (".md",)), (plot, (".png", ".svg"))):
         if path is not None:
             checked_output(path, next((s for s in suffixes if path.name.endswith(s)), suffixes[0]))
     sizes, kinds = _sizes(batches), _devices(devices)
-    paths = artifacts or artifacts_of(Path(), newest_stem(Path()))
-    cases = list(cases_for(paths, devices=kinds, compiled=compiled))
-    if not cases:
-        raise ArtifactError("no backend here runs any of these files; see stdeploy doctor")
-    note(f"measuring {len(cases)} ways: {', '.join(case.name for case in cases)}")
-    with phase_bars() as progress:
+    with phase_bars("looking for backends") as progress:
+        from stdeploy.bench.cases import artifacts_of, cases_for, newest_stem
+        from stdeploy.bench.measure import measure
+        from stdeploy.bench.report import COLUMNS, cells, draw, shown, summary, to_json, to_markdown
+        from stdeploy.bench.report import write_text as write
+
+        paths = artifacts or artifacts_of(Path(), newest_stem(Path()))
+        cases = list(cases_for(paths, devices=kinds, compiled=compiled))
+        if not cases:
+            raise ArtifactError("no backend here runs any of these files; see stdeploy doctor")
+        note(f"measuring {len(cases)} ways: {', '.join(case.name for case in cases)}")
+        progress("counting the arithmetic of the network", 0, 1)
+        macs = _macs(cases[0].card)
         report = measure(
             cases,
             batches=sizes,
             rounds=rounds,
             turn_seconds=turn_seconds,
-            macs=_macs(cases[0].card),
+            macs=macs,
             progress=progress,
         )
     texts = [cells(row) for row in report.rows]

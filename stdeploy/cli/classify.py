@@ -232,7 +232,7 @@ def command(
         threads=threads,
         rebuild=rebuild,
     )
-    paths = expand(videos or [], lists=lists or [], recursive=recursive)
+    paths = expand(videos or [], lists=lists or [], recursive=recursive, report=note)
     if not paths:
         raise SpecError("the lists name no video; write one on each line")
     artifact = existing(model) if model else default_artifact()
@@ -247,7 +247,7 @@ def command(
                     output,
                     artifact_sha256=sha256_of(artifact),
                     settings=_settings(timeline, over_time, chain, artifact),
-                    top_k=top_k,
+                    top_k=min(top_k, len(read_card(artifact).labels)),
                     timeline=timeline is not None,
                     pictures=pictures.names,
                     existing="resume" if resume else "overwrite" if overwrite else "refuse",
@@ -308,6 +308,8 @@ def command(
             run.break_off(nothing_to_say=isinstance(error, StdeployError) and run.done == 0)
             raise
         run.end()
+    for line in saving.told():
+        note(line)
     if output is not None:
         note(run.written(output))
     run.say_how_it_went(output)

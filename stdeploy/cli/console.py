@@ -1,12 +1,21 @@
 """What the verbs share: results go to standard output, progress and notes to standard error."""
 
+import collections
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
@@ -46,10 +55,11 @@ def announced(text: str, report: Callable[_Parameters, None]) -> Callable[_Param
 def counted(count: int, thing: str) -> str:
     """How many there are, in words.
 
-    >>> counted(1, "video"), counted(2, "video")
-    ('1 video', '2 videos')
+    >>> counted(1, "video"), counted(2, "video"), counted(2, "class")
+    ('1 video', '2 videos', '2 classes')
     """
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+    several = f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    return f"{count} {thing if count == 1 else several}"
 
 
 @contextlib.contextmanager
@@ -100,22 +110,42 @@ def rate_bar(what: str, things: str) -> Iterator[Callable[[float, float], None]]
 
 
 @contextlib.contextmanager
-def phase_bars() -> Iterator[Callable[[str, int, int], None]]:
+def phase_bars(first: str) -> Iterator[Callable[[str, int, int], None]]:
     """One bar at a time on standard error, on a terminal only.
+
+    What is done again from its beginning is numbered: "comparing, round 2". Titles that change
+    while one count goes on are titles of one bar.
+
+    Args:
+        first: what is being done until more is told.
 
     Yields:
         A function that takes what is being done, how much of it is done and how much there is.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, **_BAR) as progress:
-        task = progress.add_task("", total=None)
-        current = ""
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # of the line, so that no bar jumps
+    columns = (
+        SpinnerColumn("line"),
+        TextColumn("{task.description}", markup=False, table_column=rest),
+        BarColumn(bar_width=16),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, expand=True, **_BAR) as progress:
+        progress.add_task(first, total=None)
+        (task,) = progress.tasks
+        last = (0, 0)
+        done_of: dict[str, int] = {}
+        rounds = collections.Counter[str]()
 
         def update(what: str, done: int, total: int) -> None:
-            nonlocal current
-            if what != current:
-                current = what
-                progress.reset(task, description=what)
-            progress.update(task, completed=done, total=total)
+            nonlocal last
+            if done < last[0] or total != last[1]:
+                progress.reset(task.id)
+            if done < done_of.get(what, 0):
+                rounds[what] += 1
+            last, done_of[what] = (done, total), done
+            number = f", round {rounds[what] + 1}" if rounds[what] else ""
+            # Of one step, and of what follows the last, no share is known: the bar only moves.
+            task.total = total if max(done, 1) < total else None
+            progress.update(task.id, description=what + number, completed=done)
 
         yield update

@@ -13,7 +13,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from stdeploy.cli.console import note, out, progress_bar
+from stdeploy.cli.console import counted, note, out, progress_bar
 from stdeploy.cli.help import Verbs
 from stdeploy.errors import DatasetError
 
@@ -146,7 +146,8 @@ def _write(splits: "dict[Split, LabelledVideos]", folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split, part in splits.items():
         write_list(folder / f"{split}.csv", part)
-        note(f"{folder / f'{split}.csv'}: {len(part.samples)} videos of {len(part.labels)} classes")
+        classes = counted(sum(count > 0 for count in part.counts()), "class")
+        note(f"{folder / f'{split}.csv'}: {counted(len(part.samples), 'video')} of {classes}")
 
 
 def _show(checked: "Checked", classes: "Sequence[ClassFinding]", seconds: float) -> None:
@@ -177,8 +178,9 @@ def _show(checked: "Checked", classes: "Sequence[ClassFinding]", seconds: float)
     wrong = [*(f"{count} {kind}" for kind, count in kinds.items()), *about_classes]
     total = sum(len(part.samples) for part in checked.clean.values())
     out.print(
-        f"{total} good videos in {len(training.labels)} classes of {min(first)} to {max(first)} "
-        f"training videos (median {statistics.median(first):g}), {seconds / 3600:.2f} h looked at; "
+        f"{counted(total, 'good video')} in {counted(len(training.labels), 'class')} of "
+        f"{min(first)} to {max(first)} training videos (median {statistics.median(first):g}), "
+        f"{seconds / 3600:.2f} h looked at; "
         f"{', '.join(wrong) or 'nothing is wrong'}",
         soft_wrap=True,
         markup=False,

@@ -121,9 +121,8 @@ def command(
             out.print(f"{path}: {summary(results[-1])}", soft_wrap=True, markup=False)
             if per_class:
                 _print_classes(results[-1])
-    reasons = [f"{one.video} {one.reason}" for one in results[0].judged if one.reason is not None]
     others = f"stdeploy data check {shlex.quote(str(data))} names them all"
-    say_failed(reasons, len(reasons), len(results[0].judged), others=others)
+    say_unreadable(results[0], others=others)
     if confusion is not None:
         draw_confusion(results[0], confusion)
     if len(results) > 1:
@@ -138,6 +137,12 @@ def command(
                 out.print(f"  {video} is {right!r}: {said}", soft_wrap=True, markup=False)
     if any(result.failed for result in results):
         raise typer.Exit(VideoError.exit_status)
+
+
+def say_unreadable(result: "Evaluation", *, others: str) -> None:
+    """Say which videos could not be read, and where the `others` are named that are not told."""
+    reasons = [f"{one.video} {one.reason}" for one in result.judged if one.reason is not None]
+    say_failed(reasons, len(reasons), len(result.judged), others=others)
 
 
 def record(result: "Evaluation") -> dict[str, object]:

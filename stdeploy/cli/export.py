@@ -112,15 +112,16 @@ def command(
     if fused is not None:
         existing(fused)  # before torch, which takes seconds to import
     found = None
-    if calibrate is not None:
-        from stdeploy.train.data.opening import videos_of
+    with phase_bars("loading PyTorch and ONNX"):
+        if calibrate is not None:
+            from stdeploy.train.data.opening import videos_of
 
-        found = videos_of(calibrate, "train")
-    require("torch", extra="export", purpose="exporting")
-    from stdeploy.card import read_card
-    from stdeploy.export.calibration import read_calibration
-    from stdeploy.export.onnx import ExportOptions, export_onnx
-    from stdeploy.export.tensorrt import BuildOptions, build_engine, checked_options
+            found = videos_of(calibrate, "train")
+        require("torch", extra="export", purpose="exporting")
+        from stdeploy.card import read_card
+        from stdeploy.export.calibration import read_calibration
+        from stdeploy.export.onnx import ExportOptions, export_onnx
+        from stdeploy.export.tensorrt import BuildOptions, build_engine, checked_options
 
     build = BuildOptions(
         batches=sizes,
@@ -153,7 +154,7 @@ def command(
         if found:
             use = "calibrating" if precision is PrecisionName.INT8 else "comparing"
             what += f", {use} on {found.some(calibration_clips)}"
-        with phase_bars() as progress:
+        with phase_bars(f"opening {source.name}") as progress:
             result = export_onnx(source, output, options, announced(what, progress))
         _print_parity(result.card)
         size = result.path.stat().st_size / 1e6
@@ -163,7 +164,7 @@ def command(
             note(f"without --model, classify and serve take the newest .onnx: {result.path.name}")
     if trt:
         what = f"building an engine from {onnx_file}"
-        with phase_bars() as progress:
+        with phase_bars(f"opening {onnx_file.name}") as progress:
             clips = None
             if found:
                 what += f", comparing on {found.some(calibration_clips)}"

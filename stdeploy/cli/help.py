@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.models import OptionInfo
 
 # What stands for a value in the help; short, so that options and their text have room in 80
@@ -21,7 +21,19 @@ METAVARS: Mapping[Any, str] = {
 
 
 class _Verb(TyperCommand):
-    """A verb whose --help has no kind of value in the help, because it takes none."""
+    """A verb whose help says <path> for arguments, and nothing for --help, which takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters."""
+        parameters = super().get_params(ctx)
+        for each in parameters:
+            if not isinstance(each, TyperArgument):
+                continue
+            found = METAVARS.get(_kind(each.type_descriptor.annotation))
+            if found is not None:
+                # The kind of an argument has no other place; typer would say <list[Path]>.
+                each.display_type = lambda ctx, found=found: found  # type: ignore[method-assign,misc]  # noqa: ARG005
+        return parameters
 
     def get_help_option(self, ctx: Any) -> TyperOption | None:
         return _without_value(super().get_help_option(ctx))

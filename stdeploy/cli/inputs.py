@@ -3,7 +3,7 @@
 import glob
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stdeploy.errors import DatasetError
@@ -13,7 +13,11 @@ _STANDARD_INPUT = Path("-")
 
 
 def expand(
-    arguments: Sequence[str], *, lists: Sequence[Path] = (), recursive: bool = False
+    arguments: Sequence[str],
+    *,
+    lists: Sequence[Path] = (),
+    recursive: bool = False,
+    report: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Files, folders and patterns to files, in order, each once.
 
@@ -26,6 +30,7 @@ def expand(
             ones from where the list lies; "-" is standard input, whose paths start here. Lines
             that begin with # are no paths.
         recursive: folders stand for what lies in their folders too.
+        report: is told in words of folders that have more videos in their folders.
 
     Raises:
         DatasetError: a list cannot be read.
@@ -34,6 +39,8 @@ def expand(
     for path in (*map(Path, arguments), *_listed(lists)):
         if path.is_dir():
             found = sorted(videos_in(path, recursive=recursive))
+            if found and not recursive and has_videos_below(path):
+                report(f"{path}: its folders hold videos too; --recursive takes them as well")
         elif not os.path.lexists(path):
             matching = glob.glob(str(path), recursive=recursive)  # noqa: PTH207
             found = sorted(p for p in map(Path, matching) if p.is_file())
@@ -79,7 +86,9 @@ class Unfinished:
 
 def has_videos_below(folder: Path) -> bool:
     """Whether the folders of a folder hold videos, which --recursive would find."""
-    return folder.is_dir() and any(True for _ in videos_in(folder, recursive=True))
+    return folder.is_dir() and any(
+        video.parent != folder for video in videos_in(folder, recursive=True)
+    )
 
 
 def default_artifact() -> Path:

@@ -1,11 +1,13 @@
 """What can be looked at afterwards: --save-plot, --save-video, --contact-sheet."""
 
 import bisect
+import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stdeploy.classify import Classifier
+from stdeploy.cli.console import counted
 from stdeploy.errors import SpecError, VideoError
 from stdeploy.files import checked_output
 from stdeploy.picture import checked_picture
@@ -15,6 +17,11 @@ from stdeploy.show.overlay import LinesAt, write_with_labels
 from stdeploy.show.timeline_plot import draw_timeline
 from stdeploy.timeline import Timeline
 
+_WORDS = {
+    "contact_sheet": "contact sheet",
+    "plot": "timeline",
+    "labelled_video": "labelled video",
+}
 _LINES = 3  # labels that are drawn on a video at most
 
 
@@ -73,6 +80,8 @@ class Saving:
         self._num_lines = min(top_k, _LINES)
         self._keep = keep
         self._taken: set[Path] = set()
+        self._written: collections.Counter[str] = collections.Counter()
+        self._replaced: collections.Counter[str] = collections.Counter()
 
     def save(
         self,
@@ -99,12 +108,15 @@ class Saving:
             if wanted is None:
                 return
             path = self._place(wanted, video, suffix)
+            replaces = path.exists()
             try:
                 draw(path)
             except VideoError as error:
                 report(f"{video} {error}")
             else:
                 written[name] = str(path)
+                self._written[name] += 1
+                self._replaced[name] += replaces
 
         if isinstance(result, Prediction):
             write(
@@ -122,6 +134,20 @@ class Saving:
                 lambda path: write_with_labels(video, lines, path, decoder=classifier.decoder),
             )
         return written
+
+    def told(self) -> list[str]:
+        """What has been written where, and what it replaced: lines for people."""
+        lines = []
+        for name in self._wanted.names:
+            written, replaced = self._written[name], self._replaced[name]
+            if not written:
+                continue
+            line = f"{getattr(self._wanted, name)}: {counted(written, _WORDS[name])}"
+            if replaced:
+                one = "in place of an earlier one"
+                line += f", {one if written == 1 else f'{replaced} in place of earlier ones'}"
+            lines.append(line)
+        return lines
 
     def _place(self, wanted: Path, video: Path, suffix: str) -> Path:
         """The file itself, or a name in the folder that no other video has got."""

@@ -10,14 +10,16 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stdeploy.cli.console import counted, err, note, out, progress_bar
-from stdeploy.cli.evaluate import record, summary
+from stdeploy.cli.evaluate import record, say_unreadable, summary
 from stdeploy.cli.pull import Item
 from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError, require
+from stdeploy.files import CHECKPOINT_SUFFIX, checked_output, existing
 
 if TYPE_CHECKING:
     from stdeploy.train.data.labelled import LabelledVideos
     from stdeploy.train.recipe import Recipe, SyntheticData
     from stdeploy.train.report import Report
+    from stdeploy.train.run import EvaluationRecord
 
 
 _AN_HOUR_SECONDS = 3600.0
@@ -91,7 +93,6 @@ def command(
     only in the order of time. On several machines, or instead of --devices, start the command
     with torchrun -m stdeploy train.
     """
-    from stdeploy.files import CHECKPOINT_SUFFIX, checked_output
     from stdeploy.train.recipe import Recipe
 
     settings = list(overrides or ())
@@ -103,40 +104,35 @@ def command(
         settings.append(f"start.weights={weights}")
     loaded = Recipe.load(recipe, settings)
     output = checked_output(output or Path(f"{name}{CHECKPOINT_SUFFIX}"), CHECKPOINT_SUFFIX)
-    if weights in {f"{item}{CHECKPOINT_SUFFIX}" for item in Item} and not Path(weights).exists():
-        brings = f"stdeploy pull {weights.removesuffix(CHECKPOINT_SUFFIX)}"
-        raise ArtifactError(f"{weights!r} does not exist; `{brings}` brings it")
-    # Only now, because importing them takes seconds.
-    require("torch", extra="train", purpose="training")
-    require("lightning_fabric", extra="train", purpose="training")
-    from stdeploy.classify import Classifier
-    from stdeploy.train.evaluate import evaluate
-    from stdeploy.train.loop import train
-    from stdeploy.train.processes import Machine
-    from stdeploy.train.run import EvaluationRecord, read_evaluation, write_evaluation
-
-    run = run or _run_folder(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume)
-    training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
-
+    _check_there(loaded.start.weights)
     known: EvaluationRecord | None = None
+    with _bar() as tell:
+        # Only now, because importing them takes seconds.
+        require("torch", extra="train", purpose="training")
+        require("lightning_fabric", extra="train", purpose="training")
+        from stdeploy.train.loop import train
+        from stdeploy.train.processes import Machine
+        from stdeploy.train.run import LOG, read_evaluation, write_evaluation
 
-    def begin(epochs_done: int) -> None:
-        nonlocal known
-        if epochs_done < loaded.optimisation.epochs:
-            note(_begun(run, output, resume=resume))
-        else:
-            known = read_evaluation(run)
-            measured = held_out is not None and known is None
-            note(_finished(run, output, epochs_done, measured=measured))
-        for doubt in _doubts(training, held_out):
-            note(doubt)
+        folder = run or _run_folder(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume)
+        training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
 
-    with _bar() as report:
+        def begin(epochs_done: int) -> None:
+            nonlocal known
+            if epochs_done < loaded.optimisation.epochs:
+                note(_begun(folder, output, resume=resume))
+            else:
+                known = read_evaluation(folder)
+                measured = held_out is not None and known is None
+                note(_finished(folder, output, epochs_done, measured=measured))
+            for doubt in _doubts(training, held_out):
+                note(doubt)
+
         card = train(
             loaded,
             training,
             output,
-            run=run,
+            run=folder,
             validation=held_out,
             machine=Machine(
                 accelerator=accelerator.value,
@@ -147,7 +143,7 @@ def command(
             resume=resume,
             log_filters=log_filters,
             begin=begin,
-            report=report,
+            report=lambda report: tell(report, folder / LOG),
         )
     if card is None:
         return  # the first process says the rest
@@ -155,6 +151,9 @@ def command(
         out.print(f"{output}: trained on {len(training.samples)} videos", soft_wrap=True)
         return
     if known is None:
+        from stdeploy.classify import Classifier
+        from stdeploy.train.evaluate import evaluate
+
         try:
             with Classifier.open(output) as classifier, progress_bar("measuring") as progress:
                 result = evaluate(classifier, held_out, progress)
@@ -164,10 +163,27 @@ def command(
             )
             raise
         known = {"summary": summary(result), **record(result)}
-        write_evaluation(run, known)
+        write_evaluation(folder, known)
+        say_unreadable(result, others=f"see {folder / LOG}")
     out.print(f"{output}: {known['summary']}", soft_wrap=True, markup=False)
     if known["failed"]:
         raise typer.Exit(VideoError.exit_status)
+
+
+def _check_there(weights: str) -> None:
+    """Look for the weights to start from, before anything that takes time.
+
+    Raises:
+        ArtifactError: they are no file.
+    """
+    from stdeploy.train.recipe import IMAGENET
+
+    pulled = [f"{item}{CHECKPOINT_SUFFIX}" for item in Item]
+    if weights in pulled and not Path(weights).exists():
+        brings = f"stdeploy pull {weights.removesuffix(CHECKPOINT_SUFFIX)}"
+        raise ArtifactError(f"{weights!r} does not exist; `{brings}` brings it")
+    if weights not in ("", IMAGENET):
+        existing(Path(weights), also=[*pulled, IMAGENET])
 
 
 def _lengths(text: str) -> list[int]:
@@ -257,8 +273,9 @@ def _doubts(training: "LabelledVideos", held_out: "LabelledVideos | None") -> It
     if held_out is None:
         yield "no --validation: accuracy is not measured"
     elif absent := [n for n, c in zip(held_out.labels, held_out.counts(), strict=True) if not c]:
-        more = f" (nor of {len(absent) - 1} more classes)" if absent[1:] else ""
-        yield f"no validation video of {absent[0]!r}{more}: that class is not measured"
+        more = f" (nor of {counted(len(absent) - 1, 'more class')})" if absent[1:] else ""
+        is_not = "that class is not" if len(absent) == 1 else "those classes are not"
+        yield f"no validation video of {absent[0]!r}{more}: {is_not} measured"
     if alike := [found.labels for found in classes_alike(training)]:
         more = f" (and {counted(len(alike) - 1, 'more pair')})" if alike[1:] else ""
         one, other = alike[0]
@@ -266,17 +283,23 @@ def _doubts(training: "LabelledVideos", held_out: "LabelledVideos | None") -> It
 
 
 @contextlib.contextmanager
-def _bar() -> "Iterator[Callable[[Report], None]]":
-    """A bar for the run on a terminal, and a line for each epoch everywhere."""
+def _bar() -> "Iterator[Callable[[Report, Path], None]]":
+    """A bar for the run on a terminal, and a line for each epoch everywhere.
+
+    Yields:
+        A function that takes how the run goes, and where its log is.
+    """
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=None),  # of the whole run, as wide as there is room
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     with Progress(
         *columns,
         console=err,
+        expand=True,
         transient=True,
         disable=not err.is_terminal,
         # A validation video takes less time than a training clip, so that only the mean over
@@ -285,11 +308,11 @@ def _bar() -> "Iterator[Callable[[Report], None]]":
     ) as progress:
         task = progress.add_task("starting", total=None, rate="")
 
-        def update(report: "Report") -> None:
+        def update(report: "Report", log: Path) -> None:
             doing, rate = bar_texts(report)
             progress.update(task, completed=report.done, total=1.0, description=doing, rate=rate)
             if report.phase == "finished":
-                note(_line(report))
+                note(epoch_line(report, log))
 
         yield update
 
@@ -299,12 +322,17 @@ def bar_texts(report: "Report") -> tuple[str, str]:
     epoch = f"epoch {report.epoch}/{report.epochs}"
     if report.phase == "validating":
         return f"{epoch} validating", f"{report.seen} of {counted(report.to_validate, 'video')}"
-    rate = f"{report.clips_per_second:.1f} clips/s, {report.wait_share:.0%} waiting for data"
+    rate = f"{report.clips_per_second:.1f} clips/s, {report.wait_share:.0%} waiting"
     return f"{epoch} loss {report.loss:.3f}", rate
 
 
-def _line(report: "Report") -> str:
-    """An epoch in one line."""
+def epoch_line(report: "Report", log: Path) -> str:
+    """An epoch in one line.
+
+    Args:
+        report: at its end.
+        log: where videos that could not be read stand with the reasons.
+    """
     parts = [
         f"epoch {report.epoch}/{report.epochs}",
         f"loss {report.loss:.3f}",
@@ -314,6 +342,17 @@ def _line(report: "Report") -> str:
         parts.append(f"validation {report.validation.top1:.1%}")
     waiting = f"{report.wait_share:.0%} of the time waiting for data"
     parts.append(f"{report.clips_per_second:.1f} clips/s, {waiting}")
-    if report.broken:
-        parts.append(f"{report.broken} broken videos replaced, see log.txt")
+    broken = [_how_many(report.broken, "broken video", "replaced")]
+    if report.validation is not None:
+        broken.append(_how_many(tuple(report.validation.broken), "validation video", "unreadable"))
+    if told := [text for text in broken if text]:
+        parts.append(f"{', '.join(told)}, see {log}")
     return "  ".join(parts)
+
+
+def _how_many(names: tuple[str, ...], thing: str, what: str) -> str:
+    """Such as: 2 broken videos replaced (a.mp4, ...)."""
+    if not names:
+        return ""
+    first = names[0] if len(names) == 1 else f"{names[0]}, ..."
+    return f"{counted(len(names), thing)} {what} ({first})"

@@ -138,12 +138,13 @@ def prove(
         # Another batch size may get other kernels, which round elsewhere.
         tolerance = RUNTIME_TOLERANCE[runtime.precision]
         rows.append(_row(runtime, f"batch {batch}", error, tolerance, detail))
-        progress("comparing", len(rows), len(batches))
+        progress("comparing batches", len(rows), len(batches))
+    clips = sum(1 for _ in reference.gate_clips())
     expected, actual = [], []
     for frames, parent in reference.gate_clips():
         expected.append(parent)
         actual.append(runtime.run(frames))
-        progress("comparing", len(actual), len(reference.real) or len(reference.synthetic))
+        progress("comparing clips", len(actual), clips)
     measured = difference(np.concatenate(expected), np.concatenate(actual))
     kind = f"{len(reference.real)} real clips and the golden clip"
     detail = kind if len(reference.real) else f"{len(actual)} synthetic clips"

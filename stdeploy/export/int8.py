@@ -40,13 +40,14 @@ class Int8Search:
 
     def run(
         self,
-        failures: Callable[[onnx.ModelProto], list[ParityRow]],
+        failures: Callable[[onnx.ModelProto, int], list[ParityRow]],
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         """Quantise all layers; if that fails, all but the worst 1, 2, 4, 8, ...
 
         Args:
-            failures: the gate, which gives what a graph did not pass.
+            failures: the gate, which gives what a graph did not pass that keeps so many layers in
+                fp32.
             progress: is told layers tried and in all, if they have to be.
 
         Returns:
@@ -57,7 +58,7 @@ class Int8Search:
         """
         layers = list(self._quantiser.layers)
         graph = self._quantiser.quantise(layers)
-        failed = failures(graph)
+        failed = failures(graph, 0)
         if not failed:
             return graph, ()
         ranking = self.ranking(progress)
@@ -65,7 +66,7 @@ class Int8Search:
         while kept <= len(layers) * _MOST_KEPT:
             worst = tuple(name for name, _ in ranking[:kept])
             graph = self._quantiser.quantise([name for name in layers if name not in worst])
-            failed = failures(graph)
+            failed = failures(graph, kept)
             if not failed:
                 return graph, worst
             kept *= 2

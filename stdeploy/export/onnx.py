@@ -236,10 +236,13 @@ def _int8(
         with open_backend(temporary, card, options) as runtime:
             return np.concatenate([runtime.run(clip[None]) for clip in frames])
 
-    def failures(graph: onnx.ModelProto) -> list[ParityRow]:
+    def failures(graph: onnx.ModelProto, kept: int) -> list[ParityRow]:
+        def told(what: str, done: int, total: int) -> None:
+            progress(f"{what}, kept in fp32: {kept}", done, total)
+
         _save(graph, card, temporary)
         for prover in dict.fromkeys((options, _prover("int8"))):
-            failed = _prove(temporary, card, reference, allowed, prover, progress).failed
+            failed = _prove(temporary, card, reference, allowed, prover, told).failed
             if failed:
                 return failed
         return []

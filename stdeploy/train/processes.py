@@ -5,7 +5,7 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any, Literal, TypeVar, cast
 
@@ -151,6 +151,15 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
         yield batches
     finally:
         end_workers(batches)
+
+
+def together(fabric: Fabric, found: Mapping[str, str]) -> dict[str, str]:
+    """What all processes have found, in each of them; all have to ask at the same place."""
+    if fabric.world_size == 1:
+        return dict(found)
+    by_process: list[dict[str, str]] = [{}] * fabric.world_size
+    torch.distributed.all_gather_object(by_process, dict(found))
+    return {name: text for each in by_process for name, text in each.items()}
 
 
 @dataclasses.dataclass

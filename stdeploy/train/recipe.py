@@ -1,10 +1,11 @@
 """Recipes: everything that decides a training run, as a TOML file."""
 
 import importlib.resources
+import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field
 
@@ -15,7 +16,10 @@ from stdeploy.spec import ClipSpec, ModelSpec, Spec
 from stdeploy.train.augment import Augmentation
 
 _PACKAGED = importlib.resources.files("stdeploy.train").joinpath("recipes")
+IMAGENET = "imagenet"  # weights of the hub
 _STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
+# Does not decide about the numbers of a run.
+UNIMPORTANT: Final = {"optimisation": {"workers"}}
 Stage = Literal["conv1", "conv2", "conv3", "conv4", "conv5"]
 
 
@@ -186,6 +190,31 @@ class Recipe(Spec):
                 "one with --weights CKPT.pt, or set model.architecture"
             )
         return recipe
+
+
+def changed_fields(before: Recipe, now: Recipe) -> list[str]:
+    """Fields that decide about the numbers of a run and differ: "optimisation.epochs was 2, is 3".
+
+    Args:
+        before: one recipe.
+        now: another.
+    """
+    one, other = (
+        dict(_flat(recipe.model_dump(mode="json", exclude=UNIMPORTANT))) for recipe in (before, now)
+    )
+    return [
+        f"{name} was {json.dumps(one.get(name))}, is {json.dumps(other.get(name))}"
+        for name in dict.fromkeys([*one, *other])
+        if one.get(name) != other.get(name)
+    ]
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def packaged_recipes() -> list[str]:

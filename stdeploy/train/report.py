@@ -24,7 +24,7 @@ class Report:
         accuracy: on the training clips of those steps as they were seen, 0..1.
         clips_per_second: over those steps, all processes together.
         wait_share: of their time, how much the network waited for data, 0..1.
-        broken: videos that could not be read so far, and were replaced.
+        broken: names of training videos that could not be read so far, and were replaced.
         validation: at the end of an epoch, if there are validation videos.
     """
 
@@ -39,7 +39,7 @@ class Report:
     accuracy: float
     clips_per_second: float
     wait_share: float
-    broken: int
+    broken: tuple[str, ...]
     validation: Accuracy | None = None
 
     @property
@@ -89,7 +89,7 @@ def report_of(
         accuracy=progress.right / clips,
         clips_per_second=clips / seconds,
         wait_share=progress.wait_seconds / seconds,
-        broken=len(progress.broken),
+        broken=tuple(progress.broken),
         validation=validation,
     )
 
@@ -108,10 +108,11 @@ def row_of(report: Report, seconds: float) -> dict[str, float]:
     }
     if report.validation is not None:
         row["validation_top1"] = report.validation.top1
-        row["validation_top5"] = report.validation.top5
+        if report.validation.top5 is not None:
+            row["validation_top5"] = report.validation.top5
     return row | {
         "seconds": seconds,
         "clips_per_second": report.clips_per_second,
         "wait_share": report.wait_share,
-        "broken_videos": report.broken,
+        "broken_videos": len(report.broken),
     }

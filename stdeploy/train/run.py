@@ -15,6 +15,7 @@ curve.png          loss and accuracy, drawn at the end
 evaluation.json    accuracy of the final checkpoint, through the whole chain
 """
 
+import contextlib
 import csv
 import datetime
 import json
@@ -27,7 +28,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from stdeploy.card import ModelCard
-from stdeploy.errors import MissingExtraError, TrainingError
+from stdeploy.errors import MissingExtraError, SpecError, TrainingError
 from stdeploy.files import UNFINISHED, whole_file
 from stdeploy.hardware import cpu_count, cpu_name, gpus
 from stdeploy.train.filter_shares import (
@@ -37,10 +38,13 @@ from stdeploy.train.filter_shares import (
     write_shares,
 )
 from stdeploy.train.pictures import draw_curve, draw_filter_shares
-from stdeploy.train.recipe import Recipe
+from stdeploy.train.recipe import Recipe, changed_fields
 
 STATE = "last.state"
+LOG = "log.txt"
+_RECIPE = "recipe.json"
 _EVALUATION = "evaluation.json"
+_TOLD = 3  # fields of a recipe
 
 # The line that people read, under "summary", and what `stdeploy evaluate --json` gives.
 EvaluationRecord = dict[str, object]
@@ -96,7 +100,7 @@ class RunFolder:
         if not step:  # of a run whose state was deleted
             (self.path / _EVALUATION).unlink(missing_ok=True)
         self._metrics(rows)
-        self._write("recipe.json", recipe.model_dump_json(indent=1))
+        self._write(_RECIPE, recipe.model_dump_json(indent=1))
         environment = {
             "command": sys.argv,
             "python": platform.python_version(),
@@ -146,7 +150,7 @@ class RunFolder:
     def log(self, line: str) -> None:
         """Add a line to log.txt, with the time."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        with (self.path / LOG).open("a", encoding="utf-8") as file:
             file.write(f"{now} {line}\n")
 
     def finish(self, card: ModelCard, rows: list[dict[str, float]]) -> None:
@@ -194,6 +198,27 @@ def open_run(fabric: Fabric, path: Path, *, resume: bool) -> RunFolder | None:
     if refusal is not None:
         raise refusal
     return folder
+
+
+def another_run(folder: Path, recipe: Recipe) -> TrainingError:
+    """What there is to say where a run cannot go on with this recipe and data.
+
+    Args:
+        folder: of the run, whose fingerprint is another.
+        recipe: that it should go on with.
+    """
+    changed = []
+    with contextlib.suppress(OSError, ValueError, SpecError):  # damaged, or another version's
+        text = (folder / _RECIPE).read_text(encoding="utf-8")
+        changed = changed_fields(Recipe.parse(json.loads(text)), recipe)
+    others = "other videos, other labels or another number of processes"
+    if changed:
+        more = f"; and {len(changed) - _TOLD} more" if changed[_TOLD:] else ""
+        others = f"another recipe ({'; '.join(changed[:_TOLD])}{more})"
+    return TrainingError(
+        f"{str(folder)!r} holds a run with {others}; a run is resumed with exactly what it was "
+        "begun with, and a new one wants another --run"
+    )
 
 
 def write_evaluation(folder: Path, record: EvaluationRecord) -> None:

@@ -18,9 +18,7 @@ from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.registry import build
 from stdeploy.spec import ClipSpec, ModelSpec
-from stdeploy.train.recipe import Recipe
-
-IMAGENET = "imagenet"
+from stdeploy.train.recipe import IMAGENET, Recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Any, Protocol, Self
 
 import torch
 
-from stdeploy.errors import ArtifactError, TrainingError
+from stdeploy.errors import ArtifactError
 from stdeploy.files import whole_file
 from stdeploy.models.checkpoint import write_tensors
 from stdeploy.train.data.labelled import LabelledVideos
-from stdeploy.train.recipe import Recipe
+from stdeploy.train.recipe import UNIMPORTANT, Recipe
 
 _VERSION = 2
 
@@ -124,17 +124,8 @@ class RunState:
                 f"{str(path)!r} is no state of a run, or damaged; start anew, without --resume"
             ) from error
 
-    def restore(self, fingerprint: str, parts: Mapping[str, Part], *, source: Path) -> None:
-        """Put the states of the parts back.
-
-        Raises:
-            TrainingError: the recipe or the data are others than those of the state.
-        """
-        if fingerprint != self.fingerprint:
-            raise TrainingError(
-                f"{str(source)!r} belongs to a run with another recipe or other data; a run is "
-                "resumed with exactly what it was begun with, and a new one wants another --run"
-            )
+    def restore(self, parts: Mapping[str, Part]) -> None:
+        """Put the states of the parts back."""
         for name, part in parts.items():
             part.load_state_dict(self.tensors[name])
 
@@ -144,7 +135,7 @@ def fingerprint(
 ) -> str:
     """Of everything that decides about the numbers of a run; 64 hex digits."""
     parts = (
-        recipe.model_dump_json(exclude={"optimisation": {"workers"}}),
+        recipe.model_dump_json(exclude=UNIMPORTANT),
         data.digest(),
         validation.digest() if validation is not None else "",
         str(world_size),  # norms see the clips of one process

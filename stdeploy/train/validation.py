@@ -6,21 +6,22 @@ this is the quick look that an epoch gets.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from stdeploy.card import is_telling
 from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
 from stdeploy.train.clips import begin_worker
 from stdeploy.train.data.labelled import LabelledVideos
-from stdeploy.train.processes import batches_of, next_of
+from stdeploy.train.processes import batches_of, next_of, together
 from stdeploy.video.clips import read_views
 
-_Item = tuple[Tensor, int]
+_Item = tuple[Tensor, int, str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +31,21 @@ class Accuracy:
     Attributes:
         videos: how many could be read.
         top1: best label right.
-        top5: right label among the best five.
+        top5: right label among the best five; None where that tells nothing.
+        broken: those that could not be read, by name with the reasons.
     """
 
     videos: int
     top1: float
-    top5: float
+    top5: float | None
+    broken: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class MiddleClips(Dataset[_Item]):
-    """uint8 (T, H, W, 3) and label; label -1 for a video that cannot be read."""
+    """uint8 (T, H, W, 3), label, name and "".
+
+    Of a video that cannot be read all is zero, the label -1, and the reason stands last.
+    """
 
     def __init__(
         self, videos: LabelledVideos, clip: ClipSpec, *, rank: int, world_size: int
@@ -49,10 +55,13 @@ class MiddleClips(Dataset[_Item]):
 
     def __getitem__(self, number: int) -> _Item:
         sample = self._samples[number]
+        name = str(sample.video)
         try:
-            return torch.from_numpy(read_views(sample.video, self._clip, 1).frames[0]), sample.label
-        except VideoError:
-            return torch.zeros(self._clip.frames_shape, dtype=torch.uint8), -1
+            frames = torch.from_numpy(read_views(sample.video, self._clip, 1).frames[0])
+        except VideoError as error:
+            frames = torch.zeros(self._clip.frames_shape, dtype=torch.uint8)
+            return frames, -1, name, str(error)
+        return frames, sample.label, name, ""
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -82,8 +91,9 @@ class Validation:
         workers: int,
     ) -> None:
         self.videos = len(videos.samples)
+        self._num_classes = len(videos.labels)
         self._fabric = fabric
-        self._together = batch_size * fabric.world_size
+        self._at_once = batch_size * fabric.world_size
         self._loader: DataLoader[_Item] = DataLoader(
             MiddleClips(videos, clip, rank=fabric.global_rank, world_size=fabric.world_size),
             batch_size=batch_size,
@@ -100,17 +110,25 @@ class Validation:
             before_batch: is told how many videos all processes have seen; what it raises ends
                 this. Every process calls it as often, though one may have a batch less.
         """
-        fabric = self._fabric
+        fabric, broken = self._fabric, dict[str, str]()
         counts = torch.zeros(3, dtype=torch.float64, device=fabric.device)
         with batches_of(self._loader) as batches:
-            for number in range(math.ceil(self.videos / self._together)):
-                before_batch(number * self._together)
+            for number in range(math.ceil(self.videos / self._at_once)):
+                before_batch(number * self._at_once)
                 if number < len(self._loader):
-                    counts += self._count(graph, *next_of(batches))
+                    frames, labels, names, reasons = next_of(batches)
+                    counts += self._count(graph, frames, labels)
+                    broken |= {n: why for n, why in zip(names, reasons, strict=True) if why}
         total = fabric.all_reduce(counts, reduce_op="sum")
         assert isinstance(total, Tensor)
-        videos, top1, top5 = total.tolist()
-        return Accuracy(int(videos), top1 / max(1, videos), top5 / max(1, videos))
+        videos, *right = total.tolist()
+        top1, top5 = (count / max(1, videos) for count in right)
+        return Accuracy(
+            int(videos),
+            top1,
+            top5 if is_telling("top5", self._num_classes) else None,
+            together(fabric, broken),
+        )
 
     def _count(self, graph: nn.Module, frames: Tensor, labels: Tensor) -> Tensor:
         """Videos of a batch that could be read, and right at top-1 and top-5, float64 (3,)."""

@@ -1,9 +1,10 @@
+import re
 from dataclasses import replace
 
 import pytest
 
 from stdeploy.analysis.filters import StageFilters
-from stdeploy.analysis.lengths import recommend
+from stdeploy.analysis.lengths import RULES, recommend
 
 PLAIN = StageFilters(
     stage="",
@@ -60,3 +61,16 @@ def test_advice_says_what_it_rests_on() -> None:
     assert first.reason == "90% of the energy lies in one frame: a spatial filter does it"
     assert last.recommended == 7
     assert "0.95 of 1" in last.reason
+
+
+def test_rules_say_the_figures_by_which_is_advised() -> None:
+    (peak,) = re.findall(r"(\d+)% of the energy", RULES[0])
+    (kept,) = re.findall(r"last (\d+) stages", RULES[1])
+    flat, more = re.findall(r"flat by (\S+) of 1 .* (\d+) frames longer", RULES[2])[0]
+    enough, too_little = int(peak) / 100, int(peak) / 100 - 0.001
+    others = [(0.4, 0.5)] * int(kept)
+    assert recommend(stages((enough, 0.5), *others))[0].recommended == 1
+    assert recommend(stages((too_little, 0.5), *others))[0].recommended == 3
+    assert recommend(stages(*[(enough, 0.5)] * int(kept)))[0].recommended == 3
+    assert recommend(stages((0.4, float(flat))))[0].recommended == 3 + int(more)
+    assert recommend(stages((0.4, float(flat) - 0.001)))[0].recommended == 3

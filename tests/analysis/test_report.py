@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stdeploy.analysis.filters import analyse
+from stdeploy.analysis.lengths import RULES
 from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 from stdeploy.analysis.receptive_field import ReceptiveField
 from stdeploy.analysis.report import write_report
@@ -98,10 +99,46 @@ def test_page_has_every_artifact_and_what_is_known_of_it(page: Page) -> None:
     assert page.text.count("87.5 % top-1 on one clip of each validation video") == 3
     assert "top5" not in page.text  # of five classes it says nothing
     assert re.search(r"Temporal lengths that its filters ask for.* \d-\d-\d-\d-\d", page.text)
-    assert "conv5, t = 5" in page.text
+    assert "conv5, 5 frames, advised" in page.text
     assert page.text.count("Cost of a clip") == 3
     assert page.text.count("the reference: fused and exported files are compared with it") == 1
     assert re.search(r"\d+ checks, the nearest to its limit \d\.\de-\d\d of 1e-", page.text)
+
+
+def test_accuracy_says_what_it_was_measured_on_and_what_measures_the_final_one(page: Page) -> None:
+    assert page.text.count("accuracy in training 87.5 % top-1 on one clip of each validation") == 1
+    assert "at one view of each validation video, the clip in its middle" in page.text
+    assert "not the final figure: stdeploy evaluate FILE --data FOLDER measures that" in page.text
+
+
+def test_views_that_evaluate_averages_stand_beside_the_accuracy(tmp_path: Path) -> None:
+    model = tiny_model()
+    card = card_of(model)
+    clip = card.clip.model_copy(update={"views": 7})
+    metrics = {"validation_top1": 0.5}
+    card = card.model_copy(update={"clip": clip, "metrics": metrics})
+    save_checkpoint(tmp_path / "net.pt", model, card)
+    write_report([tmp_path / "net.pt"], tmp_path / "report.html", clips=1)
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "validation video ( stdeploy evaluate averages 7 views)" in text
+    assert "What it sees" in text
+
+
+def test_advice_stands_with_its_rule_and_what_frozen_stages_make_of_it(page: Page) -> None:
+    for rule in RULES:
+        assert page.text.count(rule) == 3, rule
+    assert (
+        page.text.count("Stages that were frozen in training are still those of the network") == 3
+    )
+
+
+def test_terms_of_the_page_are_explained_on_it(page: Page) -> None:
+    terms = {"single-branch", "multi-branch", "eta", "fused", "temporal lengths", "GMACs", "parity"}
+    terms |= {"top-1", "Numbers above a disc"}
+    for term in terms:
+        assert f" {term} :" in page.text, term
+    for term in ("sd , the standard deviation, says", "1st differential (square", "peak that of"):
+        assert term in page.text, term
 
 
 def test_figures_of_cost_say_what_they_count(folder: Path, page: Page) -> None:

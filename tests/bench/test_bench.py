@@ -31,12 +31,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(folder: Path) -> Report:
+def told() -> list[tuple[str, int, int]]:
+    """What `report` told of its progress."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path, told: list[tuple[str, int, int]]) -> Report:
     cases = list(cases_for(artifacts_of(folder, "a"), devices=("cpu",), compiled=False))
     missing = cases[-1].card.model_copy(update={"labels": ("x",) * 5})
     options = RuntimeOptions(backend="openvino", device="cpu")
     cases.append(Case(folder / "gone.onnx", missing, options))
-    return measure(cases, batches=(1, 3), rounds=2, turn_seconds=0.02, macs=10**9)
+    return measure(
+        cases,
+        batches=(1, 3),
+        rounds=2,
+        turn_seconds=0.02,
+        macs=10**9,
+        progress=lambda *step: told.append(step),
+    )
 
 
 def test_every_way_is_measured_at_every_batch_size(report: Report) -> None:
@@ -47,6 +60,40 @@ def test_every_way_is_measured_at_every_batch_size(report: Report) -> None:
     assert [(row.name, row.batch) for row in report.rows] == [
         (name, batch) for batch in (1, 3) for name in names
     ]
+
+
+def test_progress_says_what_begins(report: Report, told: list[tuple[str, int, int]]) -> None:
+    cases = [f"{row.name}, {row.artifact}" for row in report.rows if row.batch == 1]
+    assert [what for what, _, _ in told[: len(cases)]] == [f"opening {case}" for case in cases]
+    each = [*cases, *(f"peak of {kind}" for kind in report.peaks)]
+    steps = [
+        f"round {number} of 2, batch {batch}: {what}"
+        for batch in (1, 3)
+        for number in (1, 2)
+        for what in each
+    ]
+    total = len(steps)
+    assert told[len(cases) :] == [
+        *((what, done, total) for done, what in enumerate(steps)),
+        ("ending processes", total, total),
+    ]
+
+
+def test_columns_that_are_there_are_explained(report: Report) -> None:
+    lines = [f"{column}: " for column in ("x unfused", "% of peak")]
+    rows = [dataclasses.replace(row, speedup=2.0, peak_share=0.5) for row in report.rows]
+    for speedup, share, expected in (
+        (2.0, 0.5, lines),
+        (2.0, None, lines[:1]),
+        (None, 0.5, lines[1:]),
+        (None, None, []),
+    ):
+        rows = [dataclasses.replace(row, speedup=speedup, peak_share=share) for row in rows]
+        said = list(summary(dataclasses.replace(report, rows=tuple(rows))))
+        explained = [line for line in said if line.startswith(tuple(lines))]
+        assert explained == said[: len(expected)]
+        assert all(map(str.startswith, explained, expected))
+        assert all(len(line) <= 80 for line in explained)
 
 
 def test_a_row_holds_what_was_measured(report: Report) -> None:

@@ -223,6 +223,7 @@ def test_cuda_asked_for_without_a_gpu_is_one_line_and_no_result(chain: Path) -> 
         (["train", "--set", "optimisation.epochs=two"], 2, "'two': a whole number is allowed"),
         (["train", "--set", "start.freeze=[conv1]"], 2, "a shell takes quotation marks away"),
         (["train", "--weights", "kinetics400-i3d.pt"], 2, "`stdeploy pull kinetics400-i3d` brings"),
+        (["train", "--weights", "kinetic400-i3d.pt"], 2, "did you mean 'kinetics400-i3d.pt'?"),
         (["train", "--temporal-lengths", "1,2,3,3,3"], 2, "t2 is 2"),
         (["train", "--temporal-lengths", "x"], 2, "write t1..t5 as 1,1,3,3,5"),
         (["evaluate", "bad/bad.pt", "--data", "."], 2, "is no data set that is known here"),
@@ -352,7 +353,7 @@ def test_version_and_help(inside: Inside, tmp_path: Path) -> None:
     for verb in verbs.split():
         shown = inside(verb, "--help", cwd=tmp_path)
         assert shown.returncode == 0
-        assert re.findall(r" range|--.*<list\[", shown.stdout) == []
+        assert re.findall(r" range|<list\[", shown.stdout) == []
 
 
 @pytest.mark.parametrize(("classes", "told"), [(5, False), (6, True)])

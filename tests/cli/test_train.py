@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from stdeploy.cli.train import bar_texts
+from stdeploy.cli.train import bar_texts, epoch_line
 from stdeploy.train.data.something import read_something
 from stdeploy.train.recipe import Recipe
 from stdeploy.train.report import report_of
 from stdeploy.train.state import Progress
 from stdeploy.train.synthetic import make_dataset
+from stdeploy.train.validation import Accuracy
 from tests.cli.test_cli import stdeploy
 
 SETTINGS = (
@@ -50,7 +51,7 @@ def test_a_run_says_what_is_doubtful_then_a_line_an_epoch(
     first, unmeasured, alike, *epochs = notes.splitlines()
     assert first == "logs, curves and state: runs/starter"
     assert unmeasured == (
-        "no validation video of 'fihgt' (nor of 1 more classes): that class is not measured"
+        "no validation video of 'fihgt' (nor of 1 more class): those classes are not measured"
     )
     assert alike == "'fight' and 'fihgt' may be one class; run stdeploy data check"
     assert len(epochs) == 2
@@ -86,7 +87,9 @@ def test_a_finished_run_says_so_and_what_was_measured(finished: tuple[Path, str,
     longer = stdeploy(*TRAIN, "--set", "optimisation.epochs=3", "--resume", cwd=folder)
     assert longer.returncode == 2
     (line,) = longer.stderr.splitlines()
-    assert "belongs to a run with another recipe" in line
+    assert (
+        "'runs/starter' holds a run with another recipe (optimisation.epochs was 2, is 3)" in line
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -123,10 +126,21 @@ def test_the_bar_says_what_is_being_done() -> None:
     progress = Progress(step=5, loss_sum=10.0, right=20, seconds=2.0, wait_seconds=0.5)
     assert bar_texts(report_of(progress, how, 6, to_validate=36)) == (
         "epoch 1/7 loss 2.000",
-        "40.0 clips/s, 25% waiting for data",
+        "40.0 clips/s, 25% waiting",
     )
     assert bar_texts(report_of(progress, how, 5, seen=16, to_validate=36)) == (
         "epoch 1/7 validating",
         "16 of 36 videos",
     )
     assert bar_texts(report_of(progress, how, 5, seen=36, to_validate=36))[0].endswith("2.000")
+
+
+def test_an_epoch_names_what_could_not_be_read() -> None:
+    how = Recipe.load("starter").optimisation
+    progress = Progress(step=5, seconds=2.0, broken={"a.mp4": "is empty", "b.mp4": "is empty"})
+    accuracy = Accuracy(35, 0.5, None, {"c.mp4": "is empty"})
+    report = report_of(progress, how, 5, seen=36, to_validate=36, validation=accuracy)
+    assert epoch_line(report, Path("runs/a/log.txt")).endswith(
+        "2 broken videos replaced (a.mp4, ...), 1 validation video unreadable (c.mp4), "
+        "see runs/a/log.txt"
+    )

@@ -47,7 +47,9 @@ def rows_of(path: Path) -> list[dict]:
 
 
 def test_folders_are_gone_through_and_rows_go_to_a_file(folder: Path) -> None:
-    flat = records(stdeploy("classify", "clips", "--json", *RUN, cwd=folder))
+    shallow = stdeploy("classify", "clips", "--json", *RUN, cwd=folder)
+    assert "clips: its folders hold videos too; --recursive takes them as well" in shallow.stderr
+    flat = records(shallow)
     assert [row["video"] for row in flat] == [
         "clips/broken.mp4",
         "clips/one.mp4",
@@ -56,6 +58,7 @@ def test_folders_are_gone_through_and_rows_go_to_a_file(folder: Path) -> None:
     result = stdeploy("classify", "clips", "-r", "-o", "rows.jsonl", *RUN, cwd=folder)
     assert result.returncode == 1
     assert result.stdout == ""
+    assert "--recursive" not in result.stderr
     assert "rows.jsonl: 4 rows\n" in result.stderr
     assert result.stderr.endswith(
         "1 of 4 videos could not be classified:\n"
@@ -114,8 +117,11 @@ def test_content_under_another_name_is_skipped_and_said_to_be(folder: Path, tmp_
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.mp4").write_bytes((folder / "clips/one.mp4").read_bytes())
     shared = ("-m", folder / "a.onnx", "-o", "dup.csv", *RUN)
-    first = stdeploy("classify", "a.mp4", *shared, cwd=tmp_path)
+    first = stdeploy("classify", "a.mp4", "--top-k", 9, *shared, cwd=tmp_path)
     assert "dup.csv: 1 row\n" in first.stderr
+    columns = (tmp_path / "dup.csv").read_text().splitlines()[0].split(",")
+    assert [name for name in columns if name.startswith("label")][-1] == "label_5"  # of 5 classes
+    shared = ("--top-k", 9, *shared)
     again = stdeploy("classify", "a.mp4", "b.mp4", "--resume", *shared, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (
@@ -306,8 +312,13 @@ def test_pictures_and_videos_of_results(folder: Path, tmp_path: Path) -> None:
         assert row["plot"] == str(tmp_path / "plots" / f"{name}.timeline.png")
         assert row["labelled_video"] == str(tmp_path / "videos" / f"{name}.labels.mp4")
         assert Path(row["plot"]).is_file()
+    assert f"{tmp_path / 'plots'}: 2 timelines\n" in result.stderr
+    assert f"{tmp_path / 'videos'}: 2 labelled videos\n" in result.stderr
     sheet_of = ("--views", 2, "--contact-sheet", tmp_path / "sheet.png", "--json")
-    (row,) = records(stdeploy("classify", "clips/one.mp4", *sheet_of, *RUN, cwd=folder))
+    for told in (": 1 contact sheet\n", ": 1 contact sheet, in place of an earlier one\n"):
+        result = stdeploy("classify", "clips/one.mp4", *sheet_of, *RUN, cwd=folder)
+        assert f"{tmp_path / 'sheet.png'}{told}" in result.stderr
+    (row,) = records(result)
     assert row["contact_sheet"] == str(tmp_path / "sheet.png")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet.shape == (2 * (160 + 18 + 4), 4 + 8 * 164, 3)

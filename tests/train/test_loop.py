@@ -297,18 +297,28 @@ def test_a_broken_training_video_is_replaced_counted_and_named(
     (tmp_path / "broken.webm").write_bytes(b"no video")
     samples = (*data.samples[:15], Sample(tmp_path / "broken.webm", 0))
     broken = LabelledVideos(data.labels, samples, data.reverse)
+    (tmp_path / "unseen.webm").write_bytes(b"")
+    held_out = LabelledVideos(
+        data.labels, (Sample(tmp_path / "unseen.webm", 0), *data.samples[:3]), data.reverse
+    )
     reports: list[Report] = []
     train(
-        small_recipe(workers=workers),
+        small_recipe(workers=workers, epochs=2),
         broken,
         tmp_path / "a.pt",
         run=tmp_path / "run",
+        validation=held_out,
         report=reports.append,
     )
-    assert reports[-1].broken == 1
+    assert reports[-1].broken == (str(tmp_path / "broken.webm"),)
+    accuracy = reports[-1].validation
+    assert accuracy is not None
+    assert accuracy.videos == 3
+    assert accuracy.broken == {str(tmp_path / "unseen.webm"): "is empty (0 bytes)"}
     log = (tmp_path / "run" / "log.txt").read_text()
     assert log.count("broken.webm' is no video") == 1
     assert "replaced by another video" in log
+    assert log.count("unseen.webm' is empty (0 bytes); left out of validation\n") == 1
 
 
 def test_a_set_of_broken_videos_ends_the_run_by_name(folder: Path, tmp_path: Path) -> None:

@@ -239,9 +239,10 @@ def test_another_recipe_or_no_run_is_refused(folder: Path, tmp_path: Path) -> No
     with pytest.raises(TrainingError, match=r"killed' was stopped before its first save, so"):
         train(small_recipe(), data, tmp_path / "a.pt", run=tmp_path / "killed", resume=True)
     train(small_recipe(epochs=1), data, tmp_path / "a.pt", run=tmp_path / "run")
-    with pytest.raises(TrainingError, match="another recipe or other data"):
+    changed = r"a run with another recipe \(optimisation\.epochs was 1, is 2\); a run is resumed"
+    with pytest.raises(TrainingError, match=changed):
         train(small_recipe(epochs=2), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
-    with pytest.raises(TrainingError, match="another recipe or other data"):
+    with pytest.raises(TrainingError, match="a run with other videos, other labels or another"):
         train(
             small_recipe(epochs=1),
             data,

@@ -51,7 +51,7 @@ def test_a_file_that_breaks_off_before_its_index_says_so(
     assert not lacks_index(path)
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"moov") + 200])
-    with pytest.raises(VideoError, match="breaks off before its index .*copy it again"):
+    with pytest.raises(VideoError, match=r"breaks off before its index .*copy it again"):
         VideoReader(path)
 
 

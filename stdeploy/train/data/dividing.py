@@ -6,7 +6,7 @@ import numpy as np
 
 from stdeploy.errors import DatasetError
 from stdeploy.files import VIDEO_SUFFIXES, videos_in
-from stdeploy.train.data.folders import split_folder
+from stdeploy.train.data.folders import folders_in, split_folder
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
 
 
@@ -36,7 +36,7 @@ def divide(folder: Path, *, share: float, seed: int) -> dict[Split, LabelledVide
             f"{str(folder)!r} is divided already, it holds {divided.name!r}; use it as it is, or "
             "name a folder that holds the classes themselves"
         )
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = folders_in(folder)
     if len(classes) < 2:
         raise DatasetError(
             f"{str(folder)!r} holds {len(classes)} folders; each of two or more classes wants one "

@@ -22,6 +22,11 @@ def split_folder(folder: Path, split: Split) -> Path | None:
     return next((folder / name for name in FOLDERS[split] if (folder / name).is_dir()), None)
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """What may be a class each: the folders of a folder, sorted, without hidden ones."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
 def read_folders(folder: Path, split: Split) -> LabelledVideos:
     """Read a split; labels are the names of the folders of the training split, sorted.
 
@@ -59,7 +64,7 @@ def _classes(folder: Path, split: Split) -> dict[str, Path]:
         raise DatasetError(
             f"{str(folder)!r} holds none of the folders {', '.join(FOLDERS[split])}{way_out}"
         )
-    found = {p.name: p for p in inside.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    found = {path.name: path for path in folders_in(inside)}
     if not found:
         raise DatasetError(f"{str(inside)!r} holds no folder; each class wants one of its own")
     return found

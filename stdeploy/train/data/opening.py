@@ -1,10 +1,12 @@
 """From what a user names with --data to labelled videos, whatever the layout."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 from stdeploy.errors import DatasetError
 from stdeploy.files import VIDEO_SUFFIXES, videos_in
+from stdeploy.train.data.folders import folders_in
 from stdeploy.train.data.labelled import SPLIT_NAMES, LabelledVideos, Split
 from stdeploy.train.data.layout import Layout
 from stdeploy.train.data.listing import read_list
@@ -121,9 +123,15 @@ def _read(data: Path, split: Split, fold: int) -> LabelledVideos:
         raise DatasetError(f"{str(data)!r} does not exist; name {known_layouts()}")
     found = _layout_of(data)
     if found is None:
+        classes = [path for path in folders_in(data) if any(videos_in(path, recursive=True))]
+        if len(classes) > 1:
+            raise DatasetError(
+                f"{str(data)!r} holds folders of videos, {classes[0].name!r} and others, but none "
+                f"to validate on; `stdeploy data split {shlex.quote(str(data))} -o LISTS` writes "
+                "lists of what to train on and what to hold out, each folder a class"
+            )
         raise DatasetError(
-            f"{str(data)!r} is no data set that is known here; divide a folder that holds one for "
-            f"each class with `stdeploy data split`, or name {known_layouts()}"
+            f"{str(data)!r} is no data set that is known here; name {known_layouts()}"
         )
     _check_fold(str(data), fold, found.folds)
     return found.read(data, split) if found.folds == 1 else found.read(data, split, fold=fold)

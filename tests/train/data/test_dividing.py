@@ -60,6 +60,8 @@ def test_the_lists_are_a_data_set(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_divided_is_one_clear_line(folder: Path) -> None:
+    with pytest.raises(DatasetError, match=r"and others, .*; `stdeploy data split .* -o LISTS`"):
+        read_split(folder, "train")
     with pytest.raises(DatasetError, match=r"--share 1: give a number above 0 and below 1"):
         divide(folder, share=1.0, seed=0)
     with pytest.raises(DatasetError, match=r"none' is no folder"):
@@ -73,7 +75,7 @@ def test_what_cannot_be_divided_is_one_clear_line(folder: Path) -> None:
     (folder / "wave" / "0.mp4").unlink()
     with pytest.raises(DatasetError, match=r"wave' holds no video, so nothing can be held out"):
         divide(folder, share=0.2, seed=0)
-    with pytest.raises(DatasetError, match=r"known here; divide .* with `stdeploy data split`"):
+    with pytest.raises(DatasetError, match=r"is no data set that is known here; name a \.csv list"):
         read_split(folder, "train")
     (folder / "train").mkdir()
     with pytest.raises(DatasetError, match=r"is divided already, it holds 'train'; use it as it"):
