@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.cli.test_cli import Inside, inside  # noqa: F401 - a fixture
+from tests.cli.program import Inside
 from tests.cli.test_pictures import words_of
 from tests.conftest import card_of, tiny_model
 from tests.video.odd import coloured_frames, encode
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_filters_are_shown_drawn_and_saved(inside: Inside, folder: Path) -> None:  # noqa: F811
+def test_filters_are_shown_drawn_and_saved(inside: Inside, folder: Path) -> None:
     arguments = ("--save-plot", "f.svg", "--save-arrays", "f.npz")
     shown = inside("analyze", "filters", "wide.pt", *arguments, cwd=folder)
     assert shown.returncode == 0
@@ -44,7 +44,7 @@ def test_filters_are_shown_drawn_and_saved(inside: Inside, folder: Path) -> None
     assert (np.diff(weights, axis=1) <= 1e-6).all()
 
 
-def test_filters_as_json_sum_to_1(inside: Inside, folder: Path) -> None:  # noqa: F811
+def test_filters_as_json_sum_to_1(inside: Inside, folder: Path) -> None:
     shown = inside("analyze", "filters", "wide.pt", "--json", cwd=folder)
     record = json.loads(shown.stdout)
     assert [stage["stage"] for stage in record["stages"]] == ["conv2", "conv3", "conv4", "conv5"]
@@ -56,7 +56,7 @@ def test_filters_as_json_sum_to_1(inside: Inside, folder: Path) -> None:  # noqa
             assert sum(layer[axis] for axis in axes) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_receptive_fields_are_compared(inside: Inside, folder: Path) -> None:  # noqa: F811
+def test_receptive_fields_are_compared(inside: Inside, folder: Path) -> None:
     arguments = ("--clips", 2, "--frames", 24, "--save-plot", "r.svg", "--save-arrays", "r.npz")
     names = ("wide.pt", "narrow.pt")
     shown = inside("analyze", "receptive-field", *names, *arguments, "--json", cwd=folder)
@@ -72,7 +72,7 @@ def test_receptive_fields_are_compared(inside: Inside, folder: Path) -> None:  #
         assert arrays["narrow"].sum() == pytest.approx(1.0)
 
 
-def test_receptive_field_of_videos(inside: Inside, folder: Path) -> None:  # noqa: F811
+def test_receptive_field_of_videos(inside: Inside, folder: Path) -> None:
     (folder / "list.txt").write_text("videos/deep/0.mp4\nvideos/deep/1.mp4\n")
     for data, clips in (("videos", 3), ("list.txt", 2), ("videos/deep/2.mp4", 1)):
         shown = inside(
@@ -81,7 +81,7 @@ def test_receptive_field_of_videos(inside: Inside, folder: Path) -> None:  # noq
         assert json.loads(shown.stdout)["clips"] == clips
 
 
-def test_report_says_where_it_is(inside: Inside, folder: Path) -> None:  # noqa: F811
+def test_report_says_where_it_is(inside: Inside, folder: Path) -> None:
     shown = inside("analyze", "report", "narrow.pt", "--clips", 1, cwd=folder)
     assert shown.stdout == "report.html\n"
     assert "narrow.pt" in (folder / "report.html").read_text()
@@ -100,7 +100,7 @@ def test_report_says_where_it_is(inside: Inside, folder: Path) -> None:  # noqa:
     ],
 )
 def test_wrong_input_is_one_line(
-    inside: Inside,  # noqa: F811
+    inside: Inside,
     folder: Path,
     arguments: list[str],
     message: str,

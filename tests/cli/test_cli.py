@@ -1,13 +1,10 @@
 """The program as its users run it: a process of its own, its output and its exit status."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,83 +13,11 @@ import pytest
 from stdeploy.card import read_card
 from stdeploy.classify import Classifier, ClassifyOptions
 from stdeploy.cli.data import app as data
-from stdeploy.cli.evaluate import summary
 from stdeploy.cli.inputs import expand
-from stdeploy.cli.main import app, main
+from stdeploy.cli.main import app
 from stdeploy.hardware import gpus
-from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.train.data.labelled import LabelledVideos, Sample
-from stdeploy.train.evaluate import Judged, count
-from tests.conftest import card_of, tiny_model
-from tests.video.videos import write_video
-
-
-def stdeploy(*arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "STDEPLOY_DEBUG"}
-    environment["STDEPLOY_CACHE"] = str(cwd.parent / "stdeploy-cache")
-    return subprocess.run(
-        [sys.executable, "-m", "stdeploy", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**environment, "COLUMNS": "100", **env},
-        check=False,
-    )
-
-
-Inside = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
-    """The same without a process of its own, for what does not depend on one: seconds less."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-        monkeypatch.chdir(cwd)
-        monkeypatch.setenv("STDEPLOY_DEBUG", "0")
-        monkeypatch.setenv("STDEPLOY_CACHE", str(cwd.parent / "stdeploy-cache"))
-        monkeypatch.setattr(sys, "argv", ["stdeploy", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            status = 0
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        output = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, status, output.out, output.err)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder after `stdeploy fuse ckpt.pt` and `stdeploy export`, with videos."""
-    folder = tmp_path_factory.mktemp("chain")
-    model = tiny_model(temporal_lengths=(1, 1, 3, 3, 5))
-    save_checkpoint(folder / "ckpt.pt", model, card_of(model))
-    fused = stdeploy("fuse", "ckpt.pt", cwd=folder)
-    assert fused.returncode == 0, fused.stderr
-    assert "conv5.1.conv2" in fused.stdout
-    assert "ckpt.fused.safetensors" in fused.stdout
-    exported = stdeploy("export", cwd=folder)
-    assert exported.returncode == 0, exported.stderr
-    assert "exporting ckpt.fused.safetensors" in exported.stderr
-    assert "onnxruntime, batch 5" in exported.stdout
-    rng = np.random.default_rng(0)
-    for name in ("a", "b"):
-        noise = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(30)]
-        write_video(folder / f"{name}.mp4", noise, fps=12.0)
-    (folder / "broken.mp4").write_bytes(b"no video at all")
-    return folder
-
-
-def records(result: subprocess.CompletedProcess[str]) -> list[dict]:
-    return [json.loads(line) for line in result.stdout.splitlines()]
+from tests.cli.program import Inside, records, stdeploy
 
 
 def test_the_chain_leaves_three_artifacts(chain: Path) -> None:
@@ -356,52 +281,6 @@ def test_version_and_help(inside: Inside, tmp_path: Path) -> None:
         assert re.findall(r" range|<list\[", shown.stdout) == []
 
 
-@pytest.mark.parametrize(("classes", "told"), [(5, False), (6, True)])
-def test_top_5_is_told_where_there_are_more_than_five_classes(
-    inside: Inside, tmp_path: Path, classes: int, told: bool
-) -> None:
-    model = tiny_model(num_classes=classes)
-    accuracies = {"validation_top1": 0.5, "validation_top5": 1.0}
-    card = card_of(model).model_copy(update={"metrics": accuracies})
-    save_checkpoint(tmp_path / "a.pt", model, card)
-    shown = inside("card", "a.pt", cwd=tmp_path).stdout
-    assert "accuracy  50.0% top-1 on one clip of each validation video" in shown
-    assert ("100.0% top-5 on one clip of each validation video" in shown) is told
-    video = tmp_path / "a.mp4"
-    judged = [Judged(video, 1, np.arange(classes, dtype=float))]
-    evaluation = count(judged, LabelledVideos(card.labels, (Sample(video, 1),)))
-    assert ("top-5" in summary(evaluation)) is told
-    assert summary(evaluation).startswith("top-1 0.0%")
-
-
-@pytest.mark.parametrize(
-    ("views", "words", "hint"),
-    [(1, ", 1 view, ", ""), (3, ", 3 views, ", " (stdeploy evaluate averages 3 views)")],
-)
-def test_the_card_says_what_its_accuracy_was_measured_on(
-    inside: Inside, tmp_path: Path, views: int, words: str, hint: str
-) -> None:
-    model = tiny_model()
-    plain = card_of(model)
-    clip = plain.clip.model_copy(update={"views": views})
-    card = plain.model_copy(update={"clip": clip, "metrics": {"validation_top1": 0.958}})
-    save_checkpoint(tmp_path / "a.pt", model, card)
-    lines = inside("card", "a.pt", cwd=tmp_path).stdout.splitlines()
-    assert f"accuracy  95.8% top-1 on one clip of each validation video{hint}" in lines
-    assert words in lines[1]
-    dumped = json.loads(inside("card", "a.pt", "--json", cwd=tmp_path).stdout)
-    assert dumped["metrics"] == {"validation_top1": 0.958}
-    save_checkpoint(tmp_path / "a.pt", model, plain)
-    assert "accuracy" not in inside("card", "a.pt", cwd=tmp_path).stdout
-
-
-def test_card_shows_and_dumps(chain: Path) -> None:
-    shown = stdeploy("card", "ckpt.onnx", cwd=chain).stdout
-    assert "i3d-resnet18, temporal lengths 1-1-3-3-5" in shown
-    dumped = json.loads(stdeploy("card", "ckpt.onnx", "--json", cwd=chain).stdout)
-    assert dumped["model"]["fused"] is True
-
-
 def test_flops_of_an_artifact(inside: Inside, chain: Path) -> None:
     counted = json.loads(inside("flops", "ckpt.pt", "--json", cwd=chain).stdout)
     multi, single, fused = (counted[k] for k in ("multi-branch", "single filters", "fused"))
@@ -469,55 +348,8 @@ def test_names_that_the_terminal_lacks_do_not_stop_the_run(chain: Path, encoding
         (chain / name).unlink()
 
 
-def test_failed_videos_give_evaluate_exit_status_1(chain: Path, tmp_path: Path) -> None:
-    labels = read_card(chain / "ckpt.onnx").labels
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    shutil.copy(chain / "a.mp4", videos / "1.webm")
-    for broken in range(2, 7):
-        (videos / f"{broken}.webm").write_bytes(b"no video")
-    numbers = {label: number for number, label in enumerate(labels)}
-    (tmp_path / "labels.json").write_text(json.dumps(numbers))
-    entries = [{"id": n, "template": labels[0]} for n in range(1, 7)]
-    (tmp_path / "validation.json").write_text(json.dumps(entries))
-    (tmp_path / "train.json").write_text(json.dumps(entries[:1]))
-    result = stdeploy("evaluate", "ckpt.onnx", "--data", tmp_path, cwd=chain)
-    assert result.returncode == 1
-    assert "on 1 video, 5 more could not be read" in result.stdout
-    _, headline, *reasons, others = result.stderr.splitlines()
-    assert headline == "5 of 6 videos could not be classified:"
-    assert [line.split(" is no video ")[0] for line in reasons] == [
-        f"  {videos / name}" for name in ("2.webm", "3.webm", "4.webm")
-    ]
-    command = f"stdeploy data check {tmp_path}"
-    assert others == f"  ... and 2 more, {command} names them all"
-    named = stdeploy(*command.split()[1:], cwd=chain).stdout
-    assert all(f"broken: {videos / str(name)}.webm is no video" in named for name in range(2, 7))
-
-
 def test_a_list_of_labelled_videos_is_a_list_of_videos(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     labelled = tmp_path / "lists" / "validation.csv"
     labelled.write_text("label,path\nfight,a.mp4\nnoFight,b.mp4\n")
     assert expand([], lists=[labelled]) == [labelled.parent / "a.mp4", labelled.parent / "b.mp4"]
-
-
-def test_evaluate_compares_two_artifacts(inside: Inside, chain: Path, tmp_path: Path) -> None:
-    first, second, *_ = read_card(chain / "ckpt.onnx").labels
-    rows = f"path,label\n{chain / 'a.mp4'},{first}\n{chain / 'b.mp4'},{second}\n"
-    (tmp_path / "list.csv").write_text(rows)
-    arguments = ["evaluate", "ckpt.pt", "ckpt.onnx", "--data", tmp_path / "list.csv"]
-    options = ["--views", 2, "--crops", 3, "--confusion", tmp_path / "confusion.svg"]
-    shown = inside(*arguments, *options, "--per-class", cwd=chain)
-    assert shown.returncode == 0, shown.stderr
-    assert "2 views of 3 crops a video" in shown.stderr
-    assert "they agree on 100.0% of 2 videos" in shown.stdout
-    assert shown.stdout.count(f"%  {first}") == 2
-    assert "top-5" not in shown.stdout  # of five classes it says nothing
-    assert (tmp_path / "confusion.svg").is_file()
-    lines = records(inside(*arguments, "--json", cwd=chain))
-    assert lines[0]["videos"] == 2
-    assert lines[0]["top5"] == 1.0
-    assert lines[0]["confusion"] == lines[1]["confusion"]
-    assert lines[0]["calibration_error"] == pytest.approx(lines[1]["calibration_error"], abs=1e-4)
-    assert lines[2] == {"agreement": 1.0, "differing": []}

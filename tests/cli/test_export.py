@@ -8,7 +8,7 @@ from stdeploy.card import read_card
 from stdeploy.export.calibration import read_calibration
 from stdeploy.fuse import fuse_model
 from stdeploy.models.checkpoint import save_fused
-from tests.cli.test_cli import Inside, inside  # noqa: F401 - a fixture
+from tests.cli.program import Inside
 from tests.conftest import card_of, tiny_model
 from tests.video.videos import write_golden_videos
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_clips_are_of_what_was_named_and_that_is_said(
-    inside: Inside,  # noqa: F811
+    inside: Inside,
     folder: Path,
     data: str,
     precision: str,
@@ -56,7 +56,7 @@ def test_clips_are_of_what_was_named_and_that_is_said(
     assert card.calibration == expected
 
 
-def test_what_is_no_video_is_refused_in_one_line(inside: Inside, folder: Path) -> None:  # noqa: F811
+def test_what_is_no_video_is_refused_in_one_line(inside: Inside, folder: Path) -> None:
     arguments = ("--precision", "int8", "--calibrate", "a.fused.safetensors")
     shown = inside("export", *arguments, cwd=folder)
     assert shown.returncode == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.cli.test_cli import records, stdeploy
+from tests.cli.program import records, stdeploy
 from tests.conftest import card_of, tiny_model
 from tests.video.odd import coloured_frames, encode
 

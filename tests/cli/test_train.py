@@ -18,7 +18,7 @@ from stdeploy.train.report import report_of
 from stdeploy.train.state import Progress
 from stdeploy.train.synthetic import make_dataset
 from stdeploy.train.validation import Accuracy
-from tests.cli.test_cli import stdeploy
+from tests.cli.program import stdeploy
 
 SETTINGS = (
     *("model.width=0.125", "model.branches=single", "optimisation.workers=0"),

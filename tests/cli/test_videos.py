@@ -18,7 +18,7 @@ import pytest
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.spec import ClipSpec
 from stdeploy.video.reader import VideoReader
-from tests.cli.test_cli import records, stdeploy
+from tests.cli.program import records, stdeploy
 from tests.conftest import card_of, tiny_model
 from tests.video.odd import coloured_frames, encode
 

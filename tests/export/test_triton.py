@@ -30,7 +30,7 @@ from stdeploy.models.checkpoint import save_fused
 from stdeploy.runtime.base import RuntimeOptions
 from stdeploy.runtime.opening import open_runtime
 from stdeploy.sidecar import EngineSidecar
-from tests.cli.test_cli import stdeploy
+from tests.cli.program import stdeploy
 from tests.conftest import card_of, tiny_model
 from tests.video.odd import coloured_frames, encode
 

@@ -1,0 +1,29 @@
+"""The program as its users run it: a process of its own, its output and its exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def stdeploy(*arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "STDEPLOY_DEBUG"}
+    environment["STDEPLOY_CACHE"] = str(cwd.parent / "stdeploy-cache")
+    return subprocess.run(
+        [sys.executable, "-m", "stdeploy", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**environment, "COLUMNS": "100", **env},
+        check=False,
+    )
+
+
+Inside = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def records(result: subprocess.CompletedProcess[str]) -> list[dict]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
