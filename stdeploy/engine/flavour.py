@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from stdeploy.errors import BackendError, pip_install
+from stdeploy.errors import BackendError, pip_install, with_our_pip
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -38,7 +38,8 @@ def import_flavour(name: FlavourName) -> Flavour:
         BackendError: it is not installed, or its libraries cannot be loaded.
     """
     if importlib.util.find_spec(name) is None:
-        raise BackendError(f"{name} is not installed; run: {pip_install(EXTRAS[name])}")
+        run = with_our_pip(pip_install(EXTRAS[name]))
+        raise BackendError(f"{name} is not installed; run: {run}")
     try:
         module = importlib.import_module(name)
     except (ImportError, OSError) as error:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stdeploy.card import ModelCard
-from stdeploy.engine.flavour import Flavour, messages_of
-from stdeploy.errors import ArtifactError, BackendError, SpecError
+from stdeploy.engine.flavour import EXTRAS, Flavour, messages_of
+from stdeploy.errors import ArtifactError, BackendError, SpecError, pip_install, with_our_pip
 from stdeploy.files import whole_file
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _set_compatibility(
     if options.targets:
         raise SpecError(
             "TensorRT builds for the GPU that it runs on; for --target install TensorRT-RTX: "
-            "pip install 'stdeploy[rtx]'"
+            + with_our_pip(pip_install(EXTRAS["tensorrt_rtx"]))
         )
     if options.hardware_compatible:
         config.hardware_compatibility_level = api.HardwareCompatibilityLevel.AMPERE_PLUS

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.card import ModelCard
-from stdeploy.errors import ArtifactError, BackendError, pip_install, require
+from stdeploy.errors import ArtifactError, BackendError, pip_install, require, with_our_pip
 from stdeploy.hardware import gpus
 from stdeploy.runtime.base import (
     BaseRuntime,
@@ -75,8 +75,8 @@ class OnnxRuntime(BaseRuntime):
                     )
                 raise BackendError(
                     f"{_CUDA} was asked for, but the onnxruntime installed here is built for "
-                    "the CPU only; uninstall it and run: pip install 'stdeploy[gpu]', or pass "
-                    "--allow-cpu"
+                    f"the CPU only; uninstall it and run: {with_our_pip(pip_install('gpu'))}, or "
+                    "pass --allow-cpu"
                 )
             on_gpu = False
         session = _session(ort, artifact, options, on_gpu=on_gpu)
