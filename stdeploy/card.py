@@ -58,6 +58,8 @@ class Lineage(Spec):
         parent: file name of the artifact that this one was made from.
         parent_sha256: its digest.
         versions: packages that made this artifact.
+        frozen: stages, such as conv1, that its last training left as they had been; None where
+            nothing is known of a training.
     """
 
     origin: str = ""
@@ -65,6 +67,7 @@ class Lineage(Spec):
     parent: str | None = None
     parent_sha256: str | None = None
     versions: dict[str, str] = Field(default_factory=lambda: {"stdeploy": __version__})
+    frozen: tuple[str, ...] | None = None
 
 
 class GoldenClip(Spec):

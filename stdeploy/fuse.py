@@ -91,12 +91,12 @@ def fuse_file(
     fused_card = card.model_copy(
         update={
             "model": fused.spec,
-            "lineage": Lineage(
-                origin=card.lineage.origin,
-                licence=card.lineage.licence,
-                parent=checkpoint.name,
-                parent_sha256=sha256_of(checkpoint),
-                versions={**Lineage().versions, "torch": torch.__version__},
+            "lineage": card.lineage.model_copy(
+                update={
+                    "parent": checkpoint.name,
+                    "parent_sha256": sha256_of(checkpoint),
+                    "versions": {**Lineage().versions, "torch": torch.__version__},
+                }
             ),
             "parity": tuple(rows),
         }

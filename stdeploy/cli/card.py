@@ -39,6 +39,7 @@ def command(
         + (f" (stdeploy evaluate averages {views})" if card.accuracies and clip.views > 1 else ""),
         "origin": lineage.origin,
         "licence": lineage.licence,
+        "frozen": ", ".join(lineage.frozen or ()),
         "parent": f"{lineage.parent or '-'}  {lineage.parent_sha256 or ''}".strip(),
         "made with": ", ".join(f"{name} {version}" for name, version in lineage.versions.items()),
         "parity": (

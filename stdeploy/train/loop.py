@@ -247,6 +247,7 @@ class _Trainer:
                 origin=f"{origin}, {started.origin}" if started.origin else origin,
                 licence=started.licence,
                 versions=_versions(),
+                frozen=self._recipe.start.freeze,
             ),
             metrics={name: rows[-1][name] for name in names if rows and name in rows[-1]},
         )

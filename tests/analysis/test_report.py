@@ -13,6 +13,7 @@ from stdeploy.analysis.lengths import RULES
 from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 from stdeploy.analysis.receptive_field import ReceptiveField
 from stdeploy.analysis.report import write_report
+from stdeploy.card import Lineage
 from stdeploy.errors import ArtifactError
 from stdeploy.export.flops import count
 from stdeploy.export.onnx import export_onnx
@@ -65,6 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         update={
             "labels": ("<b>one</b>", "two", "three", "four", "five"),
             "metrics": {"validation_top1": 0.875, "validation_top5": 1.0},
+            "lineage": Lineage(frozen=("conv1", "conv2")),
         }
     )
     save_checkpoint(folder / "net.pt", model, card)
@@ -122,14 +124,14 @@ def test_views_that_evaluate_averages_stand_beside_the_accuracy(tmp_path: Path) 
     text = Page((tmp_path / "report.html").read_text()).text
     assert "validation video ( stdeploy evaluate averages 7 views)" in text
     assert "What it sees" in text
+    assert "frozen" not in text
 
 
 def test_advice_stands_with_its_rule_and_what_frozen_stages_make_of_it(page: Page) -> None:
     for rule in RULES:
         assert page.text.count(rule) == 3, rule
-    assert (
-        page.text.count("Stages that were frozen in training are still those of the network") == 3
-    )
+    frozen = "conv1, conv2 were frozen in training, and still as in the network that it started"
+    assert page.text.count(frozen) == 3  # fused and exported files know it too
 
 
 def test_terms_of_the_page_are_explained_on_it(page: Page) -> None:

@@ -33,11 +33,14 @@ def test_the_card_says_what_its_accuracy_was_measured_on(
     model = tiny_model()
     plain = card_of(model)
     clip = plain.clip.model_copy(update={"views": views})
-    card = plain.model_copy(update={"clip": clip, "metrics": {"validation_top1": 0.958}})
+    metrics = {"validation_top1": 0.958}
+    lineage = plain.lineage.model_copy(update={"frozen": ("conv1", "conv2")})
+    card = plain.model_copy(update={"clip": clip, "metrics": metrics, "lineage": lineage})
     save_checkpoint(tmp_path / "a.pt", model, card)
     lines = inside("card", "a.pt", cwd=tmp_path).stdout.splitlines()
     assert f"accuracy  95.8% top-1 on one clip of each validation video{hint}" in lines
     assert words in lines[1]
+    assert "frozen    conv1, conv2" in lines
     dumped = json.loads(inside("card", "a.pt", "--json", cwd=tmp_path).stdout)
     assert dumped["metrics"] == {"validation_top1": 0.958}
     save_checkpoint(tmp_path / "a.pt", model, plain)

@@ -279,6 +279,8 @@ def test_frozen_stages_and_norms_keep_their_weights_and_statistics(
     for name in first:
         kept = name.startswith(("conv1", "conv2")) or "running" in name or "tracked" in name
         assert torch.equal(first[name], second[name]) == kept, name
+    cards = [load_model(tmp_path / f"{name}.pt")[1] for name in "ab"]
+    assert [card.lineage.frozen for card in cards] == [(), ("conv1", "conv2")]
 
 
 def test_a_diverging_run_says_so_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
