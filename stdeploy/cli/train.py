@@ -107,6 +107,7 @@ def command(
     _check_there(loaded.start.weights)
     known: EvaluationRecord | None = None
     with _bar() as tell:
+        training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
         # Only now, because importing them takes seconds.
         require("torch", extra="train", purpose="training")
         require("lightning_fabric", extra="train", purpose="training")
@@ -115,7 +116,6 @@ def command(
         from stdeploy.train.run import LOG, read_evaluation, write_evaluation
 
         folder = run or _run_folder(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume)
-        training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
 
         def begin(epochs_done: int) -> None:
             nonlocal known

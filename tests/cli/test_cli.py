@@ -157,7 +157,7 @@ def test_cuda_asked_for_without_a_gpu_is_one_line_and_no_result(chain: Path) -> 
         (["ablate", "--tables", "5"], 2, "no table '5'"),
         (["ablate", "--seeds", "x"], 2, "write numbers from 0"),
         (["data", "check", "none"], 2, "'none' does not exist"),
-        (["data", "split", "bad", "-o", "x"], 2, "bad' holds 0 folders; each of two or more"),
+        (["data", "split", "bad", "-o", "x"], 2, "bad' holds no folder; each of two or more"),
         (["data", "mini", "bad", "-o", "x"], 2, "is no data set that is known here"),
         (["flops"], 2, "name one artifact, or pass --architecture, or --paper-tables"),
         (["flops", "--architecture", "none"], 2, "architecture 'none' is not known"),

@@ -38,9 +38,11 @@ def divide(folder: Path, *, share: float, seed: int) -> dict[Split, LabelledVide
         )
     classes = folders_in(folder)
     if len(classes) < 2:
+        there = f"one folder, {classes[0].name!r}" if classes else "no folder"
+        deeper = "; name that one?" if classes and len(folders_in(classes[0])) > 1 else ""
         raise DatasetError(
-            f"{str(folder)!r} holds {len(classes)} folders; each of two or more classes wants one "
-            "of its own"
+            f"{str(folder)!r} holds {there}; each of two or more classes wants one of its own"
+            f"{deeper}"
         )
     samples: dict[Split, list[Sample]] = {"train": [], "validation": []}
     for label, inside in enumerate(classes):

@@ -66,8 +66,13 @@ def test_what_cannot_be_divided_is_one_clear_line(folder: Path) -> None:
         divide(folder, share=1.0, seed=0)
     with pytest.raises(DatasetError, match=r"none' is no folder"):
         divide(folder / "none", share=0.2, seed=0)
-    with pytest.raises(DatasetError, match=r"wave' holds 0 folders; each of two or more classes"):
+    with pytest.raises(DatasetError, match=r"wave' holds no folder; each of two or more classes"):
         divide(folder / "wave", share=0.2, seed=0)
+    said = rf"holds one folder, '{folder.name}'; .* of its own; name that one\?"
+    with pytest.raises(DatasetError, match=said):
+        divide(folder.parent, share=0.2, seed=0)
+    with pytest.raises(DatasetError, match=rf"does not exist; did you mean '{folder.name}'\?"):
+        read_split(folder.with_name(folder.name + "s"), "train")
     for number in range(1, 10):
         (folder / "wave" / f"{number}.mp4").unlink()
     with pytest.raises(DatasetError, match=r"wave' holds only '0\.mp4', so nothing can be held"):
