@@ -28,10 +28,12 @@ def videos_in(folder: Path, *, recursive: bool) -> Iterator[Path]:
 
     MacOS leaves ._1.mp4 beside 1.mp4 on other systems' disks, which is no video.
     """
-    for path in folder.rglob("*") if recursive else folder.iterdir():
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in VIDEO_SUFFIXES and not hidden and not path.is_dir():
-            yield path
+    for inside, folders, names in os.walk(folder):
+        # Hidden folders (.git, .venv) can hold more than all others.
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        for name in names:
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
+                yield Path(inside, name)
 
 
 def fused_path(checkpoint: Path) -> Path:
@@ -87,11 +89,12 @@ def newest(folder: Path, *suffixes: str, made_by: str) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime_ns)
 
 
-def existing(path: Path, *, also: Iterable[str] = ()) -> Path:
+def existing(path: Path, *, wanted: str = "an artifact file", also: Iterable[str] = ()) -> Path:
     """The same path, if it is a file.
 
     Args:
         path: of an artifact.
+        wanted: what can be named, for the error.
         also: names that could have been meant, beside the artifacts in its folder.
 
     Raises:
@@ -100,7 +103,7 @@ def existing(path: Path, *, also: Iterable[str] = ()) -> Path:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         near = did_you_mean(path.name, [*_names_beside(path), *also])
-        raise ArtifactError(f"{str(path)!r} {what}; name an artifact file{near}")
+        raise ArtifactError(f"{str(path)!r} {what}; name {wanted}{near}")
     return path
 
 

@@ -112,11 +112,13 @@ def command(
     if fused is not None:
         existing(fused)  # before torch, which takes seconds to import
     found = None
-    with phase_bars("loading PyTorch and ONNX"):
+    loading = "loading PyTorch and ONNX"
+    with phase_bars("looking for videos" if calibrate else loading) as progress:
         if calibrate is not None:
             from stdeploy.train.data.opening import videos_of
 
             found = videos_of(calibrate, "train")
+            progress(loading, 0, 1)
         require("torch", extra="export", purpose="exporting")
         from stdeploy.card import read_card
         from stdeploy.export.calibration import read_calibration

@@ -29,7 +29,8 @@ class _Verb(TyperCommand):
         for each in parameters:
             if not isinstance(each, TyperArgument):
                 continue
-            found = METAVARS.get(_kind(each.type_descriptor.annotation))
+            described = getattr(each, "type_descriptor", None)  # no promise of typer's
+            found = METAVARS.get(_kind(getattr(described, "annotation", None)))
             if found is not None:
                 # The kind of an argument has no other place; typer would say <list[Path]>.
                 each.display_type = lambda ctx, found=found: found  # type: ignore[method-assign,misc]  # noqa: ARG005

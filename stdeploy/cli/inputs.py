@@ -39,7 +39,9 @@ def expand(
     for path in (*map(Path, arguments), *_listed(lists)):
         if path.is_dir():
             found = sorted(videos_in(path, recursive=recursive))
-            if found and not recursive and has_videos_below(path):
+            # One level down only: a hint is not worth a walk through everything.
+            deeper = found and not recursive and any(map(_has_videos, path.iterdir()))
+            if deeper and not paths.keys() >= set(found):  # named twice, told once
                 report(f"{path}: its folders hold videos too; --recursive takes them as well")
         elif not os.path.lexists(path):
             matching = glob.glob(str(path), recursive=recursive)  # noqa: PTH207
@@ -103,6 +105,12 @@ def default_artifact() -> Path:
     # An engine that was built here for another host is no default of this one.
     suffixes = (ONNX_SUFFIX, ENGINE_SUFFIX) if gpus() else (ONNX_SUFFIX,)
     return newest(Path(), *suffixes, made_by="stdeploy export")
+
+
+def _has_videos(path: Path) -> bool:
+    """Whether a path is a folder with videos, itself, that is not hidden."""
+    hidden = path.name.startswith(".")
+    return path.is_dir() and not hidden and any(videos_in(path, recursive=False))
 
 
 def _listed(lists: Sequence[Path]) -> Iterator[Path]:

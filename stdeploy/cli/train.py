@@ -1,6 +1,8 @@
 """stdeploy train: from labelled videos to a checkpoint."""
 
 import contextlib
+import os
+import shlex
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -164,7 +166,9 @@ def command(
             raise
         known = {"summary": summary(result), **record(result)}
         write_evaluation(folder, known)
-        say_unreadable(result, others=f"see {folder / LOG}")
+        named = validation or data or Path(f"{Path(recipe).stem}-data")
+        others = f"stdeploy data check {shlex.quote(str(named))} names them all"
+        say_unreadable(result, others=others)
     out.print(f"{output}: {known['summary']}", soft_wrap=True, markup=False)
     if known["failed"]:
         raise typer.Exit(VideoError.exit_status)
@@ -183,7 +187,11 @@ def _check_there(weights: str) -> None:
         brings = f"stdeploy pull {weights.removesuffix(CHECKPOINT_SUFFIX)}"
         raise ArtifactError(f"{weights!r} does not exist; `{brings}` brings it")
     if weights not in ("", IMAGENET):
-        existing(Path(weights), also=[*pulled, IMAGENET])
+        existing(
+            Path(weights),
+            wanted="a checkpoint, a file of 2D weights, or imagenet",
+            also=[*pulled, IMAGENET],
+        )
 
 
 def _lengths(text: str) -> list[int]:
@@ -294,23 +302,26 @@ def _bar() -> "Iterator[Callable[[Report, Path], None]]":
         BarColumn(bar_width=None),  # of the whole run, as wide as there is room
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        TextColumn("left"),
+        TextColumn("{task.fields[left]}"),
     )
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes, which share a terminal
     with Progress(
         *columns,
         console=err,
         expand=True,
         transient=True,
-        disable=not err.is_terminal,
+        disable=not err.is_terminal or not first,
         # A validation video takes less time than a training clip, so that only the mean over
         # whole epochs says how much is left.
         speed_estimate_period=_AN_HOUR_SECONDS,
     ) as progress:
-        task = progress.add_task("starting", total=None, rate="")
+        task = progress.add_task("starting", total=None, rate="", left="")
 
         def update(report: "Report", log: Path) -> None:
             doing, rate = bar_texts(report)
-            progress.update(task, completed=report.done, total=1.0, description=doing, rate=rate)
+            progress.update(
+                task, completed=report.done, total=1.0, description=doing, rate=rate, left="left"
+            )
             if report.phase == "finished":
                 note(epoch_line(report, log))
 

@@ -46,14 +46,14 @@ from stdeploy.train.processes import (
     Stop,
     before_they_begin,
     end_workers,
+    gathered,
     next_of,
     start_processes,
     stopping,
-    together,
 )
 from stdeploy.train.recipe import Recipe
 from stdeploy.train.report import Report, report_of, row_of
-from stdeploy.train.run import STATE, RunFolder, another_run, open_run
+from stdeploy.train.run import STATE, RunFolder, open_run, refusal_to_resume
 from stdeploy.train.start import Started, start
 from stdeploy.train.state import Part, Progress, RunState, fingerprint
 from stdeploy.train.validation import Accuracy, Validation
@@ -153,7 +153,7 @@ class _Trainer:
         self._started: Started = start(recipe, data.labels)
         self._fingerprint = fingerprint(recipe, data, validation, fabric.world_size)
         self.progress = Progress()
-        self._unseen: set[str] = set()  # validation videos
+        self._unreadable: set[str] = set()  # validation videos
         clip, model = self._started.clip, self._started.model
         model.head.dropout.p = how.dropout
         if how.sync_batch_norm:
@@ -201,7 +201,7 @@ class _Trainer:
         """Go on where a state was saved."""
         state = RunState.load(path)
         if state.fingerprint != self._fingerprint:
-            raise another_run(path.parent, self._recipe)
+            raise refusal_to_resume(path.parent, self._recipe)
         state.restore(self._parts)
         self.progress = state.progress
 
@@ -382,7 +382,7 @@ class _Trainer:
                 torch.distributed.broadcast(buffer, src=0)
         graph = nn.Sequential(self._normalise, network)
         accuracy = self._validation.accuracy(graph, before_batch)
-        self._note_unseen(accuracy.broken)
+        self._note_unreadable(accuracy.broken)
         return self._state_of_affairs(self._validation.videos, accuracy)
 
     def _note_filters(self, epoch: int) -> None:
@@ -399,16 +399,16 @@ class _Trainer:
                 self._folder.log(f"{name!r} {reason}; replaced by another video")
             self.progress.broken[name] = reason
 
-    def _note_unseen(self, broken: Mapping[str, str]) -> None:
-        """Log validation videos that could not be read, each once."""
+    def _note_unreadable(self, broken: Mapping[str, str]) -> None:
+        """Log validation videos that could not be read, each once while the program runs."""
         for name, reason in broken.items():
-            if name not in self._unseen and self._folder is not None:
+            if name not in self._unreadable and self._folder is not None:
                 self._folder.log(f"{name!r} {reason}; left out of validation")
-            self._unseen.add(name)
+            self._unreadable.add(name)
 
     def _share_broken(self) -> None:
         """Let the first process know what the others could not read."""
-        self._note_broken(together(self._fabric, self.progress.broken))
+        self._note_broken(gathered(self._fabric, self.progress.broken))
 
     def _state_of_affairs(self, seen: int = 0, validation: Accuracy | None = None) -> Report:
         return report_of(

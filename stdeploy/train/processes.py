@@ -153,7 +153,7 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
         end_workers(batches)
 
 
-def together(fabric: Fabric, found: Mapping[str, str]) -> dict[str, str]:
+def gathered(fabric: Fabric, found: Mapping[str, str]) -> dict[str, str]:
     """What all processes have found, in each of them; all have to ask at the same place."""
     if fabric.world_size == 1:
         return dict(found)

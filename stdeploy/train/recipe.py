@@ -19,7 +19,7 @@ _PACKAGED = importlib.resources.files("stdeploy.train").joinpath("recipes")
 IMAGENET = "imagenet"  # weights of the hub
 _STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
 # Does not decide about the numbers of a run.
-UNIMPORTANT: Final = {"optimisation": {"workers"}}
+NOT_IN_FINGERPRINT: Final = {"optimisation": {"workers"}}
 Stage = Literal["conv1", "conv2", "conv3", "conv4", "conv5"]
 
 
@@ -200,7 +200,8 @@ def changed_fields(before: Recipe, now: Recipe) -> list[str]:
         now: another.
     """
     one, other = (
-        dict(_flat(recipe.model_dump(mode="json", exclude=UNIMPORTANT))) for recipe in (before, now)
+        dict(_flat(json.loads(recipe.model_dump_json(exclude=NOT_IN_FINGERPRINT))))
+        for recipe in (before, Recipe.parse(json.loads(now.model_dump_json())))
     )
     return [
         f"{name} was {json.dumps(one.get(name))}, is {json.dumps(other.get(name))}"

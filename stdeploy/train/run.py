@@ -44,7 +44,7 @@ STATE = "last.state"
 LOG = "log.txt"
 _RECIPE = "recipe.json"
 _EVALUATION = "evaluation.json"
-_TOLD = 3  # fields of a recipe
+_MOST_FIELDS_TOLD = 3  # fields of a recipe
 
 # The line that people read, under "summary", and what `stdeploy evaluate --json` gives.
 EvaluationRecord = dict[str, object]
@@ -200,21 +200,23 @@ def open_run(fabric: Fabric, path: Path, *, resume: bool) -> RunFolder | None:
     return folder
 
 
-def another_run(folder: Path, recipe: Recipe) -> TrainingError:
+def refusal_to_resume(folder: Path, recipe: Recipe) -> TrainingError:
     """What there is to say where a run cannot go on with this recipe and data.
 
     Args:
         folder: of the run, whose fingerprint is another.
         recipe: that it should go on with.
     """
-    changed = []
+    changed, others = list[str](), "another recipe, "
     with contextlib.suppress(OSError, ValueError, SpecError):  # damaged, or another version's
         text = (folder / _RECIPE).read_text(encoding="utf-8")
         changed = changed_fields(Recipe.parse(json.loads(text)), recipe)
-    others = "other videos, other labels or another number of processes"
+        others = ""
+    others += "other videos, other labels or another number of processes"
     if changed:
-        more = f"; and {len(changed) - _TOLD} more" if changed[_TOLD:] else ""
-        others = f"another recipe ({'; '.join(changed[:_TOLD])}{more})"
+        told, rest = changed[:_MOST_FIELDS_TOLD], changed[_MOST_FIELDS_TOLD:]
+        more = f"; and {len(rest)} more" if rest else ""
+        others = f"another recipe ({'; '.join(told)}{more})"
     return TrainingError(
         f"{str(folder)!r} holds a run with {others}; a run is resumed with exactly what it was "
         "begun with, and a new one wants another --run"

@@ -16,7 +16,7 @@ from stdeploy.errors import ArtifactError
 from stdeploy.files import whole_file
 from stdeploy.models.checkpoint import write_tensors
 from stdeploy.train.data.labelled import LabelledVideos
-from stdeploy.train.recipe import UNIMPORTANT, Recipe
+from stdeploy.train.recipe import NOT_IN_FINGERPRINT, Recipe
 
 _VERSION = 2
 
@@ -135,7 +135,7 @@ def fingerprint(
 ) -> str:
     """Of everything that decides about the numbers of a run; 64 hex digits."""
     parts = (
-        recipe.model_dump_json(exclude=UNIMPORTANT),
+        recipe.model_dump_json(exclude=NOT_IN_FINGERPRINT),
         data.digest(),
         validation.digest() if validation is not None else "",
         str(world_size),  # norms see the clips of one process

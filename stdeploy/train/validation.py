@@ -1,4 +1,4 @@
-"""Accuracy during training: the middle clip of every validation video, all processes together.
+"""Accuracy during training: the middle clip of every validation video, all processes gathered.
 
 `stdeploy evaluate` measures artifacts, through the whole chain and with any number of views;
 this is the quick look that an epoch gets.
@@ -18,7 +18,7 @@ from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
 from stdeploy.train.clips import begin_worker
 from stdeploy.train.data.labelled import LabelledVideos
-from stdeploy.train.processes import batches_of, next_of, together
+from stdeploy.train.processes import batches_of, gathered, next_of
 from stdeploy.video.clips import read_views
 
 _Item = tuple[Tensor, int, str, str]
@@ -127,7 +127,7 @@ class Validation:
             int(videos),
             top1,
             top5 if is_telling("top5", self._num_classes) else None,
-            together(fabric, broken),
+            gathered(fabric, broken),
         )
 
     def _count(self, graph: nn.Module, frames: Tensor, labels: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def announced(path: Path) -> Announced | None:
 
 
 def lacks_index(path: Path) -> bool:
-    """Whether a file breaks off before the end of its index, so that nothing of it plays.
+    """Whether a file breaks off before the end of its index, asked of one that does not open.
 
     Recorders write the index last. A copy that was cut off lacks it, and so does a file that is
     still being written. Fragments of a stream have indices of their own, pictures have others.
@@ -69,8 +69,8 @@ def lacks_index(path: Path) -> bool:
                     return end > path.stat().st_size
                 if kind not in _BEFORE_INDEX:
                     return False
-                begun = True
-    except (OSError, ValueError, OverflowError):  # a size that no file has
+                begun |= kind in (b"ftyp", b"mdat")
+    except (OSError, ValueError, OverflowError, struct.error):  # a size that no file has
         return False
     return begun
 
@@ -80,13 +80,10 @@ def _outermost(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
     start = 0
     for _ in range(_MOST_BOXES):
         file.seek(start)
-        head = file.read(16)
-        if len(head) < 8:
-            return
-        size, kind = struct.unpack_from(">I4s", head)
-        if size == 1 and len(head) == 16:
-            (size,) = struct.unpack_from(">Q", head, 8)
+        kind, size = _header(file)
         start += size
+        if not kind:
+            return
         yield kind, start
         if size < 8:  # 0 is to the end of the file
             return
@@ -96,16 +93,22 @@ def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
     """The boxes that are read, in the order of the file, without their headers."""
     for _ in range(_MOST_BOXES):
         start = file.tell()
-        head = file.read(8)
-        if len(head) < 8:
-            return
-        size, kind = struct.unpack(">I4s", head)
-        if size == 1:
-            (size,) = struct.unpack(">Q", file.read(8))
+        kind, size = _header(file)
         if kind in _OPENED:
             continue
-        if size < 8:  # 0 is to the end of the file
+        if size < 8:
             return
         if kind in _READ:
             yield kind, file.read(min(_LONGEST, size - 8))
         file.seek(start + size)
+
+
+def _header(file: BinaryIO) -> tuple[bytes, int]:
+    """The kind of the box that begins here, and its size in bytes; nothing and 0 at the end."""
+    head = file.read(8)
+    if len(head) < 8:
+        return b"", 0
+    size, kind = struct.unpack(">I4s", head)
+    if size == 1:
+        (size,) = struct.unpack(">Q", file.read(8))
+    return kind, size

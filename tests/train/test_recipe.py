@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from stdeploy.errors import SpecError
-from stdeploy.train.recipe import Recipe, packaged_recipes
+from stdeploy.train.recipe import Recipe, changed_fields, packaged_recipes
 
 
 def test_starter_is_packaged_and_multi_branch() -> None:
@@ -142,3 +143,12 @@ def test_a_recipe_without_a_network_asks_for_a_checkpoint() -> None:
         Recipe.load("finetune")
     with pytest.raises(SpecError, match="there is none in 'imagenet'"):
         Recipe.load("finetune", ["start.weights=imagenet"])
+
+
+def test_changed_fields_are_those_that_decide_about_numbers() -> None:
+    before = Recipe.load("starter", ["model.eta=inf"])
+    again = Recipe.parse(json.loads(before.model_dump_json()))  # as a run's folder keeps it
+    assert changed_fields(again, before) == []
+    faster = Recipe.load("starter", ["model.eta=2", "optimisation.workers=7"])
+    assert changed_fields(again, faster) == ['model.eta was "Infinity", is 2']
+    assert len(changed_fields(before, Recipe.load("starter", ["optimisation.epochs=99"]))) == 2

@@ -242,6 +242,10 @@ def test_another_recipe_or_no_run_is_refused(folder: Path, tmp_path: Path) -> No
     changed = r"a run with another recipe \(optimisation\.epochs was 1, is 2\); a run is resumed"
     with pytest.raises(TrainingError, match=changed):
         train(small_recipe(epochs=2), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
+    (tmp_path / "run" / "recipe.json").write_text("{")  # what changed cannot be known
+    with pytest.raises(TrainingError, match="a run with another recipe, other videos, other"):
+        train(small_recipe(epochs=2), data, tmp_path / "a.pt", run=tmp_path / "run", resume=True)
+    (tmp_path / "run" / "recipe.json").write_text(small_recipe(epochs=1).model_dump_json())
     with pytest.raises(TrainingError, match="a run with other videos, other labels or another"):
         train(
             small_recipe(epochs=1),
