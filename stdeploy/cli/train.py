@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _AN_HOUR_SECONDS = 3600.0
+_MUCH_WAITING = 0.1  # of the time; less is of no use to know all the while
 
 
 class Accelerator(StrEnum):
@@ -95,6 +96,7 @@ def command(
     only in the order of time. On several machines, or instead of --devices, start the command
     with torchrun -m stdeploy train.
     """
+    from stdeploy.train.folder import LOG, check_resumable, folder_of
     from stdeploy.train.recipe import Recipe
 
     settings = list(overrides or ())
@@ -107,6 +109,9 @@ def command(
     loaded = Recipe.load(recipe, settings)
     output = checked_output(output or Path(f"{name}{CHECKPOINT_SUFFIX}"), CHECKPOINT_SUFFIX)
     _check_there(loaded.start.weights)
+    folder = run or folder_of(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume)
+    if resume:
+        check_resumable(folder)  # before anything that takes time
     known: EvaluationRecord | None = None
     with _bar() as tell:
         training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
@@ -115,9 +120,7 @@ def command(
         require("lightning_fabric", extra="train", purpose="training")
         from stdeploy.train.loop import train
         from stdeploy.train.processes import Machine
-        from stdeploy.train.run import LOG, read_evaluation, write_evaluation
-
-        folder = run or _run_folder(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume)
+        from stdeploy.train.run import read_evaluation, write_evaluation
 
         def begin(epochs_done: int) -> None:
             nonlocal known
@@ -244,20 +247,6 @@ def labelled_data(
     return training, held_out.with_labels(training.labels, source="the training videos")
 
 
-def _run_folder(name: str, *, resume: bool) -> Path:
-    """runs/NAME, or where that is taken runs/NAME-2, ...; the last of them to resume."""
-    from stdeploy.train.run import STATE
-
-    number, folder, taken = 1, Path("runs") / name, list[Path]()
-    while folder.exists():
-        taken.append(folder)
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    if not resume or not taken:
-        return folder
-    return next((each for each in reversed(taken) if (each / STATE).is_file()), taken[-1])
-
-
 def _begun(run: Path, output: Path, *, resume: bool) -> str:
     """What a run writes."""
     where = f"going on with the run in {run}" if resume else f"logs, curves and state: {run}"
@@ -333,7 +322,9 @@ def bar_texts(report: "Report") -> tuple[str, str]:
     epoch = f"epoch {report.epoch}/{report.epochs}"
     if report.phase == "validating":
         return f"{epoch} validating", f"{report.seen} of {counted(report.to_validate, 'video')}"
-    rate = f"{report.clips_per_second:.1f} clips/s, {report.wait_share:.0%} waiting"
+    rate = f"{report.clips_per_second:.1f} clips/s"
+    if report.wait_share >= _MUCH_WAITING:
+        rate += f", {report.wait_share:.0%} waiting for data"
     return f"{epoch} loss {report.loss:.3f}", rate
 
 

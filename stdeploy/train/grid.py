@@ -18,10 +18,10 @@ from stdeploy.errors import SpecError, StdeployError, TrainingError
 from stdeploy.files import whole_file
 from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.evaluate import evaluate
+from stdeploy.train.folder import STATE
 from stdeploy.train.loop import train
 from stdeploy.train.processes import Machine
 from stdeploy.train.recipe import Recipe
-from stdeploy.train.run import STATE
 from stdeploy.video.opencv import limit_threads
 
 RESULT = "result.json"

@@ -33,6 +33,7 @@ from stdeploy.train.clips import (
 )
 from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.filter_shares import filter_shares
+from stdeploy.train.folder import STATE
 from stdeploy.train.objective import objective
 from stdeploy.train.optimisation import (
     average_of,
@@ -53,7 +54,7 @@ from stdeploy.train.processes import (
 )
 from stdeploy.train.recipe import Recipe
 from stdeploy.train.report import Report, report_of, row_of
-from stdeploy.train.run import STATE, RunFolder, open_run, refusal_to_resume
+from stdeploy.train.run import RunFolder, open_run, refusal_to_resume
 from stdeploy.train.start import Started, start
 from stdeploy.train.state import Part, Progress, RunState, fingerprint
 from stdeploy.train.validation import Accuracy, Validation
@@ -78,7 +79,7 @@ def train(
         recipe: decides everything.
         data: the training split.
         output: where the last weights go, a name that ends in .pt.
-        run: folder for everything else that the run leaves; see run.py.
+        run: folder for everything else that the run leaves; see folder.py.
         validation: looked at after every epoch; None to do without.
         machine: devices to use; None is one.
         resume: go on with the run in that folder.

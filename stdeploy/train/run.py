@@ -1,19 +1,4 @@
-"""The folder of a run: what was done, with what, and what came of it.
-
-recipe.json        all settings, the defaults too
-environment.json   versions, machine, command
-log.txt            what the program said
-losses.csv         loss and learning rate of every step
-metrics.csv        a line for every epoch
-filters.csv        with --log-filters: where the energy of every temporal filter lies, each epoch
-filters.png        the same, drawn at the end
-events.out.*       the same for TensorBoard
-last.state         to resume from
-best.pt            checkpoint of the epoch with the highest validation accuracy
-card.json          of the final checkpoint
-curve.png          loss and accuracy, drawn at the end
-evaluation.json    accuracy of the final checkpoint, through the whole chain
-"""
+"""What a run writes into its folder; see folder.py."""
 
 import contextlib
 import csv
@@ -37,13 +22,17 @@ from stdeploy.train.filter_shares import (
     read_shares,
     write_shares,
 )
+from stdeploy.train.folder import (
+    ENVIRONMENT,
+    EVALUATION,
+    LOG,
+    RECIPE,
+    STATE,
+    check_resumable,
+)
 from stdeploy.train.pictures import draw_curve, draw_filter_shares
 from stdeploy.train.recipe import Recipe, changed_fields
 
-STATE = "last.state"
-LOG = "log.txt"
-_RECIPE = "recipe.json"
-_EVALUATION = "evaluation.json"
 _MOST_FIELDS_TOLD = 3  # fields of a recipe
 
 # The line that people read, under "summary", and what `stdeploy evaluate --json` gives.
@@ -69,12 +58,8 @@ class RunFolder:
             raise TrainingError(
                 f"{str(path)!r} holds a run already; go on with --resume, or give another --run"
             )
-        if resume and not self.state.is_file():
-            why = "was stopped before its first save" if path.is_dir() else "does not exist"
-            raise TrainingError(
-                f"{str(path)!r} {why}, so there is nothing to resume; leave --resume out, or name "
-                "the run's folder with --run"
-            )
+        if resume:
+            check_resumable(path)
         self._board: Any = None
         self._shares = path / "filters.csv"
 
@@ -98,9 +83,9 @@ class RunFolder:
         for leftover in self.path.glob(f"{UNFINISHED}*"):  # of a run that was killed while writing
             leftover.unlink()
         if not step:  # of a run whose state was deleted
-            (self.path / _EVALUATION).unlink(missing_ok=True)
+            (self.path / EVALUATION).unlink(missing_ok=True)
         self._metrics(rows)
-        self._write(_RECIPE, recipe.model_dump_json(indent=1))
+        self._write(RECIPE, recipe.model_dump_json(indent=1))
         environment = {
             "command": sys.argv,
             "python": platform.python_version(),
@@ -109,7 +94,7 @@ class RunFolder:
             "processors": cpu_count(),
             "gpus": [gpu.name for gpu in gpus()],
         }
-        self._write("environment.json", json.dumps(environment, indent=1))
+        self._write(ENVIRONMENT, json.dumps(environment, indent=1))
         losses = self.path / "losses.csv"
         kept = losses.read_text().splitlines()[1 : step + 1] if step and losses.is_file() else []
         self._write("losses.csv", "\n".join(["step,loss,learning_rate", *kept]))
@@ -209,7 +194,7 @@ def refusal_to_resume(folder: Path, recipe: Recipe) -> TrainingError:
     """
     changed, others = list[str](), "another recipe, "
     with contextlib.suppress(OSError, ValueError, SpecError):  # damaged, or another version's
-        text = (folder / _RECIPE).read_text(encoding="utf-8")
+        text = (folder / RECIPE).read_text(encoding="utf-8")
         changed = changed_fields(Recipe.parse(json.loads(text)), recipe)
         others = ""
     others += "other videos, other labels or another number of processes"
@@ -225,14 +210,14 @@ def refusal_to_resume(folder: Path, recipe: Recipe) -> TrainingError:
 
 def write_evaluation(folder: Path, record: EvaluationRecord) -> None:
     """Keep what was measured at the end, whole or not at all."""
-    with whole_file(folder / _EVALUATION) as temporary:
+    with whole_file(folder / EVALUATION) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def read_evaluation(folder: Path) -> EvaluationRecord | None:
     """What was measured at the end of a run; None if nothing was, or the file is damaged."""
     try:
-        record = json.loads((folder / _EVALUATION).read_text(encoding="utf-8"))
+        record = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and {"summary", "failed"} <= record.keys() else None

@@ -126,7 +126,7 @@ def test_the_bar_says_what_is_being_done() -> None:
     progress = Progress(step=5, loss_sum=10.0, right=20, seconds=2.0, wait_seconds=0.5)
     assert bar_texts(report_of(progress, how, 6, to_validate=36)) == (
         "epoch 1/7 loss 2.000",
-        "40.0 clips/s, 25% waiting",
+        "40.0 clips/s, 25% waiting for data",
     )
     assert bar_texts(report_of(progress, how, 5, seen=16, to_validate=36)) == (
         "epoch 1/7 validating",

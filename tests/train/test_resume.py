@@ -1,6 +1,7 @@
 """A run that is killed goes on as if it had not been; a run on two processes is that on one."""
 
 import csv
+import json
 import multiprocessing
 import os
 import pickle
@@ -272,6 +273,16 @@ def test_resume_goes_on_with_the_newest_run_that_has_a_state(
         return str(CliRunner().invoke(app, [*arguments, "--resume"]).exception)
 
     assert re.match(r"'runs/starter' does not exist, so there is nothing to resume", refused())
+    other = tmp_path / "runs" / "my videos"
+    other.mkdir(parents=True)
+    (other / "last.state").touch()
+    assert refused().endswith(
+        "'runs/my videos' can go on, with the settings that it was begun with"
+    )
+    begun = ["/usr/bin/stdeploy", "train", "--data", "my videos", "-o", "my videos.pt"]
+    (other / "environment.json").write_text(json.dumps({"command": begun}))
+    command = "`stdeploy train --data 'my videos' -o 'my videos.pt' --resume`"
+    assert refused().endswith(f"; 'runs/my videos' can go on: {command}")
     for name in ("starter", "starter-2", "starter-3"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     assert re.match(r"'runs/starter-3' was stopped before its first save, so", refused())
