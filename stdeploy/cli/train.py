@@ -96,7 +96,7 @@ def command(
     only in the order of time. On several machines, or instead of --devices, start the command
     with torchrun -m stdeploy train.
     """
-    from stdeploy.train.folder import LOG, check_resumable, folder_of
+    from stdeploy.train.folder import BEST, LOG, check_resumable, folder_of
     from stdeploy.train.recipe import Recipe
 
     settings = list(overrides or ())
@@ -120,7 +120,7 @@ def command(
         require("lightning_fabric", extra="train", purpose="training")
         from stdeploy.train.loop import train
         from stdeploy.train.processes import Machine
-        from stdeploy.train.run import read_evaluation, write_evaluation
+        from stdeploy.train.run import better_epoch, read_evaluation, write_evaluation
 
         def begin(epochs_done: int) -> None:
             nonlocal known
@@ -173,6 +173,12 @@ def command(
         others = f"stdeploy data check {shlex.quote(str(named))} names them all"
         say_unreadable(result, others=others)
     out.print(f"{output}: {known['summary']}", soft_wrap=True, markup=False)
+    if better := better_epoch(folder):
+        epoch, then, last = better
+        note(
+            f"it is the last epoch's; after epoch {epoch} validation was {then:.1%}, not "
+            f"{last:.1%}: {folder / BEST}"
+        )
     if known["failed"]:
         raise typer.Exit(VideoError.exit_status)
 

@@ -24,7 +24,9 @@ from stdeploy.errors import TrainingError
 RECIPE = "recipe.json"
 ENVIRONMENT = "environment.json"
 LOG = "log.txt"
+METRICS = "metrics.csv"
 STATE = "last.state"
+BEST = "best.pt"
 EVALUATION = "evaluation.json"
 
 _RUNS = Path("runs")

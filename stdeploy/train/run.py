@@ -23,9 +23,11 @@ from stdeploy.train.filter_shares import (
     write_shares,
 )
 from stdeploy.train.folder import (
+    BEST,
     ENVIRONMENT,
     EVALUATION,
     LOG,
+    METRICS,
     RECIPE,
     STATE,
     check_resumable,
@@ -33,6 +35,7 @@ from stdeploy.train.folder import (
 from stdeploy.train.pictures import draw_curve, draw_filter_shares
 from stdeploy.train.recipe import Recipe, changed_fields
 
+_TOP1 = "validation_top1"
 _MOST_FIELDS_TOLD = 3  # fields of a recipe
 
 # The line that people read, under "summary", and what `stdeploy evaluate --json` gives.
@@ -53,7 +56,7 @@ class RunFolder:
     def __init__(self, path: Path, *, resume: bool) -> None:
         self.path = path
         self.state = path / STATE
-        self.best = path / "best.pt"
+        self.best = path / BEST
         if self.state.exists() and not resume:
             raise TrainingError(
                 f"{str(path)!r} holds a run already; go on with --resume, or give another --run"
@@ -155,7 +158,7 @@ class RunFolder:
         if not rows:
             return
         with (
-            whole_file(self.path / "metrics.csv") as temporary,
+            whole_file(self.path / METRICS) as temporary,
             temporary.open("w", newline="") as file,
         ):
             writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
@@ -206,6 +209,21 @@ def refusal_to_resume(folder: Path, recipe: Recipe) -> TrainingError:
         f"{str(folder)!r} holds a run with {others}; a run is resumed with exactly what it was "
         "begun with, and a new one wants another --run"
     )
+
+
+def better_epoch(folder: Path) -> tuple[int, float, float] | None:
+    """An epoch of a run that did better in its quick look than the last: it is in best.pt.
+
+    Returns:
+        Its number, its validation accuracy and that of the last epoch, 0..1; None if there is none.
+    """
+    try:
+        with (folder / METRICS).open(newline="") as file:
+            rows = [(int(row["epoch"]), float(row[_TOP1])) for row in csv.DictReader(file)]
+        best, last = max(rows, key=lambda row: row[1]), rows[-1]
+    except (OSError, KeyError, ValueError):  # people may do with it what they like
+        return None
+    return (*best, last[1]) if best[1] > last[1] else None
 
 
 def write_evaluation(folder: Path, record: EvaluationRecord) -> None:

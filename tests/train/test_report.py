@@ -1,8 +1,11 @@
 """How far a run has come, for its bar."""
 
+from pathlib import Path
+
 import pytest
 
 from stdeploy.train.report import Report, report_of, row_of
+from stdeploy.train.run import RunFolder, better_epoch
 from stdeploy.train.state import Progress
 from stdeploy.train.validation import Accuracy
 from tests.train.test_loop import small_recipe
@@ -54,3 +57,18 @@ def test_a_row_has_the_columns_of_the_table_alone() -> None:
         "wait_share": 0.25,
         "broken_videos": 0,
     }
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "better"),
+    [((0.5,), None), ((0.5, 0.7, 0.7), None), ((0.5, 0.9, 0.9, 0.7), (2, 0.9, 0.7))],
+)
+def test_an_epoch_that_did_better_than_the_last_is_told(
+    tmp_path: Path, accuracies: tuple[float, ...], better: tuple[int, float, float] | None
+) -> None:
+    run = RunFolder(tmp_path / "run", resume=False)
+    rows = [
+        {"epoch": epoch, "validation_top1": top1} for epoch, top1 in enumerate(accuracies, start=1)
+    ]
+    run.begin(small_recipe(), {}, step=0, rows=rows)
+    assert better_epoch(tmp_path / "run") == better
