@@ -114,7 +114,7 @@ def _has_videos(path: Path) -> bool:
 
 
 def _listed(lists: Sequence[Path]) -> Iterator[Path]:
-    from stdeploy.train.data.listing import is_list, read_list
+    from stdeploy.train.data.listing import is_list, paths_beside, read_list
 
     for source in lists:
         if is_list(source):
@@ -125,9 +125,9 @@ def _listed(lists: Sequence[Path]) -> Iterator[Path]:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is no text"
             raise DatasetError(f"the list {str(source)!r} cannot be read: {reason}") from error
-        for line in map(str.strip, lines):
-            if line and not line.startswith("#"):
-                yield source.parent / line
+        stripped = map(str.strip, lines)
+        names = (line for line in stripped if line and not line.startswith("#"))
+        yield from paths_beside(source, names)
 
 
 def _text_of(source: Path) -> str:

@@ -353,3 +353,9 @@ def test_a_list_of_labelled_videos_is_a_list_of_videos(tmp_path: Path) -> None:
     labelled = tmp_path / "lists" / "validation.csv"
     labelled.write_text("label,path\nfight,a.mp4\nnoFight,b.mp4\n")
     assert expand([], lists=[labelled]) == [labelled.parent / "a.mp4", labelled.parent / "b.mp4"]
+    (tmp_path / "lists" / "all.txt").write_text("# of today\n../clips/c.mp4\nd.mp4\n")
+    inside = tmp_path.resolve()
+    assert expand([], lists=[inside / "lists" / "all.txt"]) == [
+        inside / "clips" / "c.mp4",
+        inside / "lists" / "d.mp4",
+    ]

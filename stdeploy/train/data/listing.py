@@ -10,6 +10,7 @@ mini` write such lists, so every layout can be turned into this one.
 import csv
 import functools
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stdeploy.errors import DatasetError
@@ -96,16 +97,24 @@ def read_list(path: Path) -> LabelledVideos:
     rows = read_table(path, *COLUMNS)
     labels = tuple(sorted({row["label"].strip() for row in rows}))
     number = {label: index for index, label in enumerate(labels)}
-    shortest = functools.cache(_without_detours)  # most videos lie in few folders
-
-    def found(name: str) -> Path:
-        video = path.parent / name
-        return shortest(video.parent) / video.name if ".." in video.parent.parts else video
-
+    videos = paths_beside(path, (row["path"].strip() for row in rows))
     samples = tuple(
-        Sample(found(row["path"].strip()), number[row["label"].strip()]) for row in rows
+        Sample(video, number[row["label"].strip()]) for video, row in zip(videos, rows, strict=True)
     )
     return LabelledVideos(labels, samples)
+
+
+def paths_beside(source: Path, names: Iterable[str]) -> Iterator[Path]:
+    """What the lines of a list name: from where the list lies, without "..".
+
+    Args:
+        source: the list.
+        names: its lines.
+    """
+    shortest = functools.cache(_without_detours)  # most videos lie in few folders
+    for name in names:
+        path = source.parent / name
+        yield shortest(path.parent) / path.name if ".." in path.parent.parts else path
 
 
 def _without_detours(folder: Path) -> Path:
