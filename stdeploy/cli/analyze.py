@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from stdeploy.cli.console import counted, out, progress_bar
+from stdeploy.cli.console import counted, note, out, progress_bar
 from stdeploy.cli.help import Verbs
 from stdeploy.errors import DatasetError, require
 
@@ -81,6 +81,7 @@ def filters(
         from stdeploy.analysis.plots import draw_filters
 
         draw_filters(layers, save_plot, projection=projection.value)
+        note(f"{save_plot}: what the filters of each layer do in time")
     if save_arrays is not None:
         _save_arrays(save_arrays, _arrays_of_filters(layers))
     if as_json:
@@ -119,6 +120,7 @@ def receptive_field(
         from stdeploy.analysis.plots import draw_receptive_fields
 
         draw_receptive_fields(fields, save_plot)
+        note(f"{save_plot}: what the networks see")
     if save_arrays is not None:
         _save_arrays(save_arrays, {name: field.density for name, field in fields.items()})
     if as_json:

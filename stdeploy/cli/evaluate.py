@@ -125,6 +125,7 @@ def command(
     say_unreadable(results[0], others=others)
     if confusion is not None:
         draw_confusion(results[0], confusion)
+        note(f"{confusion}: which class was taken for which")
     if len(results) > 1:
         found = compare(*results)
         if as_json:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from stdeploy.errors import DatasetError
+from stdeploy.errors import DatasetError, SpecError
 from stdeploy.files import videos_in
 
 _STANDARD_INPUT = Path("-")
@@ -34,6 +34,7 @@ def expand(
 
     Raises:
         DatasetError: a list cannot be read.
+        SpecError: a list of labelled videos is among the arguments.
     """
     paths: dict[Path, None] = {}
     for path in (*map(Path, arguments), *_listed(lists)):
@@ -47,6 +48,10 @@ def expand(
             matching = glob.glob(str(path), recursive=recursive)  # noqa: PTH207
             found = sorted(p for p in map(Path, matching) if p.is_file())
         else:
+            if path.suffix.lower() == ".csv" and str(path) in arguments and _is_list(path):
+                raise SpecError(
+                    f"{str(path)!r} is a list of videos, no video; name it as --list {path}"
+                )
             found = [path]
         paths.update(dict.fromkeys(found or [path]))
     return list(paths)
@@ -111,6 +116,12 @@ def _has_videos(path: Path) -> bool:
     """Whether a path is a folder with videos, itself, that is not hidden."""
     hidden = path.name.startswith(".")
     return path.is_dir() and not hidden and any(videos_in(path, recursive=False))
+
+
+def _is_list(path: Path) -> bool:
+    from stdeploy.train.data.listing import is_list
+
+    return is_list(path)
 
 
 def _listed(lists: Sequence[Path]) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from stdeploy.classify import Classifier, ClassifyOptions
 from stdeploy.cli.data import app as data
 from stdeploy.cli.inputs import expand
 from stdeploy.cli.main import app
+from stdeploy.errors import SpecError
 from stdeploy.hardware import gpus
 from stdeploy.runtime.base import RuntimeOptions
 from tests.cli.program import Inside, records, stdeploy
@@ -353,6 +354,8 @@ def test_a_list_of_labelled_videos_is_a_list_of_videos(tmp_path: Path) -> None:
     labelled = tmp_path / "lists" / "validation.csv"
     labelled.write_text("label,path\nfight,a.mp4\nnoFight,b.mp4\n")
     assert expand([], lists=[labelled]) == [labelled.parent / "a.mp4", labelled.parent / "b.mp4"]
+    with pytest.raises(SpecError, match=r"is a list of videos, no video; name it as --list"):
+        expand([str(labelled)])
     (tmp_path / "lists" / "all.txt").write_text("# of today\n../clips/c.mp4\nd.mp4\n")
     inside = tmp_path.resolve()
     assert expand([], lists=[inside / "lists" / "all.txt"]) == [

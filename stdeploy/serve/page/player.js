@@ -2,8 +2,8 @@
 
 import { clock } from "./words.js";
 
-const UNPLAYABLE = "This browser cannot play this file.";
-const DAMAGED = "This browser cannot play this file further.";
+const UNPLAYABLE = "This browser cannot play this file; the server reads it without the browser.";
+const DAMAGED = "This browser cannot play this file further; the server may read more.";
 
 const CONTROLS = ["play", "sound", "full"];
 
