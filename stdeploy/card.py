@@ -32,7 +32,8 @@ class ParityRow(Spec):
         check: what was compared, such as "conv3.0.conv2" or "batch 5".
         precision: arithmetic of the comparison.
         error: max |a - b| / max |a|, where a is the parent's output, unless the check names
-            another measure.
+            another measure. For whole networks at fusing, max |a| is that of the terms that the
+            classifier adds up (`stdeploy.models.inference.logits_and_magnitude`).
         tolerance: the error that was allowed.
         detail: what else is worth knowing, such as the shape of the kernel.
     """

@@ -17,7 +17,7 @@ from stdeploy.golden import check_golden, golden_clip
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model, save_fused
-from stdeploy.models.inference import logits_of
+from stdeploy.models.inference import logits_and_magnitude, logits_of
 from stdeploy.parity import FUSION_TOLERANCE, RUNTIME_TOLERANCE, relative_error
 from stdeploy.spec import Arithmetic, ClipSpec
 
@@ -146,7 +146,8 @@ def verify(
 
     Every layer gets random input. The whole networks get noise and the golden clip, both in
     float64 and float32, cut to at most 16 frames of 112 x 112 pixels; and the golden clip in
-    full in float32.
+    full in float32. The errors of a layer are relative to its largest output, those of a network
+    to the terms that its classifier adds up, because logits near 0 say nothing about rounding.
 
     Args:
         model: the original, in evaluation mode.
@@ -204,11 +205,11 @@ def _compare(
     frames: NDArray[np.uint8],
     precision: Arithmetic,
 ) -> ParityRow:
-    expected = logits_of(original, clip, frames[None])
+    expected, magnitude = logits_and_magnitude(original, clip, frames[None])
     return ParityRow(
         check=check,
         precision=precision,
-        error=relative_error(expected, logits_of(folded, clip, frames[None])),
+        error=relative_error(expected, logits_of(folded, clip, frames[None]), scale=magnitude),
         tolerance=FUSION_TOLERANCE[precision],
         detail="x".join(str(size) for size in frames.shape[:3]),
     )

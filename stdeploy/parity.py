@@ -49,11 +49,17 @@ GATES: dict[Precision, Difference] = {
 }
 
 
-def relative_error(expected: Logits, actual: Logits) -> float:
-    """Max |expected - actual| / max |expected|; infinite where a number is not finite."""
+def relative_error(expected: Logits, actual: Logits, scale: float | None = None) -> float:
+    """Max |expected - actual| / scale; infinite where a number is not finite.
+
+    Args:
+        expected: of the parent.
+        actual: of the artifact, of the same shape.
+        scale: > 0, what the difference is measured by; None takes max |expected|.
+    """
     if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
         return float("inf")
-    scale = float(np.abs(expected).max()) or 1.0
+    scale = scale or float(np.abs(expected).max()) or 1.0
     return float(np.abs(expected.astype(np.float64) - actual.astype(np.float64)).max()) / scale
 
 

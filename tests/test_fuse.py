@@ -9,8 +9,12 @@ from torch import nn
 from stdeploy.card import read_card
 from stdeploy.errors import ArtifactError, FusionError, ParityError
 from stdeploy.fuse import filters_of, fuse_file, fuse_model, verify
+from stdeploy.golden import golden_clip
+from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.layers.temporal import TemporalFilter
+from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
+from stdeploy.models.inference import logits_and_magnitude, logits_of
 from stdeploy.models.registry import ARCHITECTURES, build
 from stdeploy.spec import ModelSpec
 from tests.conftest import TINY_CLIP, card_of, randomise_norms, tiny_model
@@ -103,6 +107,56 @@ def test_verification_sees_one_damaged_number(damage: str) -> None:
     assert ("conv4.2.conv2.2", "fp64") in failed
     assert ("conv4.2.conv2.2", "fp32") in failed
     assert ("network, golden clip", "fp64") in failed
+
+
+def cancelling(clip_seed: int) -> ActionModel:
+    """Two classes whose logits for the golden clip are what cancelling terms leave over."""
+    model = tiny_model(num_classes=2, temporal_lengths=(1, 1, 3, 3, 5))
+    frames = golden_clip(clip_seed, TINY_CLIP.frames_shape)[None]
+    with torch.no_grad():
+        model.head.classifier.weight.mul_(10.0)
+        logits = torch.from_numpy(logits_of(model, TINY_CLIP, frames)[0]).float()
+        model.head.classifier.bias.sub_(logits - torch.tensor([1e-4, -1e-4]))
+    return model
+
+
+def test_logits_near_zero_do_not_make_rounding_an_error() -> None:
+    model = cancelling(clip_seed=1)
+    frames = golden_clip(1, TINY_CLIP.frames_shape)[None]
+    expected, magnitude = logits_and_magnitude(model, TINY_CLIP, frames)
+    actual = logits_of(fuse_model(model).float(), TINY_CLIP, frames)
+    assert abs(expected - actual).max() / abs(expected).max() > 1e-5, "the logits cancel too little"
+    assert magnitude > 1000 * abs(expected).max()
+    assert all(row.passed for row in verify(model, fuse_model(model), TINY_CLIP, seed=1))
+
+
+def test_a_wrong_fold_is_seen_where_logits_cancel() -> None:
+    model = cancelling(clip_seed=1)
+    fused = fuse_model(model)
+    layer = fused.get_submodule("conv4.0.conv1")
+    assert isinstance(layer, nn.Conv3d)
+    with torch.no_grad():
+        layer.bias.zero_()
+    failed = {
+        (r.check, r.precision) for r in verify(model, fused, TINY_CLIP, seed=1) if not r.passed
+    }
+    assert {("network, golden clip", "fp64"), ("network, golden clip", "fp32")} <= failed
+
+
+def test_magnitude_is_the_sum_of_the_terms_of_the_classifier() -> None:
+    model = tiny_model(num_classes=3)
+    frames = golden_clip(3, TINY_CLIP.frames_shape)[None].repeat(2, axis=0)
+    logits, magnitude = logits_and_magnitude(model, TINY_CLIP, frames)
+    assert (logits == logits_of(model, TINY_CLIP, frames)).all()
+    with torch.inference_mode():
+        x = FrameNormalisation(TINY_CLIP)(torch.from_numpy(frames))
+        features = model.forward_features(x).mean(dim=(2, 3, 4))[0]
+        classifier = model.head.classifier
+        by_class = [
+            float(sum(abs(w * f) for w, f in zip(row, features, strict=True)) + abs(b))
+            for row, b in zip(classifier.weight, classifier.bias, strict=True)
+        ]
+    assert magnitude == pytest.approx(max(by_class), rel=1e-5)
 
 
 def test_fuse_file_writes_weights_card_and_parity(tmp_path: Path) -> None:

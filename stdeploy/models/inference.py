@@ -69,6 +69,38 @@ def logits_of(model: ActionModel, clip: ClipSpec, frames: NDArray[np.uint8]) -> 
     return np.asarray(logits.double().cpu().numpy(), dtype=np.float64)
 
 
+def logits_and_magnitude(
+    model: ActionModel, clip: ClipSpec, frames: NDArray[np.uint8]
+) -> tuple[NDArray[np.float64], float]:
+    """Classify clips, and say how large the terms are that the classifier adds up.
+
+    Rounding errors of a sum grow with its terms: |fl(w f + b) - (w f + b)| <= gamma_n (|w| |f| +
+    |b|) (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). With two classes the terms
+    may cancel to logits near 0, beside which the same errors look large.
+
+    Args:
+        model: any network, in evaluation mode.
+        clip: how its pixels are normalised.
+        frames: uint8 (N, T, H, W, 3).
+
+    Returns:
+        Logits (N, K), and the largest |w_k| |f| + |b_k| of a clip and a class k, where f are the
+        pooled features.
+    """
+    classifier = model.head.classifier
+    features: list[Tensor] = []
+    hook = classifier.register_forward_pre_hook(lambda _module, inputs: features.append(inputs[0]))
+    try:
+        logits = logits_of(model, clip, frames)
+    finally:
+        hook.remove()
+    with torch.inference_mode():
+        terms = nn.functional.linear(
+            features[0].abs(), classifier.weight.abs(), classifier.bias.abs()
+        )
+    return logits, float(terms.max())
+
+
 def golden_of(model: ActionModel, clip: ClipSpec, seed: int = GOLDEN_SEED) -> GoldenClip:
     """What a network says to the golden clip of its own clip size."""
     logits = logits_of(model, clip, golden_clip(seed, clip.frames_shape)[None])[0]
