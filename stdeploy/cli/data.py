@@ -62,7 +62,7 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object of JSON.")] = False,
 ) -> None:
-    """Decode every video once; report what is broken, short, double or mislabelled.
+    """Decode every video once; report what is broken, cut off, short, double or mislabelled.
 
     Classes without a video, with few, or with two spellings are reported too. With --output,
     lists without what is wrong are written, for stdeploy train --data. The exit status is 1 where

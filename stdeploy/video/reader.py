@@ -90,6 +90,11 @@ class VideoReader:
         missing = frames > _TOLERATED_FRAMES and seconds > _TOLERATED_SECONDS
         return self.timing.duration if missing else None
 
+    @property
+    def announced_seconds(self) -> float | None:
+        """How long the index says that the video lasts; None where there is no such index."""
+        return None if self._index is None else self._index.seconds
+
     def gather(
         self, choose: Choice, prepare: Callable[[Image], Image]
     ) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:

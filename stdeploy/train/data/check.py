@@ -26,6 +26,7 @@ class Looked:
         frames: how many were decoded.
         seconds: how long it is shown.
         sha256: of the file.
+        announced_seconds: how long its index says it lasts, of one that breaks off before.
     """
 
     video: Path
@@ -33,6 +34,7 @@ class Looked:
     frames: int = 0
     seconds: float = 0.0
     sha256: str = ""
+    announced_seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Finding:
     """Something wrong with a video.
 
     Attributes:
-        kind: "broken", "short", "duplicate" (the same file under the same label), "mislabelled"
-            (the same file under several labels) or "leaked" (a validation video to train on).
+        kind: "broken", "damaged" (it breaks off), "short", "duplicate" (the same file under the
+            same label), "mislabelled" (the same file under several labels) or "leaked" (a
+            validation video to train on).
         split: which list it is in.
         video: the file.
         detail: what was seen, in words.
@@ -79,7 +82,14 @@ def look(video: Path) -> Looked:
     except OSError as error:
         return Looked(video, f"cannot be read: {error.strerror}")
     timing = reader.timing
-    return Looked(video, None, len(timing.timestamps), timing.duration, digest)
+    return Looked(
+        video,
+        None,
+        frames=len(timing.timestamps),
+        seconds=timing.duration,
+        sha256=digest,
+        announced_seconds=None if reader.damaged_after is None else reader.announced_seconds,
+    )
 
 
 def look_at_all(
@@ -151,6 +161,14 @@ def judge(
             labels = labels_of[seen.sha256]
             if seen.reason is not None:
                 findings.append(find(kind="broken", detail=seen.reason, dropped=True))
+                continue
+            if seen.announced_seconds is not None:
+                # What it was labelled for may lie in the part that is missing.
+                ends = (
+                    f"breaks off after {seen.seconds:.1f} s of {seen.announced_seconds:.1f} s; "
+                    "copy it again"
+                )
+                findings.append(find(kind="damaged", detail=ends, dropped=True))
                 continue
             if len(labels) > 1:
                 named = ", ".join(f"{label!r} ({labels[label].name})" for label in sorted(labels))

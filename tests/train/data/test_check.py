@@ -14,6 +14,7 @@ from stdeploy.train.data.check import look
 from stdeploy.train.data.classes import ClassFinding, judge_classes
 from stdeploy.train.data.labelled import LabelledVideos, Sample
 from stdeploy.train.data.opening import read_split
+from tests.video.odd import coloured_frames, encode
 from tests.video.videos import write_video
 
 
@@ -89,6 +90,27 @@ def test_everything_wrong_is_found_and_the_lists_go_without_it(
     ]
     with (tmp_path / "clean" / "validation.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2
+
+
+def test_a_video_that_was_cut_off_in_a_copy_is_left_out(folder: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    frames = coloured_frames(200)
+    encode(whole, frames, "libx264", container_options={"movflags": "faststart"})
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    rows = "".join(f"{path},wave\n" for path in (whole, cut))
+    (tmp_path / "train.csv").write_text(f"path,label\n{rows}")
+    looked = look(cut)
+    assert looked.reason is None
+    assert 0 < looked.frames < 200
+    assert looked.announced_seconds == pytest.approx(look(whole).seconds)
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path / "train.csv"), "--json"])
+    assert result.exit_code == 1
+    content = json.loads(result.stdout)
+    (found,) = content["findings"]
+    assert (Path(found["video"]), found["kind"], found["dropped"]) == (cut, "damaged", True)
+    ends = f"breaks off after {looked.seconds:.1f} s of {looked.announced_seconds:.1f} s"
+    assert found["detail"] == f"{ends}; copy it again"
+    assert content["classes"] == {"train": {"wave": 1}}
 
 
 def test_a_good_set_says_so(folder: Path, tmp_path: Path) -> None:
