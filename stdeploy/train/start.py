@@ -140,6 +140,11 @@ def _from_checkpoint(recipe: Recipe, path: Path, labels: tuple[str, ...]) -> Sta
             if name.startswith("head.classifier."):
                 tensors[name] = own[name]
     there, needed = ({name: tuple(t.shape) for name, t in w.items()} for w in (tensors, own))
+    if spec.architecture != card.model.architecture:
+        raise ArtifactError(
+            f"{str(path)!r} is of {card.model.architecture!r}, the recipe asks for "
+            f"{spec.architecture!r}; --recipe finetune takes the network of a checkpoint as it is"
+        )
     misfit = next((n for n in {**needed, **there} if needed.get(n) != there.get(n)), None)
     if misfit is not None:
         raise ArtifactError(

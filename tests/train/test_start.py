@@ -187,3 +187,11 @@ def test_a_checkpoint_of_another_network_is_refused(
     with pytest.raises(ArtifactError, match=message):
         start(recipe(tmp_path / "a.pt", **wanted), LABELS)
     assert load_model(tmp_path / "a.pt")  # left as it was
+
+
+def test_a_checkpoint_of_another_architecture_says_which_recipe_takes_it(tmp_path: Path) -> None:
+    model = tiny_model("s3d-resnet50")
+    save_checkpoint(tmp_path / "a.pt", model, card_of(model))
+    message = r"a\.pt' is of 's3d-resnet50', the recipe asks for 'i3d-resnet18'; --recipe finetune"
+    with pytest.raises(ArtifactError, match=message):
+        start(recipe(tmp_path / "a.pt"), LABELS)
