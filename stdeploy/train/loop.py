@@ -432,7 +432,8 @@ class _Trainer:
             # The first process is not to be torn down by the end of another while it writes.
             self._fabric.barrier()
             raise InterruptedRunError(
-                f"stopped {when}; the state is saved, go on with --resume", stop.number
+                f"stopped {when}, state saved; the same command with --resume goes on",
+                stop.number,
             )
 
     @property

@@ -152,7 +152,9 @@ def test_a_signal_while_an_epoch_is_validated_stops_before_the_next_batch(
         resume = (broken / "run").is_dir()
         run_once(folder, broken, resume, workers=1, begin=begun.append, report=report)
 
-    message = "stopped while epoch 2 was validated; the state is saved, go on with --resume"
+    message = (
+        "stopped while epoch 2 was validated, state saved; the same command with --resume goes on"
+    )
     with pytest.raises(InterruptedRunError, match=message) as caught:
         until("validating", 2, 0, signal.SIGINT)
     assert caught.value.exit_status == 130
@@ -226,7 +228,9 @@ def test_two_processes_stop_before_the_same_batch_of_validation(
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    said = "stopped while epoch 2 was validated; the state is saved, go on with --resume"
+    said = (
+        "stopped while epoch 2 was validated, state saved; the same command with --resume goes on"
+    )
     assert (tmp_path / "said0").read_text() == f"130 {said}"  # only it was told, by Ctrl-C
     assert (tmp_path / "said1").read_text() == f"143 {said}"
     compare(tmp_path)
@@ -323,7 +327,7 @@ def test_a_signal_to_all_processes_saves_and_exits(
     assert time.monotonic() - start < 25  # the processes that decode were not waited for
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
-    assert "the state is saved, go on with --resume" in errors.splitlines()[-1]
+    assert "state saved; the same command with --resume goes on" in errors.splitlines()[-1]
     state = RunState.load(tmp_path / "runs" / "starter" / "last.state")
     done = state.progress.epoch * (40 // batch_size) + state.progress.step
     assert done == len(losses_file.read_text().splitlines()) - 1
