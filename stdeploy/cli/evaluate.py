@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -120,7 +121,7 @@ def command(
         else:
             out.print(f"{path}: {summary(results[-1])}", soft_wrap=True, markup=False)
             if per_class:
-                _print_classes(results[-1])
+                print_classes(results[-1].class_accuracies())
     others = f"stdeploy data check {shlex.quote(str(data))} names them all"
     say_unreadable(results[0], others=others)
     if confusion is not None:
@@ -161,8 +162,9 @@ def record(result: "Evaluation") -> dict[str, object]:
     }
 
 
-def _print_classes(result: "Evaluation") -> None:
-    known = [(rate, label) for label, rate in result.class_accuracies().items() if rate is not None]
+def print_classes(accuracies: Mapping[str, float | None]) -> None:
+    """A line for each class, the lowest first; none for one that has no video."""
+    known = [(rate, label) for label, rate in accuracies.items() if rate is not None]
     for rate, label in sorted(known):
         out.print(f"  {rate:6.1%}  {label}", soft_wrap=True, markup=False)
 

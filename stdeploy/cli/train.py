@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from stdeploy.card import is_telling
 from stdeploy.cli.console import counted, err, note, out, progress_bar
-from stdeploy.cli.evaluate import record, say_unreadable, summary
+from stdeploy.cli.evaluate import print_classes, record, say_unreadable, summary
 from stdeploy.cli.pull import Item
 from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError, require
 from stdeploy.files import CHECKPOINT_SUFFIX, checked_output, existing
@@ -173,6 +174,8 @@ def command(
         others = f"stdeploy data check {shlex.quote(str(named))} names them all"
         say_unreadable(result, others=others)
     out.print(f"{output}: {known['summary']}", soft_wrap=True, markup=False)
+    if not is_telling("top5", len(training.labels)):  # few classes: each of them tells more
+        print_classes(cast(dict[str, float | None], known["classes"]))
     if better := better_epoch(folder):
         epoch, then, last = better
         note(

@@ -40,6 +40,7 @@ _MOST_FIELDS_TOLD = 3  # fields of a recipe
 
 # The line that people read, under "summary", and what `stdeploy evaluate --json` gives.
 EvaluationRecord = dict[str, object]
+_SHOWN = {"summary", "failed", "classes"}  # what is said of it once more
 
 
 class RunFolder:
@@ -238,4 +239,4 @@ def read_evaluation(folder: Path) -> EvaluationRecord | None:
         record = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and {"summary", "failed"} <= record.keys() else None
+    return record if isinstance(record, dict) and record.keys() >= _SHOWN else None

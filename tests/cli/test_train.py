@@ -70,10 +70,15 @@ def test_a_finished_run_says_so_and_what_was_measured(finished: tuple[Path, str,
     folder, result, _ = finished
     kept = folder / "runs/starter/evaluation.json"
     record = json.loads(kept.read_text())
-    assert result == f"starter.pt: {record['summary']}\n"
+    said, *classes = result.splitlines()
+    assert said == f"starter.pt: {record['summary']}"
+    # Few classes are told one by one, the lowest first, as evaluate --per-class does.
+    measured = {label: rate for label, rate in record["classes"].items() if rate is not None}
+    assert sorted(classes) == sorted(f"  {r:6.1%}  {label}" for label, r in measured.items())
+    assert classes == sorted(classes)
     kept.write_text(json.dumps(record | {"summary": "as it was"}))
     known = stdeploy(*TRAIN, "--resume", cwd=folder)
-    assert known.stdout == "starter.pt: as it was\n"
+    assert known.stdout.splitlines() == ["starter.pt: as it was", *classes]
     assert "written again from it; to train longer" in known.stderr
     kept.unlink()
     (folder / "starter.pt").unlink()
