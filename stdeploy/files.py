@@ -116,6 +116,16 @@ def _names_beside(path: Path) -> list[str]:
         return []
 
 
+def meant_beside(path: Path) -> str:
+    """The end of a message about what does not exist: what lies there under nearly that name."""
+    try:
+        beside = list(path.parent.iterdir())
+    except OSError:
+        return ""
+    # Without the suffixes too: every a.mp4 is near every b.mp4.
+    return did_you_mean(path.name, [p.name for p in beside if did_you_mean(path.stem, [p.stem])])
+
+
 def checked_output(path: Path, suffix: str, *, source: Path | None = None) -> Path:
     """The same path, if a file of a kind can be written there; asked before the work is done.
 

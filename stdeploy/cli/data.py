@@ -145,9 +145,11 @@ def _write(splits: "dict[Split, LabelledVideos]", folder: Path) -> None:
             raise DatasetError(f"no {split} video is left, so no list is written")
     folder.mkdir(parents=True, exist_ok=True)
     for split, part in splits.items():
-        write_list(folder / f"{split}.csv", part)
+        path = folder / f"{split}.csv"
+        replaced = ", in place of an earlier list" if path.exists() else ""
+        write_list(path, part)
         classes = counted(sum(count > 0 for count in part.counts()), "class")
-        note(f"{folder / f'{split}.csv'}: {counted(len(part.samples), 'video')} of {classes}")
+        note(f"{path}: {counted(len(part.samples), 'video')} of {classes}{replaced}")
 
 
 def _show(checked: "Checked", classes: "Sequence[ClassFinding]", seconds: float) -> None:

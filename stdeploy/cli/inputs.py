@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stdeploy.errors import DatasetError, SpecError
-from stdeploy.files import videos_in
+from stdeploy.files import meant_beside, videos_in
 
 _STANDARD_INPUT = Path("-")
 
@@ -30,7 +30,8 @@ def expand(
             ones from where the list lies; "-" is standard input, whose paths start here. Lines
             that begin with # are no paths.
         recursive: folders stand for what lies in their folders too.
-        report: is told in words of folders that have more videos in their folders.
+        report: is told in words of folders that have more videos in their folders, and of
+            arguments that do not exist under that name, but under one nearly the same.
 
     Raises:
         DatasetError: a list cannot be read.
@@ -47,6 +48,8 @@ def expand(
         elif not os.path.lexists(path):
             matching = glob.glob(str(path), recursive=recursive)  # noqa: PTH207
             found = sorted(p for p in map(Path, matching) if p.is_file())
+            if not found and str(path) in arguments and (meant := meant_beside(path)):
+                report(f"{path} does not exist{meant}")
         else:
             if path.suffix.lower() == ".csv" and str(path) in arguments and _is_list(path):
                 raise SpecError(

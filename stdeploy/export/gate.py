@@ -62,7 +62,7 @@ class Reference:
         # One at a time: a network of torch takes some GB for each clip.
         for done, frames in enumerate([*synthetic, *real], start=1):
             logits.append(answer(frames[None]))
-            progress("asking the network of torch", done, total)
+            progress("asking the fused network", done, total)
         return cls(synthetic, real, np.concatenate(logits))
 
     def gate_clips(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:

@@ -118,9 +118,7 @@ def export_onnx(
     allowed = thresholds(precision, options.allow)
     model, card = load_model(fused)
     if not card.model.fused:
-        raise ArtifactError(
-            f"{str(fused)!r} still has branches and batch norms; run: stdeploy fuse {fused.name}"
-        )
+        raise ArtifactError(f"{str(fused)!r} is not fused yet; run: stdeploy fuse {fused.name}")
     clips = _calibration(card, options, progress)
     reference = Reference.of(
         lambda frames: logits_of(model, card.clip, frames),

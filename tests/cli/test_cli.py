@@ -312,6 +312,9 @@ def test_folders_patterns_and_files_expand_in_order(
     # What cannot be expanded keeps its row.
     for argument in ("empty", "*.mkv", "gone[1].mp4", "**.mp4"):
         assert expand([argument]) == [Path(argument)]
+    told: list[str] = []
+    assert expand(["clip", "far.mp4", "z.avi"], report=told.append)[0] == Path("clip")
+    assert told == ["clip does not exist; did you mean 'clips'?"]
 
 
 @pytest.mark.parametrize(

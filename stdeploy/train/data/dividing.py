@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from stdeploy.errors import DatasetError
-from stdeploy.files import VIDEO_SUFFIXES, videos_in
+from stdeploy.files import VIDEO_SUFFIXES, meant_beside, videos_in
 from stdeploy.train.data.folders import folders_in, split_folder
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
 
@@ -29,7 +29,8 @@ def divide(folder: Path, *, share: float, seed: int) -> dict[Split, LabelledVide
     if not 0 < share < 1:
         raise DatasetError(f"--share {share:g}: give a number above 0 and below 1, such as 0.2")
     if not folder.is_dir():
-        raise DatasetError(f"{str(folder)!r} is no folder; name one with a folder for each class")
+        what_then = meant_beside(folder) or "; name one with a folder for each class"
+        raise DatasetError(f"{str(folder)!r} is no folder{what_then}")
     divided = split_folder(folder, "train")
     if divided is not None:
         raise DatasetError(

@@ -4,8 +4,8 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from stdeploy.errors import DatasetError, did_you_mean
-from stdeploy.files import VIDEO_SUFFIXES, videos_in
+from stdeploy.errors import DatasetError
+from stdeploy.files import VIDEO_SUFFIXES, meant_beside, videos_in
 from stdeploy.train.data.folders import folders_in
 from stdeploy.train.data.labelled import SPLIT_NAMES, LabelledVideos, Split
 from stdeploy.train.data.layout import Layout
@@ -84,7 +84,7 @@ def videos_of(named: Path, split: Split) -> NamedVideos:
         what = "is neither folder nor .csv list" if named.exists() else "does not exist"
         raise DatasetError(
             f"{str(named)!r} {what}; name a folder of videos, a .csv list with the columns "
-            f"path,label, or the folder of a data set{_did_you_mean(named)}"
+            f"path,label, or the folder of a data set{meant_beside(named)}"
         )
     if named.is_dir() and _layout_of(named) is None:
         videos = tuple(sorted(videos_in(named, recursive=True)))
@@ -120,7 +120,7 @@ def _read(data: Path, split: Split, fold: int) -> LabelledVideos:
         _check_fold(str(data), fold, 1)
         return read_list(data)
     if not data.is_dir():
-        what_then = _did_you_mean(data) or f"; name {known_layouts()}"
+        what_then = meant_beside(data) or f"; name {known_layouts()}"
         raise DatasetError(f"{str(data)!r} does not exist{what_then}")
     found = _layout_of(data)
     if found is None:
@@ -136,15 +136,6 @@ def _read(data: Path, split: Split, fold: int) -> LabelledVideos:
         )
     _check_fold(str(data), fold, found.folds)
     return found.read(data, split) if found.folds == 1 else found.read(data, split, fold=fold)
-
-
-def _did_you_mean(path: Path) -> str:
-    """What lies beside it under a name that is nearly the same."""
-    try:
-        beside = [each.name for each in path.parent.iterdir()]
-    except OSError:
-        beside = []
-    return did_you_mean(path.name, beside)
 
 
 def _layout_of(folder: Path) -> Layout | None:

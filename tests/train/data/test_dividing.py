@@ -64,7 +64,9 @@ def test_what_cannot_be_divided_is_one_clear_line(folder: Path) -> None:
         read_split(folder, "train")
     with pytest.raises(DatasetError, match=r"--share 1: give a number above 0 and below 1"):
         divide(folder, share=1.0, seed=0)
-    with pytest.raises(DatasetError, match=r"none' is no folder"):
+    with pytest.raises(DatasetError, match=r"wav' is no folder; did you mean 'wave'\?$"):
+        divide(folder / "wav", share=0.2, seed=0)
+    with pytest.raises(DatasetError, match=r"none' is no folder; name one"):
         divide(folder / "none", share=0.2, seed=0)
     with pytest.raises(DatasetError, match=r"wave' holds no folder; each of two or more classes"):
         divide(folder / "wave", share=0.2, seed=0)
