@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
 	@touch $@
-	@echo "installed; next: source $(BIN)/activate, then stdeploy --help"
+	@echo "installed; next: source $(BIN)/activate, then stdeploy doctor"
 
 check: install
 	$(BIN)/ruff check .

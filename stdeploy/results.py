@@ -165,7 +165,7 @@ class ResultFile:
                 raise ArtifactError(
                     f"{str(source)!r} holds results of another artifact "
                     f"({str(row.get(_ARTIFACT))[:12]}, not {self._artifact_sha256[:12]}); name "
-                    "another output, or pass --overwrite instead of --resume"
+                    "that one with -m, or another output, or pass --overwrite instead of --resume"
                 )
             if row.get(SETTINGS) != self._settings:
                 raise ArtifactError(
