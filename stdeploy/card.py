@@ -77,12 +77,15 @@ class GoldenClip(Spec):
     Attributes:
         seed: of `stdeploy.golden.golden_clip`; its shape is the ClipSpec's.
         logits: the K numbers that the parent artifact gave.
+        magnitude: the largest sum of terms of a class k in the parent's classifier, |w_k| |f| +
+            |b_k| for the pooled features f of the clip; 0 in files that do not say.
         verified: the K numbers that this artifact itself gave where it was verified, if its
             precision is below fp32: a sharper test for other runtimes than the parent's.
     """
 
     seed: int
     logits: tuple[float, ...]
+    magnitude: float = Field(0.0, ge=0.0)
     verified: tuple[float, ...] | None = None
 
 

@@ -71,6 +71,7 @@ def fuse_file(
     check_golden(
         card.golden.logits,
         logits_of(model, card.clip, golden_clip(card.golden.seed, card.clip.frames_shape)[None])[0],
+        magnitude=card.golden.magnitude,
         tolerance=RUNTIME_TOLERANCE["fp32"],
         source=f"{checkpoint.name!r} on torch",
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.errors import ParityError
-from stdeploy.parity import relative_error
+from stdeploy.parity import relative_error, scale_of
 
 GOLDEN_SEED = 2026
 
@@ -53,13 +53,19 @@ def golden_clip(seed: int, shape: tuple[int, int, int, int]) -> NDArray[np.uint8
 
 
 def check_golden(
-    expected: tuple[float, ...], actual: NDArray[np.floating], *, tolerance: float, source: str
+    expected: tuple[float, ...],
+    actual: NDArray[np.floating],
+    *,
+    magnitude: float,
+    tolerance: float,
+    source: str,
 ) -> float:
     """Compare logits for the golden clip with those of the card.
 
     Args:
         expected: K logits of the card.
         actual: logits (K,) of the runtime at hand.
+        magnitude: of what the classifier adds up, see `stdeploy.card.GoldenClip`.
         tolerance: largest relative error allowed.
         source: artifact and runtime, for the error.
 
@@ -74,7 +80,7 @@ def check_golden(
             f"{source} gives logits of shape {actual.shape} for the golden clip; its card "
             f"announces {len(expected)} classes"
         )
-    error = relative_error(np.asarray(expected), actual)
+    error = relative_error(np.asarray(expected), actual, scale_of(np.asarray(expected), magnitude))
     if error > tolerance:
         raise ParityError(
             f"{source} answers the golden clip wrongly: relative error {error:.2e}, allowed "

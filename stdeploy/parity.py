@@ -22,13 +22,20 @@ RUNTIME_TOLERANCE: dict[Precision, float] = {
 }
 
 
+# Logits are taken to be no smaller than this share of the terms that the classifier adds up: of
+# the Kinetics network they are .45 of them, of one with two classes .3. Where two classes come to
+# nearly nothing by chance, rounding that changes no other answer would look like another answer.
+_LEAST_SHARE = 0.2
+
+
 @dataclasses.dataclass(frozen=True)
 class Difference:
     """How the logits of an artifact differ from its parent's, over N clips.
 
     Attributes:
-        max_error: max |parent - artifact| / max |parent|.
-        mean_error: mean |parent - artifact| / max |parent|.
+        max_error: max |parent - artifact| / scale, where the scale is max |parent|, or see
+            `scale_of`.
+        mean_error: mean |parent - artifact| / scale.
         top1_changed: share of the clips whose best class changed, 0..1.
         kl_nats: mean over the clips of KL(softmax parent || softmax artifact), in nats.
     """
@@ -49,6 +56,19 @@ GATES: dict[Precision, Difference] = {
 }
 
 
+def scale_of(expected: Logits, magnitude: float) -> float:
+    """What differences between logits are measured by: the largest of them, unless they cancel.
+
+    Args:
+        expected: of the parent.
+        magnitude: of what the classifier adds up, see `stdeploy.card.GoldenClip`; 0 if unknown.
+
+    >>> scale_of(np.array([2.0, -3.0]), 10.0), scale_of(np.array([0.01, -0.01]), 10.0)
+    (3.0, 2.0)
+    """
+    return max(float(np.abs(expected).max()), _LEAST_SHARE * magnitude)
+
+
 def relative_error(expected: Logits, actual: Logits, scale: float | None = None) -> float:
     """Max |expected - actual| / scale; infinite where a number is not finite.
 
@@ -63,14 +83,20 @@ def relative_error(expected: Logits, actual: Logits, scale: float | None = None)
     return float(np.abs(expected.astype(np.float64) - actual.astype(np.float64)).max()) / scale
 
 
-def difference(expected: Logits, actual: Logits) -> Difference:
-    """Compare logits (N, K) of a parent with those of an artifact made from it."""
+def difference(expected: Logits, actual: Logits, scale: float | None = None) -> Difference:
+    """Compare logits (N, K) of a parent with those of an artifact made from it.
+
+    Args:
+        expected: of the parent.
+        actual: of the artifact.
+        scale: > 0, what differences are measured by; None takes max |expected|.
+    """
     if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
         return Difference(*[float("inf")] * 4)
-    scale = float(np.abs(expected).max()) or 1.0
+    scale = scale or float(np.abs(expected).max()) or 1.0
     log_p, log_q = _log_softmax(expected), _log_softmax(actual)
     return Difference(
-        max_error=relative_error(expected, actual),
+        max_error=relative_error(expected, actual, scale),
         mean_error=float(np.abs(expected - actual).mean()) / scale,
         top1_changed=float((expected.argmax(axis=1) != actual.argmax(axis=1)).mean()),
         # Rounding may take the divergence of equal distributions a little below 0.

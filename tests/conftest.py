@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from stdeploy.card import ModelCard
+from stdeploy.golden import GOLDEN_SEED, golden_clip
 from stdeploy.models.base import ActionModel
-from stdeploy.models.inference import golden_of
+from stdeploy.models.inference import golden_of, logits_of
 from stdeploy.models.registry import build
 from stdeploy.spec import ClipSpec, ModelSpec
 
@@ -79,6 +80,17 @@ def tiny_model(
     )
     model = build(spec)
     randomise_norms(model, seed)
+    return model
+
+
+def cancelling_model() -> ActionModel:
+    """Two classes whose logits for the golden clip are what cancelling terms leave over."""
+    model = tiny_model(num_classes=2, temporal_lengths=(1, 1, 3, 3, 5))
+    frames = golden_clip(GOLDEN_SEED, TINY_CLIP.frames_shape)[None]
+    with torch.no_grad():
+        model.head.classifier.weight.mul_(10.0)
+        logits = torch.from_numpy(logits_of(model, TINY_CLIP, frames)[0]).float()
+        model.head.classifier.bias.sub_(logits - torch.tensor([1e-4, -1e-4]))
     return model
 
 

@@ -9,15 +9,14 @@ from torch import nn
 from stdeploy.card import read_card
 from stdeploy.errors import ArtifactError, FusionError, ParityError
 from stdeploy.fuse import filters_of, fuse_file, fuse_model, verify
-from stdeploy.golden import golden_clip
+from stdeploy.golden import GOLDEN_SEED, golden_clip
 from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.layers.temporal import TemporalFilter
-from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from stdeploy.models.inference import logits_and_magnitude, logits_of
 from stdeploy.models.registry import ARCHITECTURES, build
 from stdeploy.spec import ModelSpec
-from tests.conftest import TINY_CLIP, card_of, randomise_norms, tiny_model
+from tests.conftest import TINY_CLIP, cancelling_model, card_of, randomise_norms, tiny_model
 
 
 def relative_error(expected: torch.Tensor, actual: torch.Tensor) -> float:
@@ -109,36 +108,27 @@ def test_verification_sees_one_damaged_number(damage: str) -> None:
     assert ("network, golden clip", "fp64") in failed
 
 
-def cancelling(clip_seed: int) -> ActionModel:
-    """Two classes whose logits for the golden clip are what cancelling terms leave over."""
-    model = tiny_model(num_classes=2, temporal_lengths=(1, 1, 3, 3, 5))
-    frames = golden_clip(clip_seed, TINY_CLIP.frames_shape)[None]
-    with torch.no_grad():
-        model.head.classifier.weight.mul_(10.0)
-        logits = torch.from_numpy(logits_of(model, TINY_CLIP, frames)[0]).float()
-        model.head.classifier.bias.sub_(logits - torch.tensor([1e-4, -1e-4]))
-    return model
-
-
 def test_logits_near_zero_do_not_make_rounding_an_error() -> None:
-    model = cancelling(clip_seed=1)
-    frames = golden_clip(1, TINY_CLIP.frames_shape)[None]
+    model = cancelling_model()
+    frames = golden_clip(GOLDEN_SEED, TINY_CLIP.frames_shape)[None]
     expected, magnitude = logits_and_magnitude(model, TINY_CLIP, frames)
     actual = logits_of(fuse_model(model).float(), TINY_CLIP, frames)
     assert abs(expected - actual).max() / abs(expected).max() > 1e-5, "the logits cancel too little"
     assert magnitude > 1000 * abs(expected).max()
-    assert all(row.passed for row in verify(model, fuse_model(model), TINY_CLIP, seed=1))
+    assert all(row.passed for row in verify(model, fuse_model(model), TINY_CLIP, seed=GOLDEN_SEED))
 
 
 def test_a_wrong_fold_is_seen_where_logits_cancel() -> None:
-    model = cancelling(clip_seed=1)
+    model = cancelling_model()
     fused = fuse_model(model)
     layer = fused.get_submodule("conv4.0.conv1")
     assert isinstance(layer, nn.Conv3d)
     with torch.no_grad():
         layer.bias.zero_()
     failed = {
-        (r.check, r.precision) for r in verify(model, fused, TINY_CLIP, seed=1) if not r.passed
+        (r.check, r.precision)
+        for r in verify(model, fused, TINY_CLIP, seed=GOLDEN_SEED)
+        if not r.passed
     }
     assert {("network, golden clip", "fp64"), ("network, golden clip", "fp32")} <= failed
 

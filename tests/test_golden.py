@@ -45,9 +45,22 @@ def test_relative_error_of_broken_numbers_is_infinite(bad: float) -> None:
 
 def test_another_number_of_logits_is_refused() -> None:
     with pytest.raises(ParityError, match=r"shape \(3,\) .* announces 2 classes"):
-        check_golden((1.0, 4.0), np.ones(3), tolerance=1e-4, source="'a.onnx'")
+        check_golden((1.0, 4.0), np.ones(3), magnitude=0.0, tolerance=1e-4, source="'a.onnx'")
+
+
+def test_logits_that_cancel_are_measured_by_a_fifth_of_what_was_added_up() -> None:
+    expected, actual = (0.01, -0.01), np.array([0.012, -0.012])
+    allowed = {"tolerance": 1e-2, "source": "'a.onnx'"}
+    assert check_golden(expected, actual, magnitude=10.0, **allowed) == pytest.approx(0.002 / 2)
+    with pytest.raises(ParityError, match=r"relative error 2\.00e-01"):
+        check_golden(expected, actual, magnitude=0.0, **allowed)
+    wrong = np.array([0.05, -0.05])
+    with pytest.raises(ParityError, match=r"relative error 2\.00e-02"):
+        check_golden(expected, wrong, magnitude=10.0, **allowed)
 
 
 def test_check_golden_names_source_and_error() -> None:
     with pytest.raises(ParityError, match=r"'a\.onnx' answers .* 2\.50e-01, allowed 1e-04"):
-        check_golden((1.0, 4.0), np.array([1.0, 3.0]), tolerance=1e-4, source="'a.onnx'")
+        check_golden(
+            (1.0, 4.0), np.array([1.0, 3.0]), magnitude=0.0, tolerance=1e-4, source="'a.onnx'"
+        )

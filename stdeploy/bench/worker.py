@@ -15,7 +15,7 @@ import numpy as np
 from stdeploy.bench.cases import Case
 from stdeploy.bench.peak import matmul_flops
 from stdeploy.golden import golden_clip
-from stdeploy.parity import relative_error
+from stdeploy.parity import relative_error, scale_of
 from stdeploy.runtime.opening import open_runtime
 
 
@@ -140,9 +140,10 @@ class _Server:
         start = time.perf_counter()
         self._runtime = open_runtime(case.artifact, case.card, case.options)
         seconds = time.perf_counter() - start
-        error = relative_error(
-            np.asarray(case.card.golden.logits)[None], self._runtime.run(clip).astype(np.float64)
-        )
+        golden = case.card.golden
+        expected = np.asarray(golden.logits)[None]
+        answer = self._runtime.run(clip).astype(np.float64)
+        error = relative_error(expected, answer, scale_of(expected, golden.magnitude))
         return Loaded(seconds, error, self._runtime.device)
 
     def turn(self, batch: int, seconds: float) -> Turn:

@@ -10,7 +10,14 @@ from stdeploy.card import ModelCard, ParityRow
 from stdeploy.engine.plan import Progress
 from stdeploy.errors import ParityError, SpecError
 from stdeploy.golden import golden_clip
-from stdeploy.parity import GATES, RUNTIME_TOLERANCE, Difference, difference, relative_error
+from stdeploy.parity import (
+    GATES,
+    RUNTIME_TOLERANCE,
+    Difference,
+    difference,
+    relative_error,
+    scale_of,
+)
 from stdeploy.runtime.base import Runtime
 from stdeploy.spec import Precision
 
@@ -32,11 +39,13 @@ class Reference:
         synthetic: uint8 (5, T, H, W, 3), the golden clip first.
         real: uint8 (N, T, H, W, 3), the calibration clips; N may be 0.
         logits: float64 (5 + N, K).
+        magnitude: of the card's golden clip.
     """
 
     synthetic: NDArray[np.uint8] = dataclasses.field(repr=False)
     real: NDArray[np.uint8] = dataclasses.field(repr=False)
     logits: NDArray[np.float64] = dataclasses.field(repr=False)
+    magnitude: float
 
     @classmethod
     def of(
@@ -63,7 +72,7 @@ class Reference:
         for done, frames in enumerate([*synthetic, *real], start=1):
             logits.append(answer(frames[None]))
             progress("asking the fused network", done, total)
-        return cls(synthetic, real, np.concatenate(logits))
+        return cls(synthetic, real, np.concatenate(logits), card.golden.magnitude)
 
     def gate_clips(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
         """The golden clip and the calibration clips, (1, T, H, W, 3), with logits (1, K).
@@ -134,7 +143,8 @@ def prove(
         detail = "against one clip at a time"
     rows = []
     for batch in batches:
-        error = relative_error(alone[:batch], runtime.run(reference.synthetic[:batch]))
+        scale = scale_of(alone[:batch], reference.magnitude)
+        error = relative_error(alone[:batch], runtime.run(reference.synthetic[:batch]), scale)
         # Another batch size may get other kernels, which round elsewhere.
         tolerance = RUNTIME_TOLERANCE[runtime.precision]
         rows.append(_row(runtime, f"batch {batch}", error, tolerance, detail))
@@ -145,7 +155,9 @@ def prove(
         expected.append(parent)
         actual.append(runtime.run(frames))
         progress("comparing clips", len(actual), clips)
-    measured = difference(np.concatenate(expected), np.concatenate(actual))
+    parents = np.concatenate(expected)
+    scale = scale_of(parents, reference.magnitude)
+    measured = difference(parents, np.concatenate(actual), scale)
     kind = f"{len(reference.real)} real clips and the golden clip"
     detail = kind if len(reference.real) else f"{len(actual)} synthetic clips"
     rows += [

@@ -129,6 +129,7 @@ def export_onnx(
     check_golden(
         card.golden.logits,
         reference.logits[0],
+        magnitude=card.golden.magnitude,
         tolerance=RUNTIME_TOLERANCE["fp32"],
         source=f"{fused.name!r} on torch",
     )

@@ -103,5 +103,8 @@ def logits_and_magnitude(
 
 def golden_of(model: ActionModel, clip: ClipSpec, seed: int = GOLDEN_SEED) -> GoldenClip:
     """What a network says to the golden clip of its own clip size."""
-    logits = logits_of(model, clip, golden_clip(seed, clip.frames_shape)[None])[0]
-    return GoldenClip(seed=seed, logits=tuple(float(value) for value in logits))
+    frames = golden_clip(seed, clip.frames_shape)[None]
+    logits, magnitude = logits_and_magnitude(model, clip, frames)
+    return GoldenClip(
+        seed=seed, logits=tuple(float(value) for value in logits[0]), magnitude=magnitude
+    )

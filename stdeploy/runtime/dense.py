@@ -67,6 +67,7 @@ class DenseTrunk:
         check_golden(
             golden.logits if golden.verified is None else golden.verified,
             trunk.logits(average)[0],
+            magnitude=golden.magnitude,
             tolerance=RUNTIME_TOLERANCE[runtime.precision],
             source=f"the trunk of {artifact.name!r} on {runtime.name} ({runtime.device})",
         )

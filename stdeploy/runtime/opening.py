@@ -91,6 +91,7 @@ def replay_golden(runtime: Runtime, card: ModelCard, *, source: str) -> float:
     return check_golden(
         card.golden.logits if own is None else own,
         runtime.run(frames)[0],
+        magnitude=card.golden.magnitude,
         tolerance=RUNTIME_TOLERANCE[runtime.precision],
         source=f"{source!r} on {runtime.name} ({runtime.device})",
     )

@@ -8,10 +8,11 @@ from stdeploy.card import read_card
 from stdeploy.errors import ArtifactError, ParityError
 from stdeploy.export import onnx as export
 from stdeploy.files import sha256_of
-from stdeploy.fuse import fuse_model
+from stdeploy.fuse import fuse_file, fuse_model
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from stdeploy.runtime.base import RuntimeOptions
-from tests.conftest import card_of, tiny_model
+from stdeploy.runtime.opening import open_runtime
+from tests.conftest import cancelling_model, card_of, tiny_model
 
 ORT = RuntimeOptions(backend="onnxruntime")
 
@@ -58,6 +59,18 @@ def test_unfused_weights_are_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "ckpt.pt", model, card_of(model))
     with pytest.raises(ArtifactError, match=r"is not fused yet; run: stdeploy fuse ckpt\.pt"):
         export.export_onnx(tmp_path / "ckpt.pt")
+
+
+def test_two_classes_that_cancel_go_through_the_whole_chain(tmp_path: Path) -> None:
+    model = cancelling_model()
+    save_checkpoint(tmp_path / "a.pt", model, card_of(model))
+    result = export.export_onnx(fuse_file(tmp_path / "a.pt").path)
+    assert all(row.passed for row in result.card.parity)
+    card = read_card(result.path)
+    unaware = card.model_copy(update={"golden": card.golden.model_copy(update={"magnitude": 0.0})})
+    with pytest.raises(ParityError, match="answers the golden clip wrongly"):
+        open_runtime(result.path, unaware, ORT)
+    open_runtime(result.path, card, ORT).close()
 
 
 def test_fused_weights_that_were_altered_are_refused(tmp_path: Path) -> None:
