@@ -150,6 +150,8 @@ def report(
     from stdeploy.files import checked_output
 
     checked_output(output, ".html")
+    if output.exists():
+        note(f"{output} is replaced at the end, -o names another")
     with progress_bar("looking") as progress:
         write_report(artifacts, output, videos=_videos_of(data), clips=clips, progress=progress)
     out.print(str(output), soft_wrap=True, markup=False)

@@ -32,7 +32,9 @@ Key = tuple[int, int]
 _KEPT_READERS = 10_000
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # with which people and machines end a run
-_GRACE_SECONDS = 30
+# More than a step takes anywhere. A process that decodes ends of itself once it is not needed any
+# more, or alone; this is for one that hangs.
+_GRACE_SECONDS = 1800
 
 # A video that cannot be read is replaced by another, that by another, ... then the set is broken.
 _REPLACEMENTS = 8
@@ -83,12 +85,13 @@ def begin_worker(_number: int) -> None:
     """What a process that decodes does first.
 
     It shares the processors with the others; and when a whole group of processes is told to stop,
-    it goes on for as long as the step needs to end and the state to be saved.
+    as Ctrl-C does in a terminal, it goes on for as long as the step needs to end and the state to
+    be saved.
     """
     limit_threads(1)
     give_back_large_arrays()
-    for number in STOPPING:
-        signal.signal(number, lambda *_: signal.alarm(_GRACE_SECONDS))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # blocked when it was started
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -153,6 +155,25 @@ def test_clips_do_not_depend_on_the_number_of_workers(folder: Path) -> None:
         assert torch.equal(one.labels, other.labels)
     assert one.frames.dtype == torch.uint8
     assert tuple(one.frames.shape) == (8, 8, 56, 56, 3)
+
+
+def test_a_process_that_decodes_outlasts_long_steps_when_all_are_told_to_stop() -> None:
+    """Ctrl-C reaches every process of a terminal, and a step may last minutes."""
+    script = (
+        "import os, signal\n"
+        "from stdeploy.train.clips import begin_worker\n"
+        "begin_worker(0)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "print(signal.getitimer(signal.ITIMER_REAL)[0])\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print(signal.getitimer(signal.ITIMER_REAL)[0])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    after_int, after_term = map(float, result.stdout.split())
+    assert after_int == 0  # nothing will end it
+    assert after_term > 1500
 
 
 def test_epochs_have_other_orders_and_other_clips(folder: Path) -> None:
