@@ -141,6 +141,12 @@ class ModelCard(Spec):
             if is_telling(name, classes)
         }
 
+    @property
+    def nearest_to_its_limit(self) -> ParityRow | None:
+        """The comparison whose error is the largest share of what was allowed."""
+        rows = [row for row in self.parity if row.tolerance > 0]
+        return max(rows, key=lambda row: row.error / row.tolerance, default=None)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(self.labels) != self.model.num_classes:

@@ -68,10 +68,11 @@ class Advice:
             )
         if self.verdict == "broad":
             return (
-                f"the last stage, and flat over its frames ({self.flatness:.2f} of 1): "
-                "longer filters may gain"
+                f"the last stage, and even over its frames (flat {self.flatness:.2f}, where 1 is "
+                "the same in each): longer filters may gain"
             )
-        return f"{self.peak:.0%} in one frame, {self.flatness:.2f} of 1 flat: it uses its frames"
+        even = f"flat {self.flatness:.2f}, where 1 is the same in each"
+        return f"{self.peak:.0%} in one frame, {even}: it uses its frames"
 
 
 def recommend(stages: Sequence[StageFilters]) -> list[Advice]:

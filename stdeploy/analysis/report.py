@@ -15,7 +15,7 @@ from stdeploy.analysis.kernels import read_kernels
 from stdeploy.analysis.lengths import RULES, Advice, recommend
 from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 from stdeploy.analysis.receptive_field import ReceptiveField
-from stdeploy.card import ModelCard, ParityRow, read_card
+from stdeploy.card import ModelCard, read_card
 from stdeploy.errors import ArtifactError, MissingExtraError, require
 from stdeploy.export.flops import Cost, count
 from stdeploy.files import whole_file
@@ -54,12 +54,6 @@ class Section:
     filters_picture: str = ""
     field: ReceptiveField | None = None
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def worst_parity(self) -> ParityRow | None:
-        """The comparison that came nearest to its tolerance."""
-        rows = [row for row in self.card.parity if row.tolerance > 0]
-        return max(rows, key=lambda row: row.error / row.tolerance, default=None)
 
     @property
     def advised(self) -> tuple[int, ...]:

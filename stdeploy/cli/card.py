@@ -23,7 +23,7 @@ def command(
     lengths = "-".join(str(length) for length in model.temporal_lengths)
     kind = "fused" if model.fused else f"{model.branches}-branch, eta {model.eta:g}"
     views = counted(clip.views, "view")
-    worst = max((row.error for row in card.parity), default=None)
+    nearest = card.nearest_to_its_limit
     rows = {
         "network": (
             f"{model.architecture}, temporal lengths {lengths}, width {model.width:g}, {kind}"
@@ -43,8 +43,9 @@ def command(
         "parent": f"{lineage.parent or '-'}  {lineage.parent_sha256 or ''}".strip(),
         "made with": ", ".join(f"{name} {version}" for name, version in lineage.versions.items()),
         "parity": (
-            f"{len(card.parity)} checks, largest relative error {worst:.1e}"
-            if worst is not None
+            f"{len(card.parity)} checks, the nearest to its limit {nearest.error:.1e} of "
+            f"{nearest.tolerance:.0e} ({nearest.check})"
+            if nearest is not None
             else "-"
         ),
     }

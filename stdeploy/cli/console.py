@@ -27,6 +27,8 @@ _BAR: dict[str, Any] = {
     "redirect_stderr": False,
 }
 
+_BEAT_SECONDS = 120.0
+
 _Parameters = ParamSpec("_Parameters")
 
 
@@ -62,9 +64,27 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing if count == 1 else several}"
 
 
+class Beat:
+    """A line every two minutes where no bar can be shown: a log is to tell work from a standstill.
+
+    Args:
+        told: whether this process says anything.
+    """
+
+    def __init__(self, *, told: bool = True) -> None:
+        self._told = told and not err.is_terminal
+        self._last = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        """Say how far things are, if it is time."""
+        if self._told and time.monotonic() - self._last >= _BEAT_SECONDS:
+            note(text)
+            self._last = time.monotonic()
+
+
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[float, float], None]]:
-    """A bar on standard error, on a terminal only.
+    """A bar on standard error; elsewhere than on a terminal a line now and then.
 
     Yields:
         A function that takes how much is done and how much there is in all.
@@ -75,18 +95,20 @@ def progress_bar(what: str) -> Iterator[Callable[[float, float], None]]:
         TextColumn("{task.percentage:3.0f} %"),
         TimeRemainingColumn(),
     )
+    beat = Beat()
     with Progress(*columns, console=err, **_BAR) as progress:
         task = progress.add_task(what, total=None)
 
         def update(done: float, total: float) -> None:
             progress.update(task, completed=done, total=total)
+            beat(f"{what}: {done / max(total, 1e-9):.0%}")
 
         yield update
 
 
 @contextlib.contextmanager
 def rate_bar(what: str, things: str) -> Iterator[Callable[[float, float], None]]:
-    """A bar with how many there are a second, on standard error, on a terminal only.
+    """A bar with how many there are a second, on standard error; see `progress_bar`.
 
     Yields:
         A function that takes how much is done and how much there is in all.
@@ -98,20 +120,21 @@ def rate_bar(what: str, things: str) -> Iterator[Callable[[float, float], None]]
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    start = time.monotonic()
+    start, beat = time.monotonic(), Beat()
     with Progress(*columns, console=err, **_BAR) as progress:
         task = progress.add_task(what, total=None, rate="")
 
         def update(done: float, total: float) -> None:
             rate = done / max(time.monotonic() - start, 1e-3)
             progress.update(task, completed=done, total=total, rate=f"{rate:.1f} {things}/s")
+            beat(f"{what}: {done:g} of {total:g}, {rate:.1f} {things}/s")
 
         yield update
 
 
 @contextlib.contextmanager
 def phase_bars(first: str) -> Iterator[Callable[[str, int, int], None]]:
-    """One bar at a time on standard error, on a terminal only.
+    """One bar at a time on standard error; see `progress_bar`.
 
     What is done again from its beginning is numbered: "comparing, round 2". Titles that change
     while one count goes on are titles of one bar.
@@ -135,6 +158,7 @@ def phase_bars(first: str) -> Iterator[Callable[[str, int, int], None]]:
         last = (0, 0)
         done_of: dict[str, int] = {}
         rounds = collections.Counter[str]()
+        beat = Beat()
 
         def update(what: str, done: int, total: int) -> None:
             nonlocal last
@@ -147,5 +171,6 @@ def phase_bars(first: str) -> Iterator[Callable[[str, int, int], None]]:
             # Of one step, and of what follows the last, no share is known: the bar only moves.
             task.total = total if max(done, 1) < total else None
             progress.update(task.id, description=what + number, completed=done)
+            beat(f"{what}{number}: {done} of {total}")
 
         yield update

@@ -111,7 +111,9 @@ def command(
     for path in [artifact] if other is None else [artifact, other]:
         with Classifier.open(path, options=chain, runtime_options=options) as classifier:
             runtime = classifier.runtime
-            each = f"{counted(classifier.views, 'view')} of {counted(classifier.crops, 'crop')}"
+            each = counted(classifier.views, "view")
+            if classifier.crops > 1:
+                each += f" of {counted(classifier.crops, 'crop')}"
             how = f"{runtime.name} on {runtime.device} in {runtime.precision}"
             note(f"{path}, {how}, {each} a video")
             with progress_bar("evaluating") as progress:

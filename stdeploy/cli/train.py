@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stdeploy.card import is_telling
-from stdeploy.cli.console import counted, err, note, out, progress_bar
+from stdeploy.cli.console import Beat, counted, err, note, out, progress_bar
 from stdeploy.cli.evaluate import print_classes, record, say_unreadable, summary
 from stdeploy.cli.pull import Item
 from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError, require
@@ -290,7 +290,7 @@ def _doubts(training: "LabelledVideos", held_out: "LabelledVideos | None") -> It
 
 @contextlib.contextmanager
 def _bar() -> "Iterator[Callable[[Report, Path], None]]":
-    """A bar for the run on a terminal, and a line for each epoch everywhere.
+    """A bar for the run on a terminal, a line now and then elsewhere, and one for each epoch.
 
     Yields:
         A function that takes how the run goes, and where its log is.
@@ -314,6 +314,7 @@ def _bar() -> "Iterator[Callable[[Report, Path], None]]":
         speed_estimate_period=_AN_HOUR_SECONDS,
     ) as progress:
         task = progress.add_task("starting", total=None, rate="", left="")
+        beat = Beat(told=first)
 
         def update(report: "Report", log: Path) -> None:
             doing, rate = bar_texts(report)
@@ -322,6 +323,8 @@ def _bar() -> "Iterator[Callable[[Report, Path], None]]":
             )
             if report.phase == "finished":
                 note(epoch_line(report, log))
+            else:
+                beat(f"{doing}, {rate}, {report.done:.0%} of the run")
 
         yield update
 

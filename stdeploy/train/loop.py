@@ -274,7 +274,8 @@ class _Trainer:
                 self._folder.step(number + 1, loss, self._optimiser.param_groups[0]["lr"])
             if progress.step < self._keys.steps:
                 self._tell(self._state_of_affairs())
-            self._end_if_told(stop, f"in epoch {progress.epoch + 1} after step {progress.step}")
+            where = f"step {progress.step} of {self._keys.steps}"
+            self._end_if_told(stop, f"in epoch {progress.epoch + 1} after {where}")
             if now - saved > self._save_seconds:
                 self._save()
                 saved = time.perf_counter()
@@ -429,6 +430,8 @@ class _Trainer:
         """
         if stop.told(self._fabric):
             self._save()
+            if self._folder is not None:
+                self._folder.log(f"stopped {when}")
             # The first process is not to be torn down by the end of another while it writes.
             self._fabric.barrier()
             raise InterruptedRunError(

@@ -328,6 +328,10 @@ def test_a_signal_to_all_processes_saves_and_exits(
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     assert "state saved; the same command with --resume goes on" in errors.splitlines()[-1]
+    log = (tmp_path / "runs" / "starter" / "log.txt").read_text().splitlines()
+    assert re.search(
+        r" stopped (in epoch \d+ after step \d+ of \d|after epoch|while epoch)", log[-1]
+    )
     state = RunState.load(tmp_path / "runs" / "starter" / "last.state")
     done = state.progress.epoch * (40 // batch_size) + state.progress.step
     assert done == len(losses_file.read_text().splitlines()) - 1
