@@ -318,8 +318,9 @@ def _bar() -> "Iterator[Callable[[Report, Path], None]]":
 
         def update(report: "Report", log: Path) -> None:
             doing, rate = bar_texts(report)
+            left = "left, then measuring" if report.to_validate else "left"
             progress.update(
-                task, completed=report.done, total=1.0, description=doing, rate=rate, left="left"
+                task, completed=report.done, total=1.0, description=doing, rate=rate, left=left
             )
             if report.phase == "finished":
                 note(epoch_line(report, log))
