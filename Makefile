@@ -17,6 +17,7 @@ help:
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml
+	@echo "installing into $(VENV): some 2.5 GB, a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
 	@touch $@
