@@ -60,7 +60,7 @@ def test_advice_says_what_it_rests_on() -> None:
     first, *_, last = recommend(stages((0.9, 0.2), (0.4, 0.8), (0.4, 0.8), (0.4, 0.95), length=5))
     assert first.reason == "90% of the energy lies in one frame: a spatial filter does it"
     assert last.recommended == 7
-    assert "0.95 of 1" in last.reason
+    assert "flat 0.95" in last.reason
 
 
 def test_rules_say_the_figures_by_which_is_advised() -> None:
