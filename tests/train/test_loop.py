@@ -454,7 +454,7 @@ def test_the_log_of_filters_goes_on_after_a_break(tmp_path: Path) -> None:
 
 
 def test_a_new_run_forgets_what_was_measured_in_its_folder(tmp_path: Path) -> None:
-    write_evaluation(tmp_path, {"summary": "top-1 90.0%", "failed": 0})
+    write_evaluation(tmp_path, {"summary": "top-1 90.0%", "failed": 0, "classes": {}})
     for step, kept in ((3, True), (0, False)):
         RunFolder(tmp_path, resume=False).begin(small_recipe(), {}, step=step, rows=[])
         assert (read_evaluation(tmp_path) is not None) is kept

@@ -165,7 +165,7 @@ def test_a_signal_while_an_epoch_is_validated_stops_before_the_next_batch(
     assert seen[:2] == [("validating", 2, 0), ("validating", 2, 8)]  # again, and no step before
     assert seen[-1] == ("validating", 4, 8)
     assert multiprocessing.active_children() == []  # those that decode
-    with pytest.raises(InterruptedRunError, match="stopped after epoch 4; the state is saved"):
+    with pytest.raises(InterruptedRunError, match="stopped after epoch 4, state saved"):
         until("finished", 4, 10, signal.SIGINT)
     assert not (broken / "a.pt").exists()
     run_once(folder, broken, True, begin=begun.append)
