@@ -32,8 +32,8 @@ class ParityRow(Spec):
         check: what was compared, such as "conv3.0.conv2" or "batch 5".
         precision: arithmetic of the comparison.
         error: max |a - b| / max |a|, where a is the parent's output, unless the check names
-            another measure. For whole networks at fusing, max |a| is that of the terms that the
-            classifier adds up (`stdeploy.models.inference.logits_and_magnitude`).
+            another measure. Of whole networks at fusing, relative to the magnitude of
+            `GoldenClip` instead; in runtimes to a fifth of it, where max |a| is less.
         tolerance: the error that was allowed.
         detail: what else is worth knowing, such as the shape of the kernel.
     """
@@ -77,8 +77,9 @@ class GoldenClip(Spec):
     Attributes:
         seed: of `stdeploy.golden.golden_clip`; its shape is the ClipSpec's.
         logits: the K numbers that the parent artifact gave.
-        magnitude: the largest sum of terms of a class k in the parent's classifier, |w_k| |f| +
-            |b_k| for the pooled features f of the clip; 0 in files that do not say.
+        magnitude: the largest sum of magnitudes in the parent's classifier, over the classes k
+            sum_c |w_kc f_c| + |b_k| for the pooled features f of the clip; 0 in files that do
+            not say.
         verified: the K numbers that this artifact itself gave where it was verified, if its
             precision is below fp32: a sharper test for other runtimes than the parent's.
     """

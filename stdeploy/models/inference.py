@@ -74,9 +74,9 @@ def logits_and_magnitude(
 ) -> tuple[NDArray[np.float64], float]:
     """Classify clips, and say how large the terms are that the classifier adds up.
 
-    Rounding errors of a sum grow with its terms: |fl(w f + b) - (w f + b)| <= gamma_n (|w| |f| +
-    |b|) (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). With two classes the terms
-    may cancel to logits near 0, beside which the same errors look large.
+    Rounding errors of a sum grow with its terms: |fl(w f + b) - (w f + b)| <= gamma_n (sum_c
+    |w_c f_c| + |b|) (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). With two classes
+    the terms may cancel to logits near 0, beside which the same errors look large.
 
     Args:
         model: any network, in evaluation mode.
@@ -84,8 +84,8 @@ def logits_and_magnitude(
         frames: uint8 (N, T, H, W, 3).
 
     Returns:
-        Logits (N, K), and the largest |w_k| |f| + |b_k| of a clip and a class k, where f are the
-        pooled features.
+        Logits (N, K), and the largest sum_c |w_kc f_c| + |b_k| of a clip and a class k, where f are
+        the pooled features.
     """
     classifier = model.head.classifier
     features: list[Tensor] = []

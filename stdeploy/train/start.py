@@ -132,6 +132,11 @@ def _is_checkpoint(path: Path) -> bool:
 def _from_checkpoint(recipe: Recipe, path: Path, labels: tuple[str, ...]) -> Started:
     parent, card = load_model(path)
     spec = recipe.model_spec(len(labels), card.model)
+    if spec.architecture != card.model.architecture:
+        raise ArtifactError(
+            f"{str(path)!r} is of {card.model.architecture!r}, the recipe asks for "
+            f"{spec.architecture!r}; --recipe finetune takes the network of a checkpoint as it is"
+        )
     model = build(spec)
     tensors = parent.state_dict()
     own = model.state_dict()
@@ -140,11 +145,6 @@ def _from_checkpoint(recipe: Recipe, path: Path, labels: tuple[str, ...]) -> Sta
             if name.startswith("head.classifier."):
                 tensors[name] = own[name]
     there, needed = ({name: tuple(t.shape) for name, t in w.items()} for w in (tensors, own))
-    if spec.architecture != card.model.architecture:
-        raise ArtifactError(
-            f"{str(path)!r} is of {card.model.architecture!r}, the recipe asks for "
-            f"{spec.architecture!r}; --recipe finetune takes the network of a checkpoint as it is"
-        )
     misfit = next((n for n in {**needed, **there} if needed.get(n) != there.get(n)), None)
     if misfit is not None:
         raise ArtifactError(
