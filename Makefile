@@ -3,11 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Containers like to set this; torch, compiled anew, then takes twice as long to load, every time.
+unexport PYTHONDONTWRITEBYTECODE
+# What commands load, compiled once. All that is installed would take pip over a minute.
+COMPILED := import torch.export, onnx, onnxruntime, openvino, cv2, av, fastapi, uvicorn, matplotlib.pyplot, fvcore.nn, stdeploy.cli.main
+
 .PHONY: help install check test coverage docs demo study gpu-check clean
 
 help:
 	@echo "make install    everything into .venv"
-	@echo "make demo       the whole chain on real weights and a real video (about 5 minutes)"
+	@echo "make demo       the whole chain on real weights and a real video (5 to 8 minutes)"
 	@echo "make study      train the starter model with and without temporal filters"
 	@echo "make check      ruff (lint, format) and mypy strict"
 	@echo "make test       the tests (make coverage: which lines they run)"
@@ -20,6 +25,7 @@ $(VENV)/installed: pyproject.toml
 	@echo "installing into $(VENV): some 2.5 GB, a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
+	@$(BIN)/python -c "$(COMPILED)" 2>/dev/null || true  # doctor says what does not load, and why
 	@touch $@
 	@echo "installed; next: source $(BIN)/activate, then stdeploy doctor"
 

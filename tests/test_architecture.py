@@ -118,3 +118,9 @@ def loaded_after(code: str) -> set[str]:
 )
 def test_help_loads_nothing_heavy(code: str) -> None:
     assert loaded_after(code) == set()
+
+
+def test_looking_at_filters_loads_nothing_heavy() -> None:
+    """torch alone takes seconds; an .onnx or .safetensors file is read without it."""
+    rooms = ("filters", "kernels", "lengths", "plots", "records")
+    assert loaded_after("\n".join(f"import stdeploy.analysis.{room}" for room in rooms)) == set()

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stdeploy.analysis.filters import LayerFilters
 from stdeploy.analysis.half_sphere import Projection, density, lambert
-from stdeploy.analysis.receptive_field import ReceptiveField
 from stdeploy.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, drawn, marker_key
+
+if TYPE_CHECKING:  # it needs torch, which takes seconds to load
+    from stdeploy.analysis.receptive_field import ReceptiveField
 
 _EXTRA = "analysis"
 _COLUMNS = 4  # so that names of layers can be read on a phone
@@ -57,7 +59,7 @@ def draw_filters(
         )
 
 
-def draw_receptive_fields(fields: Mapping[str, ReceptiveField], path: Path) -> None:
+def draw_receptive_fields(fields: "Mapping[str, ReceptiveField]", path: Path) -> None:
     """Draw figure 4: maps over X-Y and X-T for each model, and the curves over time in one.
 
     Args:
@@ -135,7 +137,7 @@ def _markers(length: int, projection: Projection) -> dict[str, list[tuple[float,
     return markers
 
 
-def _map_of_space(axes: Any, name: str, field: ReceptiveField, *, first: bool) -> None:
+def _map_of_space(axes: Any, name: str, field: "ReceptiveField", *, first: bool) -> None:
     space = field.over_space
     axes.imshow(space, cmap="viridis", interpolation="nearest")
     down, across = field.spread_px
@@ -147,7 +149,7 @@ def _map_of_space(axes: Any, name: str, field: ReceptiveField, *, first: bool) -
     axes.tick_params(labelsize=6)
 
 
-def _map_of_time(axes: Any, field: ReceptiveField, *, first: bool) -> None:
+def _map_of_time(axes: Any, field: "ReceptiveField", *, first: bool) -> None:
     axes.imshow(field.over_x_and_time, cmap="viridis", aspect="auto", interpolation="nearest")
     axes.set_title("X-T", fontsize=7)
     axes.set_xlabel("x, px", fontsize=7)
@@ -156,7 +158,7 @@ def _map_of_time(axes: Any, field: ReceptiveField, *, first: bool) -> None:
     axes.tick_params(labelsize=6)
 
 
-def _curves(axes: Any, fields: Mapping[str, ReceptiveField]) -> None:
+def _curves(axes: Any, fields: "Mapping[str, ReceptiveField]") -> None:
     dotted = False
     colours = _cycled(len(fields))
     for number, ((name, field), colour) in enumerate(zip(fields.items(), colours, strict=True)):

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.analysis.filters import LayerFilters, StageFilters
 from stdeploy.analysis.lengths import Advice
-from stdeploy.analysis.receptive_field import ReceptiveField
+
+if TYPE_CHECKING:  # it needs torch, which takes seconds to load
+    from stdeploy.analysis.receptive_field import ReceptiveField
 
 _DIGITS = 6
 
@@ -31,7 +33,7 @@ def filters_record(
     }
 
 
-def field_record(artifact: Path, field: ReceptiveField) -> dict[str, Any]:
+def field_record(artifact: Path, field: "ReceptiveField") -> dict[str, Any]:
     """Figure 4 in numbers: the marginal over time, and the spreads."""
     down, across = field.spread_px
     return {
