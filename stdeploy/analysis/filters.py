@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.analysis.half_sphere import entropy
+from stdeploy.analysis.kernels import Kernel
 from stdeploy.analysis.primary import (
     Array,
     PrimaryFilters,
@@ -14,6 +17,9 @@ from stdeploy.analysis.primary import (
     primary_filters,
     temporal_axes,
 )
+from stdeploy.hardware import cpu_count
+
+_MOST_AT_ONCE = 4  # layers; each takes some hundred megabytes while it is looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +182,25 @@ def analyse(name: str, stage: str, weight: NDArray[np.floating]) -> LayerFilters
         entropy=entropy(primary),
         primary=primary,
     )
+
+
+def analyse_all(
+    kernels: Sequence[Kernel], progress: Callable[[int, int], None] = lambda *_: None
+) -> list[LayerFilters]:
+    """`analyse` every layer of a network, a few at a time.
+
+    Threads suffice: NumPy lets others run while it computes.
+
+    Args:
+        kernels: of the layers.
+        progress: is told how many are done, and of how many.
+    """
+    layers = []
+    with ThreadPoolExecutor(min(len(kernels), cpu_count(), _MOST_AT_ONCE)) as pool:
+        for layer in pool.map(lambda each: analyse(each.name, each.stage, each.weight), kernels):
+            layers.append(layer)
+            progress(len(layers), len(kernels))
+    return layers
 
 
 def by_stage(layers: list[LayerFilters]) -> list[StageFilters]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +160,9 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _from_torch(path: Path, *, folded: bool) -> Mapping[str, NDArray[np.floating]]:
     torch = require("torch", extra="analysis", purpose=f"reading {path.name!r}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, not copied, where it can be: of ours only the card is looked at here.
+        mapped = zipfile.is_zipfile(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged file raises anything
         raise ArtifactError(
             f"{str(path)!r} cannot be read: it is damaged, or holds other things than tensors. "

@@ -10,7 +10,7 @@ from typing import Any
 
 from stdeploy import __version__
 from stdeploy.analysis.artifacts import field_of_file
-from stdeploy.analysis.filters import LayerFilters, StageFilters, analyse, by_stage
+from stdeploy.analysis.filters import LayerFilters, StageFilters, analyse_all, by_stage
 from stdeploy.analysis.kernels import read_kernels
 from stdeploy.analysis.lengths import RULES, Advice, recommend
 from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
@@ -157,7 +157,7 @@ def _cost(card: ModelCard) -> Cost:
 
 
 def _filters(path: Path) -> dict[str, Any]:
-    layers = [analyse(kernel.name, kernel.stage, kernel.weight) for kernel in read_kernels(path)]
+    layers = analyse_all(read_kernels(path))
     stages = by_stage(layers)
     return {
         "layers": layers,

@@ -207,16 +207,12 @@ def _names(artifacts: list[Path]) -> dict[str, Path]:
 
 
 def _analysed(artifact: Path, *, with_norms: bool) -> "list[LayerFilters]":
-    from stdeploy.analysis.filters import analyse
+    from stdeploy.analysis.filters import analyse_all
     from stdeploy.analysis.kernels import read_kernels
 
     kernels = read_kernels(artifact, folded=with_norms)
-    layers = []
     with progress_bar("looking") as progress:
-        for number, kernel in enumerate(kernels, start=1):
-            layers.append(analyse(kernel.name, kernel.stage, kernel.weight))
-            progress(number, len(kernels))
-    return layers
+        return analyse_all(kernels, progress)
 
 
 def _check_outputs(picture: Path | None, arrays: Path | None) -> None:

@@ -4,6 +4,7 @@ Everything is computed in float64: a chain of fifty folded layers in float32 los
 the verification would then have to forgive.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -75,6 +76,8 @@ def sum_branches(branches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Ten
         Kernel (C_out, C_in, max tau, kH, kW) and bias (C_out,).
     """
     length = max(kernel.shape[2] for kernel, _ in branches)
-    kernel = torch.stack([pad_in_time(kernel, length) for kernel, _ in branches]).sum(dim=0)
-    bias = torch.stack([bias for _, bias in branches]).sum(dim=0)
+    kernels = (pad_in_time(kernel, length) for kernel, _ in branches)
+    # One after another: together they would take as much memory again for each branch.
+    kernel = functools.reduce(torch.add, kernels)
+    bias = functools.reduce(torch.add, (bias for _, bias in branches))
     return kernel, bias

@@ -269,13 +269,9 @@ class TemporalFilter(nn.Module):
             (length, height, width),
             stride=self.stride,
             padding=(length // 2, height // 2, width // 2) if self.centred else 0,
-            dtype=torch.float64,
-            device=kernel.device,
+            device="meta",  # no memory, no random numbers: its weights are these
         )
-        with torch.no_grad():
-            conv.weight.copy_(kernel)
-            if conv.bias is not None:
-                conv.bias.copy_(bias)
+        conv.weight, conv.bias = nn.Parameter(kernel.contiguous()), nn.Parameter(bias)
         return conv.eval()
 
     @torch.no_grad()
