@@ -27,7 +27,7 @@ def field_of_file(
     """The effective receptive field of a network in a file.
 
     Branches and norms are folded first, in memory: the field stays the same, and is computed
-    three times faster.
+    sooner (I3D-ResNet-50 with branches: 1.6 times).
 
     Args:
         path: a .pt or .fused.safetensors file of ours.
