@@ -23,6 +23,7 @@ from stdeploy.runtime.opening import open_runtime
 from stdeploy.timeline import Cell, Timeline, TimelineMaker, TimelineOptions
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips, read_clips
 from stdeploy.video.decoder import DecoderName
+from stdeploy.video.flaws import NO_FLAWS, Flaws
 from stdeploy.video.opencv import decoding_threads, limit_threads
 from stdeploy.video.sampling import view_times
 
@@ -58,8 +59,8 @@ class ClassifyOptions:
 
 DEFAULT_CLASSIFY = ClassifyOptions()
 
-# Logits (K,) of a window, the duration of its video, and after how many seconds that is damaged.
-_Scored = tuple[Logits, float, float | None]
+# Logits (K,) of a window, the duration of its video, and what is wrong with that.
+_Scored = tuple[Logits, float, Flaws]
 
 
 @dataclasses.dataclass
@@ -241,9 +242,9 @@ class Classifier(ClosesOnExit):
         else:
             scores = self._window_scores(video, options.hop_seconds)
         maker = TimelineMaker(clip.span_seconds, options)
-        duration, damaged_after = 0.0, None
+        duration, flaws = 0.0, NO_FLAWS
         for number, scored in enumerate(scores):
-            logits, duration, damaged_after = scored
+            logits, duration, flaws = scored
             before = maker.add(softmax(logits))
             if before is not None:
                 window(before)
@@ -256,7 +257,7 @@ class Classifier(ClosesOnExit):
             video=str(video),
             labels=self.card.labels,
             duration_seconds=duration,
-            damaged_after_seconds=damaged_after,
+            flaws=flaws,
             options=options,
             cells=cells,
             segments=segments,
@@ -274,26 +275,26 @@ class Classifier(ClosesOnExit):
         with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
             for clips in read:
                 for logits in self.runtime.run(clips.frames):
-                    yield logits, clips.duration_seconds, clips.damaged_after_seconds
+                    yield logits, clips.duration_seconds, clips.flaws
 
     def _dense_scores(self, video: Path, trunk: Trunk, hop_frames: int) -> Iterator[_Scored]:
         request = self._request.model_copy(update={"chunk_frames": _CHUNK_FRAMES})
         windows = DenseWindows(
             trunk, window=self.card.clip.num_frames, hop=hop_frames, stretch=_STRETCH_FRAMES
         )
-        duration, damaged_after = 0.0, None
+        duration, flaws = 0.0, NO_FLAWS
         with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
             for clips in read:
                 duration = clips.duration_seconds
-                damaged_after = clips.damaged_after_seconds
+                flaws = clips.flaws
                 if duration <= self.card.clip.span_seconds:
                     view_times(duration, self.card.clip, 1)  # which may refuse a short video
                 for together in windows.add(clips.frames[0]):
                     for logits in together:
-                        yield logits, duration, damaged_after
+                        yield logits, duration, flaws
         for together in windows.finish():
             for logits in together:
-                yield logits, duration, damaged_after
+                yield logits, duration, flaws
 
     def _decode(self, video: Path) -> _Awaited:
         start = time.perf_counter()
@@ -352,7 +353,7 @@ class Classifier(ClosesOnExit):
             view_logits=view_logits,
             view_spans_seconds=tuple((float(t.min()), float(t.max())) for t in shown),
             duration_seconds=awaited.clips.duration_seconds,
-            damaged_after_seconds=awaited.clips.damaged_after_seconds,
+            flaws=awaited.clips.flaws,
             timings_ms={"decode": awaited.decode_ms, "infer": awaited.infer_ms},
             device=self._device,
             artifact_sha256=self._artifact_sha256,

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.video.flaws import NO_FLAWS, Flaws
+
 Logits = NDArray[np.floating]
 
 
@@ -21,7 +23,7 @@ class Prediction:
         view_logits: logits of each view, (V, K), in the order of the card's labels.
         view_spans_seconds: first and last frame of each view, from the start of the video.
         duration_seconds: of the video.
-        damaged_after_seconds: where its frames end, if the file announces more of them.
+        flaws: what is wrong with the video, as far as it was decoded.
         timings_ms: wall time of each stage.
         device: where the network really ran.
         artifact_sha256: digest of the artifact that answered.
@@ -33,7 +35,7 @@ class Prediction:
     view_logits: Logits = dataclasses.field(repr=False)
     view_spans_seconds: tuple[tuple[float, float], ...]
     duration_seconds: float
-    damaged_after_seconds: float | None = None
+    flaws: Flaws = NO_FLAWS
     timings_ms: dict[str, float]
     device: str
     artifact_sha256: str
@@ -44,7 +46,6 @@ class Prediction:
 
     def to_record(self, top_k: int) -> dict[str, Any]:
         """A row for programs: plain data, ready for JSON."""
-        damaged = self.damaged_after_seconds
         return {
             "video": self.video,
             "predictions": [
@@ -55,7 +56,7 @@ class Prediction:
                 [round(start, 3), round(end, 3)] for start, end in self.view_spans_seconds
             ],
             "duration_seconds": round(self.duration_seconds, 3),
-            **({} if damaged is None else {"damaged_after_seconds": round(damaged, 3)}),
+            **self.flaws.to_record(),
             "timings_ms": {stage: round(ms, 1) for stage, ms in self.timings_ms.items()},
             "device": self.device,
             "artifact_sha256": self.artifact_sha256,

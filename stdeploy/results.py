@@ -28,7 +28,14 @@ _SEGMENTS = "segments"
 _DIGITS = 64
 _TEXT: Any = {"encoding": "utf-8", "newline": ""}
 _PARQUET_ROWS = 10_000
-_LENGTHS = ("duration_seconds", "damaged_after_seconds")
+_NOTES = "notes"
+_OF_VIDEO = (
+    "duration_seconds",
+    "damaged_after_seconds",
+    "lost_frames",
+    "times_estimated",
+    _NOTES,
+)
 _LAST = (SETTINGS, _ARTIFACT, DIGEST)  # a row that was cut short lacks the end
 Record = dict[str, Any]
 
@@ -247,6 +254,8 @@ class _Csv:
         row = {name: record[name] for name in self._columns if name in record}
         for rank, found in enumerate(record.get("predictions", ()), start=1):
             row[f"label_{rank}"], row[f"score_{rank}"] = found["label"], found["score"]
+        if isinstance(record.get(_NOTES), list):
+            row[_NOTES] = "; ".join(record[_NOTES])
         for stage, ms in record.get("timings_ms", {}).items():
             row[f"{stage}_ms"] = ms
         csv.DictWriter(file, self._columns, extrasaction="ignore").writerow(row)
@@ -283,7 +292,7 @@ def _label_columns(top_k: int) -> list[str]:
         _ERROR,
         *(f"{what}_{rank}" for rank in ranks for what in ("label", "score")),
         "views",
-        *_LENGTHS,
+        *_OF_VIDEO,
         "decode_ms",
         "infer_ms",
         "device",
@@ -292,7 +301,7 @@ def _label_columns(top_k: int) -> list[str]:
 
 def _segment_columns() -> list[str]:
     measures = ("start", "end", "label", "mean_score", "peak_score")
-    return ["video", _ERROR, *measures, _SEGMENTS, *_LENGTHS, "device"]
+    return ["video", _ERROR, *measures, _SEGMENTS, *_OF_VIDEO, "device"]
 
 
 def _segment_rows(record: Record) -> list[Record]:
@@ -334,8 +343,11 @@ def _schema(*, in_segments: bool, pictures: Iterable[str]) -> Any:
     import pyarrow as pa
 
     number, text = pa.float64(), pa.string()
+    of_video = dict.fromkeys(_OF_VIDEO, number)
+    of_video |= {"lost_frames": pa.int64(), "times_estimated": pa.bool_(), _NOTES: pa.list_(text)}
     if in_segments:
         kinds = dict.fromkeys(_segment_columns(), number)
+        kinds |= of_video
         kinds |= {"video": text, _ERROR: text, "label": text, "device": text, _SEGMENTS: pa.int32()}
     else:
         kinds = {
@@ -344,7 +356,8 @@ def _schema(*, in_segments: bool, pictures: Iterable[str]) -> Any:
             "predictions": pa.list_(pa.struct([("label", text), ("score", number)])),
             "views": pa.int32(),
             "view_spans_seconds": pa.list_(pa.list_(number)),
-            **dict.fromkeys(_LENGTHS, number),
+            **of_video,
+            "lost_spans_seconds": pa.list_(pa.list_(number)),
             "timings_ms": pa.struct([("decode", number), ("infer", number)]),
             "device": text,
         }

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.errors import SpecError
+from stdeploy.video.flaws import NO_FLAWS, Flaws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Timeline:
         video: the path as the user gave it.
         labels: all K names, in the order of the indices.
         duration_seconds: of the video.
-        damaged_after_seconds: where its frames end, if the file announces more of them.
+        flaws: what is wrong with the video, as far as it was decoded.
         options: how it was made.
         cells: all along the video.
         segments: by their start; see `TimelineOptions` for those that overlap.
@@ -112,7 +113,7 @@ class Timeline:
     video: str
     labels: tuple[str, ...] = dataclasses.field(repr=False)
     duration_seconds: float
-    damaged_after_seconds: float | None = None
+    flaws: Flaws = NO_FLAWS
     options: TimelineOptions
     cells: tuple[Cell, ...] = dataclasses.field(repr=False)
     segments: tuple[Segment, ...]
@@ -122,11 +123,10 @@ class Timeline:
 
     def to_record(self) -> dict[str, Any]:
         """Plain data, ready for JSON; times in seconds."""
-        damaged = self.damaged_after_seconds
         return {
             "video": self.video,
             "duration_seconds": round(self.duration_seconds, 3),
-            **({} if damaged is None else {"damaged_after_seconds": round(damaged, 3)}),
+            **self.flaws.to_record(),
             "timeline": self.how,
             "hop_seconds": self.options.hop_seconds,
             "windows": [cell.to_record(self.labels) for cell in self.cells],

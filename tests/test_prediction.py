@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from stdeploy.prediction import Prediction, average_views, rank, softmax
+from stdeploy.video.flaws import Flaws
 
 
 def test_softmax_sums_to_one_and_survives_large_logits() -> None:
@@ -48,5 +49,5 @@ def test_record_is_plain_data_with_top_k() -> None:
         "artifact_sha256": "00",
     }
     assert len(prediction.top(9)) == 2
-    damaged = dataclasses.replace(prediction, damaged_after_seconds=1.98765)
+    damaged = dataclasses.replace(prediction, flaws=Flaws(damaged_after_seconds=1.98765))
     assert damaged.to_record(1)["damaged_after_seconds"] == 1.988

@@ -39,6 +39,9 @@ class ShowJson(Show):
         print(json.dumps(row), file=self._stream, flush=True)
 
 
+_LISTED = 3  # stretches of lost frames
+
+
 class ShowTable(Show):
     """A table at the end.
 
@@ -67,8 +70,7 @@ class ShowTable(Show):
                 lines.append(self._words(_nearest(row)))
         else:
             lines = [(f"{p['score']:.3f}", Text(p["label"])) for p in row["predictions"]]
-        if "damaged_after_seconds" in row:
-            lines.append(self._words(f"damaged after {row['damaged_after_seconds']:.1f} s", "red"))
+        lines += [self._words(words, "red") for words in _flaws(row)]
         names = [Text(plain(row["video"])), *[Text()] * (len(lines) - 1)]
         for name, line in zip(names, lines, strict=True):
             self._table.add_row(name, *line)
@@ -88,6 +90,21 @@ class ShowTable(Show):
 def plain(text: str) -> str:
     """A text without what could steer a terminal: names of files are anyone's."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def _flaws(row: Record) -> list[str]:
+    """What is wrong with a video that was answered for all the same."""
+    found = []
+    if "damaged_after_seconds" in row:
+        found.append(f"damaged after {row['damaged_after_seconds']:.1f} s")
+    if lost := row.get("lost_frames"):
+        spans = row.get("lost_spans_seconds", [])
+        where = ", ".join(f"{clock(start)} to {clock(end)}" for start, end in spans[:_LISTED])
+        more = ", ..." if len(spans) > _LISTED else ""
+        found.append(f"{lost} frames lost" + (f": {where}{more}" if where else ""))
+    if row.get("times_estimated"):
+        found.append("frames lack timestamps: times are estimated")
+    return [*found, *row.get("notes", [])]
 
 
 def _nearest(row: Record) -> str:

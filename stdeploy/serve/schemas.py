@@ -128,7 +128,20 @@ class TimingsMs(BaseModel):
     total: float
 
 
-_DAMAGED = "Where the frames of a file that breaks off end; the answer is about those before."
+class VideoFlaws(BaseModel):
+    """What is wrong with a video that is answered for all the same."""
+
+    damaged_after_seconds: float | None = Field(
+        None,
+        description="Where the frames of a file that breaks off end; the answer is about those "
+        "before.",
+    )
+    lost_frames: int = Field(0, description="That cannot be decoded, as far as was looked.")
+    lost_spans_seconds: list[tuple[float, float]] = Field(
+        default_factory=list, description="Where, at most 20: from a lost frame to the next good."
+    )
+    times_estimated: bool = Field(False, description="Frames lack timestamps.")
+    notes: list[str] = Field(default_factory=list, description="What else is odd, in words.")
 
 
 class Window(BaseModel):
@@ -154,11 +167,10 @@ class Segment(BaseModel):
     peak_score: float
 
 
-class Segments(BaseModel):
+class Segments(VideoFlaws):
     """What a timeline comes to."""
 
     duration_seconds: float
-    damaged_after_seconds: float | None = Field(None, description=_DAMAGED)
     hop_seconds: float
     segments: list[Segment]
 
@@ -169,17 +181,16 @@ class TimelineAnswer(Segments):
     windows: list[Window]
 
 
-class End(BaseModel):
+class End(VideoFlaws):
     """The last event of a stream; with what its timeline comes to, if one was asked for."""
 
     duration_seconds: float | None = None
-    damaged_after_seconds: float | None = Field(None, description=_DAMAGED)
     hop_seconds: float | None = None
     segments: list[Segment] | None = None
     timings_ms: TimingsMs
 
 
-class Classified(BaseModel):
+class Classified(VideoFlaws):
     """What happens in a video."""
 
     request_id: str
@@ -187,7 +198,6 @@ class Classified(BaseModel):
     predictions: list[LabelScore] = Field(description="Best first.")
     views: int
     view_spans_seconds: list[tuple[float, float]]
-    damaged_after_seconds: float | None = Field(None, description=_DAMAGED)
     timings_ms: TimingsMs
     device: str = Field(description="Where the network really ran.")
     timeline: TimelineAnswer | None = None
@@ -236,7 +246,7 @@ def classified(
         predictions=record["predictions"],
         views=record["views"],
         view_spans_seconds=record["view_spans_seconds"],
-        damaged_after_seconds=record.get("damaged_after_seconds"),
+        **prediction.flaws.to_record(),
         device=record["device"],
         timings_ms=timings_ms,
     )
@@ -256,7 +266,7 @@ def timings(job: Job, *, upload_seconds: float, total_seconds: float) -> Timings
 def over_time(timeline: Timeline) -> TimelineAnswer:
     """A timeline as the library records it."""
     record = timeline.to_record()
-    return TimelineAnswer(**{name: record.get(name) for name in TimelineAnswer.model_fields})
+    return TimelineAnswer(**{k: v for k, v in record.items() if k in TimelineAnswer.model_fields})
 
 
 def model_info(model: Model, runtime: RunsClips) -> ModelInfo:

@@ -26,6 +26,7 @@ from stdeploy.serve.schemas import (
     Json,
     Models,
     TimingsMs,
+    VideoFlaws,
     Window,
     classified,
     model_info,
@@ -173,7 +174,7 @@ class _Work:
             async with asyncio.timeout_at(self._job.deadline):
                 answer = await self._classified()
                 ready.put_nowait(_event("prediction", answer))
-                whole: dict[str, Any] = {"damaged_after_seconds": answer.damaged_after_seconds}
+                whole: dict[str, Any] = answer.model_dump(include=set(VideoFlaws.model_fields))
                 if self._options.timeline:
                     timeline = await self._service.timeline(
                         self._video, self._job, self._over_time(), emit_window

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 _OPENED = (b"moov", b"trak", b"mdia", b"minf", b"stbl")  # boxes that hold boxes
-_READ = (b"mvhd", b"tkhd", b"hdlr", b"stsz")
+_READ = (b"mvhd", b"tkhd", b"hdlr", b"stsd", b"stsz")
+_ENCRYPTED = b"encv"  # ISO 14496-12, 8.12: the sample entry of a video that is
 _BEFORE_INDEX = {b"ftyp", b"mdat", b"wide", b"free", b"skip", b"pnot", b"uuid"}
 _MOST_BOXES = 10_000
 _LONGEST = 256  # bytes of a box that are looked at
+Matrix = tuple[float, ...]
 
 
 class Announced(NamedTuple):
@@ -22,10 +24,14 @@ class Announced(NamedTuple):
     Attributes:
         frames: of the video.
         seconds: that they last, as edited.
+        matrix: a, b, u, c, d, v, x, y, w, by which the video is turned; see orientation.py.
+        encrypted: whether frames need a key.
     """
 
     frames: int
     seconds: float
+    matrix: Matrix
+    encrypted: bool
 
 
 def announced(path: Path) -> Announced | None:
@@ -34,25 +40,47 @@ def announced(path: Path) -> Announced | None:
     Returns:
         None where it is no MP4 or QuickTime file, or holds not exactly one video.
     """
-    ticks, length, visual, found = 0, 0, False, []
+    ticks, length, found = 0, 0, []
+    visual = encrypted = False
+    whole: Matrix = ()
+    track: Matrix = ()
     try:
         with path.open("rb") as file:
             for kind, body in _boxes(file):
                 # Version 1 has 64 bits for each time.
-                wide = body[0] == 1
+                wide = 12 if body[0] == 1 else 0
                 if kind == b"mvhd":
                     (ticks,) = struct.unpack_from(">I", body, 20 if wide else 12)
+                    whole = _matrix(body, 36 + wide)
                 elif kind == b"tkhd":
                     (length,) = struct.unpack_from(*(">Q", body, 28) if wide else (">I", body, 20))
+                    track = _matrix(body, 40 + wide)
                     visual = False
                 elif kind == b"hdlr":
                     visual |= body[8:12] == b"vide"
+                elif kind == b"stsd":
+                    encrypted = body[12:16] == _ENCRYPTED
                 elif visual:
                     (frames,) = struct.unpack_from(">I", body, 8)
-                    found.append(Announced(frames, length / ticks))
+                    matrix = _product(track, whole)
+                    found.append(Announced(frames, length / ticks, matrix, encrypted))
     except (OSError, ValueError, OverflowError, struct.error, IndexError, ZeroDivisionError):
         return None
     return found[0] if len(found) == 1 else None
+
+
+def _matrix(body: bytes, offset: int) -> Matrix:
+    fixed = struct.unpack_from(">9i", body, offset)
+    # 16 binary places, and 30 in the last column.
+    return tuple(value / (1 << (30 if place % 3 == 2 else 16)) for place, value in enumerate(fixed))
+
+
+def _product(one: Matrix, other: Matrix) -> Matrix:
+    return tuple(
+        sum(one[3 * row + inner] * other[3 * inner + column] for inner in range(3))
+        for row in range(3)
+        for column in range(3)
+    )
 
 
 def lacks_index(path: Path) -> bool:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from stdeploy.spec import ClipSpec, Spec
 from stdeploy.video.decoder import DecoderName
+from stdeploy.video.flaws import NO_FLAWS, Flaws
 from stdeploy.video.limits import NO_LIMITS, Limits
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import chunk_times, frames_at, view_times, window_times
@@ -29,13 +30,13 @@ class Clips:
         frames: uint8 (N, T, H, W, 3), RGB.
         times_seconds: (N, T), when each frame is shown, from the first frame of the video.
         duration_seconds: of the video.
-        damaged_after_seconds: where its frames end, if it announces more; see `VideoReader`.
+        flaws: what is wrong with it, as far as it has been decoded.
     """
 
     frames: NDArray[np.uint8] = dataclasses.field(repr=False)
     times_seconds: NDArray[np.float64] = dataclasses.field(repr=False)
     duration_seconds: float
-    damaged_after_seconds: float | None = None
+    flaws: Flaws = NO_FLAWS
 
 
 class ClipRequest(Spec):
@@ -115,7 +116,7 @@ def _views(reader: VideoReader, clip: ClipSpec, views: int, crops: int) -> Clips
     numbers, frames = reader.gather(choose, functools.partial(clip_crops, clip=clip, crops=crops))
     clips = frames.swapaxes(1, 2).reshape(-1, *clip.frames_shape)
     times = reader.timing.timestamps[numbers].repeat(crops, axis=0)
-    return Clips(clips, times, reader.timing.duration, reader.damaged_after)
+    return Clips(clips, times, reader.timing.duration, reader.flaws)
 
 
 def _windows(reader: VideoReader, clip: ClipSpec, hop: float, group: int) -> Iterator[Clips]:
@@ -140,4 +141,4 @@ def _chunks(reader: VideoReader, clip: ClipSpec, frames: int) -> Iterator[Clips]
 def _clips(reader: VideoReader, windows: Sequence[Window]) -> Clips:
     numbers, frames = (np.stack(parts) for parts in zip(*windows, strict=True))
     times = reader.timing.timestamps[numbers]
-    return Clips(frames, times, reader.timing.duration, reader.damaged_after)
+    return Clips(frames, times, reader.timing.duration, reader.flaws)

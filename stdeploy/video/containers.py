@@ -24,6 +24,7 @@ def capture_options(streams: int | None = None) -> str:
     return "|".join(f"{name};{value}" for name, value in options.items())
 
 
+TRANSPORT_STREAM = "MPEG transport stream"
 _PACKET = 188  # bytes, of an MPEG transport stream
 _STARTS = {
     b"\x1aE\xdf\xa3": "Matroska or WebM",
@@ -35,6 +36,13 @@ _STARTS = {
     b"\x00\x00\x01\xb3": "MPEG video",
     b"DKIF": "IVF",
     b".RMF": "RealMedia",
+}
+# Of `container_of`: those whose packets need not say when they are shown.
+WITHOUT_TIMES = {
+    "MPEG",
+    "MPEG video",
+    TRANSPORT_STREAM,
+    "H.264, HEVC or MPEG-4 video",
 }
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 HEAD_BYTES = 2 * _PACKET
@@ -62,7 +70,7 @@ def container_of(head: bytes) -> str | None:
     # M2TS has four bytes before each packet.
     for first, step in ((0, _PACKET), (4, _PACKET + 4)):
         if head[first : first + 1] == b"G" and head[first + step : first + step + 1] == b"G":
-            return "MPEG transport stream"
+            return TRANSPORT_STREAM
     if head[:4] == b"\x00\x00\x00\x01" or head[:3] == b"\x00\x00\x01":
         return "H.264, HEVC or MPEG-4 video"
     return None

@@ -6,6 +6,7 @@ crosses a limit is killed, its video gets an error, and a new one takes its plac
 """
 
 import contextlib
+import math
 import os
 import queue
 import secrets
@@ -22,10 +23,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.errors import VideoError
+from stdeploy.errors import SpecError, VideoError
 from stdeploy.video import messages
 from stdeploy.video.clips import ClipRequest, Clips
 from stdeploy.video.containers import CAPTURE_OPTIONS, capture_options
+from stdeploy.video.flaws import Flaws
 from stdeploy.video.limits import Limits
 
 _STARTING_SECONDS = 60.0
@@ -310,9 +312,8 @@ def _clips(message: dict[str, Any], frames: NDArray[np.uint8], request: ClipRequ
     try:
         times = np.asarray(message["times"], dtype=np.float64)
         duration = float(message["duration"])
-        ends = message["damaged_after"]
-        damaged_after = None if ends is None else float(ends)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        flaws = Flaws.parse(message["flaws"])
+    except (KeyError, TypeError, ValueError, OverflowError, SpecError) as error:
         raise VideoError(_NONSENSE) from error
     length = clip.num_frames if request.chunk_frames is None else request.chunk_frames
     if (
@@ -322,10 +323,11 @@ def _clips(message: dict[str, Any], frames: NDArray[np.uint8], request: ClipRequ
         or frames.shape[2:] != (clip.crop_px, clip.crop_px, 3)
         or times.shape != frames.shape[:2]
         or not np.isfinite(times).all()
-        or not np.isfinite([duration, damaged_after or 0.0]).all()
+        or not math.isfinite(duration)
     ):
         raise VideoError(_NONSENSE)
-    return Clips(frames, times, duration, damaged_after)
+    flaws = flaws.model_copy(update={"notes": tuple(map(_printable, flaws.notes))})
+    return Clips(frames, times, duration, flaws)
 
 
 def _may_know(variable: str) -> bool:

@@ -59,7 +59,7 @@ def _serve(replies: BinaryIO, wanted: dict[str, Any], limits: Limits) -> None:
             shown = {
                 "times": clips.times_seconds.tolist(),
                 "duration": clips.duration_seconds,
-                "damaged_after": clips.damaged_after_seconds,
+                "flaws": clips.flaws.model_dump(mode="json"),
             }
             messages.send(replies, mine | shown, clips.frames)
         messages.send(replies, mine | {"end": True})

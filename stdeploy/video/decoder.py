@@ -3,57 +3,124 @@
 import dataclasses
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.video.orientation import AS_CODED, Orientation
+from stdeploy.video.timing import Stamps, order_shown
 from stdeploy.video.transform import Image
 
 DecoderName = Literal["auto", "opencv", "pyav"]
 
 NO_VIDEO = "is no video that can be read here: no known container with a video stream"
+_ROUNDING_SECONDS = 2e-3  # of Matroska, twice
+
+
+class Packet(NamedTuple):
+    """What one packet says about its frame.
+
+    Attributes:
+        stamp: when it is shown, in seconds by the container's clock; NaN where nothing says so.
+        key: whether it can be decoded without those before.
+        seconds: how long it is shown; 0 where nothing says so.
+    """
+
+    stamp: float
+    key: bool
+    seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What the packets of a stream say about its frames, without decoding them.
+    """What the packets of a stream say about its frames, and what the first frame shows.
 
     Attributes:
-        times: float64, seconds, ascending; when each frame is shown, by the container's clock.
-        keys: bool, which of them can be decoded without those before.
+        stamps: float64 (P,), seconds by the container's clock, in the order in which frames are
+            shown. With NaN among them, that order is not known, and this is that of decoding.
+        keys: bool (P,), which of them can be decoded without those before.
         fps: the frame rate that is announced; 0 where none is.
         width: that is announced, in pixels.
         height: likewise.
+        last_seconds: how long the last frame is said to stand; 0 where nothing says so.
+        orientation: which way up the frames are shown; None where that is no turn or mirror.
+        interlaced: whether the first frame is.
     """
 
-    times: NDArray[np.float64]
+    stamps: Stamps
     keys: NDArray[np.bool_]
     fps: float
     width: int
     height: int
+    last_seconds: float
+    orientation: Orientation | None = AS_CODED
+    interlaced: bool = False
 
     @staticmethod
-    def of(packets: list[tuple[float, bool]], *, fps: float, width: int, height: int) -> "Index":
-        """Sort packets, which come in the order of decoding, by when they are shown."""
-        times = np.array([time for time, _ in packets], dtype=np.float64)
-        keys = np.array([key for _, key in packets], dtype=np.bool_)
-        order = np.argsort(times, kind="stable")
-        return Index(times[order], keys[order], fps, width, height)
+    def of(
+        packets: list[Packet],
+        *,
+        fps: float,
+        width: int,
+        height: int,
+        last_seconds: float | None = None,
+        orientation: Orientation | None = AS_CODED,
+        interlaced: bool = False,
+    ) -> "Index":
+        """Sort packets, which come in the order of decoding, by when they are shown.
+
+        Args:
+            packets: all of them.
+            fps: see above, as what follows.
+            width: see above.
+            height: see above.
+            last_seconds: None is what the packet shown last says.
+            orientation: see above.
+            interlaced: see above.
+        """
+        stamps = np.array([packet.stamp for packet in packets], dtype=np.float64)
+        keys = np.array([packet.key for packet in packets], dtype=np.bool_)
+        if not np.isnan(stamps).any():
+            order = order_shown(stamps)
+            stamps, keys = stamps[order], keys[order]
+            if last_seconds is None:
+                seconds = np.array([packet.seconds for packet in packets], dtype=np.float64)
+                last_seconds = _last_seconds(stamps, seconds[order])
+        return Index(stamps, keys, fps, width, height, last_seconds or 0.0, orientation, interlaced)
+
+
+def _last_seconds(stamps: Stamps, seconds: Stamps) -> float:
+    """How long the last frame stands, if what is said of the others is true.
+
+    FFmpeg makes durations up from the average rate where the container has none.
+    """
+    if len(stamps) < 2:
+        return float(seconds.sum())
+    steps = np.diff(stamps)
+    true = np.abs(seconds[:-1] - steps) <= np.maximum(_ROUNDING_SECONDS, steps / 10)
+    return float(seconds[-1]) if true.mean() >= 0.5 else 0.0
 
 
 class Stream(Protocol):
-    """The video stream of an opened file; frames come in the order in which they are shown."""
+    """The video stream of an opened file; frames come in the order in which they are shown.
+
+    Attributes:
+        errors: how often a packet could not be decoded on the way to a later frame.
+    """
+
+    errors: int
 
     def grab(self) -> float | None:
-        """Decode the next frame.
+        """Decode the next frame that can be decoded.
 
         Returns:
-            When it is shown, in seconds by the container's clock; None after the last frame.
+            When it is shown, in seconds by the container's clock, NaN where nothing says so; None
+            after the last frame.
         """
 
     def image(self) -> Image:
-        """The frame that was grabbed last, converted: (H, W, 3), BGR, upright.
+        """The frame that was grabbed last, converted: (H, W, 3), BGR, as it is coded.
 
         Raises:
             VideoError: it cannot be converted.
@@ -77,8 +144,12 @@ class Decoder(Protocol):
             VideoError: it has no video stream.
         """
 
-    def open(self, path: Path) -> AbstractContextManager[Stream]:
+    def open(self, path: Path, packets: int, /) -> AbstractContextManager[Stream]:
         """Open a file to decode it from its start.
+
+        Args:
+            path: of the file.
+            packets: how many it has, after which no frame is waited for.
 
         Raises:
             VideoError: it has no video stream.

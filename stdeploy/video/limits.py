@@ -52,7 +52,7 @@ class Limits:
             VideoError: it is more.
         """
         self.check_size(index.width, index.height)
-        self.check_frames(len(index.times))
+        self.check_frames(len(index.stamps))
 
     def check_size(self, width: int, height: int) -> None:
         """Compare with the size of a frame.

@@ -1,6 +1,8 @@
 """Decoding with OpenCV and the FFmpeg inside it."""
 
 import contextlib
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,11 +10,18 @@ import cv2
 import numpy as np
 
 from stdeploy.errors import VideoError
-from stdeploy.video.decoder import NO_VIDEO, Index, Stream
+from stdeploy.video.announced import announced
+from stdeploy.video.containers import HEAD_BYTES, WITHOUT_TIMES, container_of
+from stdeploy.video.decoder import NO_VIDEO, Index, Packet, Stream
+from stdeploy.video.orientation import Orientation
 from stdeploy.video.transform import Image
 
 _TIMEOUT_MS = 20_000
 _UNDECODED = -1  # a CAP_PROP_FORMAT: packets as they are
+# OpenCV takes a file for ended after 4,096 packets of sound or data without one of the video, and
+# reads this variable when the first file is grabbed from.
+_READ_ATTEMPTS = "OPENCV_FFMPEG_READ_ATTEMPTS"
+os.environ.setdefault(_READ_ATTEMPTS, str(2**31 - 1))
 _threads = 0  # of one decoder; 0 is one for each processor
 
 
@@ -36,43 +45,69 @@ def decoding_threads() -> int:
 
 
 class OpenCV:
-    """See `Decoder`."""
+    """See `Decoder`.
+
+    What OpenCV does not tell: timestamps that are missing (containers that may leave them out are
+    known, and 0 is taken for none there), how long a last frame stands and mirrored pictures
+    (MP4 and QuickTime files are asked themselves), and frames that show nothing.
+    """
 
     name = "opencv"
 
     def index(self, path: Path) -> Index:
         """All packets; they are read, not decoded, which takes a hundredth of the time."""
         packets = []
+        said = announced(path)
         with _capture(path, cv2.CAP_PROP_FORMAT, _UNDECODED) as capture:
-            while capture.grab():
+            clock = _Clock(capture, may_omit=_may_omit_times(path))
+            while capture.grab() or capture.grab():  # see `_READ_ATTEMPTS`
                 key = capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) != 0
-                packets.append((_seconds(capture), key))
+                packets.append(Packet(clock.now(), key))
+            if said is not None and said.frames == len(packets):
+                last_seconds = said.seconds - max(packet.stamp for packet in packets)
+            else:
+                last_seconds = 0.0
             return Index.of(
                 packets,
                 fps=capture.get(cv2.CAP_PROP_FPS),
                 width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
                 height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+                last_seconds=max(0.0, last_seconds),
+                orientation=_turn_of(path) if said is None else Orientation.of_matrix(said.matrix),
             )
 
     @contextlib.contextmanager
-    def open(self, path: Path) -> Iterator["_Stream"]:
+    def open(self, path: Path, packets: int, /) -> Iterator["_Stream"]:
         """Open a file to decode it."""
         with _capture(path, cv2.CAP_PROP_N_THREADS, _threads) as capture:
-            capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-            yield _Stream(capture)
+            capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+            clock = _Clock(capture, may_omit=_may_omit_times(path))
+            yield _Stream(capture, clock, packets)
 
 
 def stream_of(capture: cv2.VideoCapture) -> Stream:
-    """The frames of an opened capture."""
-    return _Stream(capture)
+    """The frames of an opened capture, up to the first that fails."""
+    return _Stream(capture, _Clock(capture, may_omit=False), 0)
 
 
 class _Stream:
-    def __init__(self, capture: cv2.VideoCapture) -> None:
-        self._capture = capture
+    def __init__(self, capture: cv2.VideoCapture, clock: "_Clock", packets: int) -> None:
+        self.errors = 0
+        self._capture, self._clock, self._packets = capture, clock, packets
+        self._left = packets
 
     def grab(self) -> float | None:
-        return _seconds(self._capture) if self._capture.grab() else None
+        # A packet that cannot be decoded ends one call, as the end of the file ends all; only the
+        # number of packets tells them apart.
+        failures = 0
+        while not self._capture.grab():
+            failures += 1
+            self._left -= 1
+            if self._left <= 0:
+                return None
+        self._left -= 1
+        self.errors += failures
+        return self._clock.now()
 
     def image(self) -> Image:
         ok, image = self._capture.retrieve()
@@ -82,6 +117,34 @@ class _Stream:
 
     def seek(self, seconds: float) -> None:
         self._capture.set(cv2.CAP_PROP_POS_MSEC, seconds * 1000)
+        self._left = self._packets
+
+
+class _Clock:
+    """When the packet or frame that was grabbed last is shown."""
+
+    def __init__(self, capture: cv2.VideoCapture, *, may_omit: bool) -> None:
+        self._capture, self._may_omit = capture, may_omit
+        self._last = math.nan
+
+    def now(self) -> float:
+        """In seconds by the clock of the container; NaN where nothing says so."""
+        seconds = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+        # Where there is no timestamp, the one property is 0 and the other stays as it was.
+        ticks = self._capture.get(cv2.CAP_PROP_PTS)
+        missing = self._may_omit and seconds == 0 and ticks == self._last
+        self._last = ticks
+        return math.nan if missing else seconds
+
+
+def _turn_of(path: Path) -> Orientation:
+    with _capture(path) as capture:
+        return Orientation.of_quarters(round(capture.get(cv2.CAP_PROP_ORIENTATION_META) / 90))
+
+
+def _may_omit_times(path: Path) -> bool:
+    with path.open("rb") as file:
+        return container_of(file.read(HEAD_BYTES)) in WITHOUT_TIMES
 
 
 @contextlib.contextmanager
@@ -101,7 +164,3 @@ def _capture(path: Path, *parameters: float) -> Iterator[cv2.VideoCapture]:
         yield capture
     finally:
         capture.release()
-
-
-def _seconds(capture: cv2.VideoCapture) -> float:
-    return float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000

@@ -1,6 +1,7 @@
 """Any frame of a video file, by number, whichever library decodes it."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -10,13 +11,17 @@ from numpy.typing import NDArray
 
 from stdeploy.errors import MissingExtraError, VideoError, pip_install
 from stdeploy.video.announced import announced, lacks_index
-from stdeploy.video.decoder import Decoder, DecoderName, Stream
+from stdeploy.video.containers import HEAD_BYTES, TRANSPORT_STREAM, container_of
+from stdeploy.video.decoder import Decoder, DecoderName, Index, Stream
+from stdeploy.video.flaws import Flaws, spans_of
 from stdeploy.video.interlaced import refused_by_opencv
 from stdeploy.video.limits import NO_LIMITS, Limits
 from stdeploy.video.opencv import OpenCV
+from stdeploy.video.orientation import AS_CODED
 from stdeploy.video.sliding import Window, slide
-from stdeploy.video.timing import Timing
+from stdeploy.video.timing import SAME_SECONDS, Timing, missing_from, same_stamp
 from stdeploy.video.transform import Image
+from stdeploy.video.transport import programs
 
 # Which frames are wanted, once it is known when they are shown.
 Choice = Callable[[Timing], NDArray[np.intp]]
@@ -26,9 +31,9 @@ NO_INDEX = (
     "breaks off before its index (moov), without which an MP4 does not play: copy it again, or let "
     "what records it come to its end"
 )
-_SAME_SECONDS = 1e-4  # timestamps of a packet and of its frame differ by rounding only
+ENCRYPTED = "is encrypted; decrypt it with its key first, as its owner allows"
+_LISTED = 3  # places named in a note
 _LOST = -2  # a position; -1 is before the first frame
-_MOST_STREAMS = 1000  # of FFmpeg itself
 _FAR_FRAMES = 100  # a leap over fewer frames takes as long as decoding them
 # Sound files lack as much at their end: encoders announce a frame or two that no decoder gives.
 _TOLERATED_FRAMES, _TOLERATED_SECONDS = 2, 0.5
@@ -43,11 +48,13 @@ class VideoReader:
 
     Headers lie about how many frames there are, so they are not believed. The packets are, as
     long as the frames that they hold come out of the decoder at the times that they announce;
-    where one does not, the whole file is decoded once to see.
+    where one does not, the whole file is decoded once to see. Frames that cannot be decoded are
+    left out, and counted; those around them keep their times.
 
     Args:
         path: of the file.
-        decoder: "auto" is OpenCV, and PyAV for what OpenCV does not read.
+        decoder: "auto" decodes with OpenCV, and with PyAV what OpenCV does not read; packets are
+            read by PyAV, which knows more about them, where it is installed.
         limits: what a frame and a file may hold.
 
     Raises:
@@ -65,35 +72,50 @@ class VideoReader:
         _check_file(path)
         self.path = path
         self._limits = limits
-        self._index = announced(path)
-        self._others = _others(decoder, limits)
+        self._said = announced(path)
+        if self._said is not None and self._said.encrypted:
+            raise VideoError(ENCRYPTED)
+        self._index = self._read_index(_indexers(decoder, limits))
+        self._others = _decoders(decoder, limits)
         self._decoder: Decoder = self._others.pop(0)()
+        if self._index.interlaced and self._others:
+            with contextlib.suppress(MissingExtraError):
+                self._decoder = self._others.pop(0)()
         self._trusted = self._decoder.name != OpenCV.name
-        self._begin()
+        self._scanned = False
+        self._errors = 0
+        self._flaws: Flaws | None = None
+        self._believe_packets()
 
     @property
     def decoder(self) -> str:
-        """Which library reads this file: "opencv" or "pyav"."""
+        """Which library decodes this file: "opencv" or "pyav"."""
         return self._decoder.name
 
     @property
     def damaged_after(self) -> float | None:
-        """Where the frames end, in seconds, of a file whose index announces more of them.
+        """Where the frames end, in seconds, of a file that announces more of them.
 
         Both frames and seconds have to be missing: a last frame may be announced to stand for
         long, and a file may hold more frames than it is to show.
         """
-        if self._index is None:
-            return None
-        frames = self._index.frames - len(self.timing.timestamps)
-        seconds = self._index.seconds - self.timing.duration
+        frames, seconds = self._announced_length()
+        frames -= len(self.timing.timestamps)
+        seconds -= self.timing.duration
         missing = frames > _TOLERATED_FRAMES and seconds > _TOLERATED_SECONDS
         return self.timing.duration if missing else None
 
     @property
-    def announced_seconds(self) -> float | None:
-        """How long the index says that the video lasts; None where there is no such index."""
-        return None if self._index is None else self._index.seconds
+    def announced_seconds(self) -> float:
+        """How long the video lasts by what the file announces, whatever of it can be decoded."""
+        return self._announced_length()[1]
+
+    @property
+    def flaws(self) -> Flaws:
+        """What is wrong with the video, as far as it has been decoded."""
+        if self._flaws is None:
+            self._flaws = self._look_for_flaws()
+        return self._flaws
 
     def gather(
         self, choose: Choice, prepare: Callable[[Image], Image]
@@ -161,14 +183,14 @@ class VideoReader:
             IndexMisleadsError: `timing` was wrong and has been mended; begin again.
             VideoError: what the packets announce cannot be decoded.
         """
-        with self._decoder.open(self.path) as stream:
+        with self._decoder.open(self.path, len(self._index.stamps)) as stream:
             position, sought = -1, False
             last: Image | None = None
             for number in numbers:
                 key = self._leap(position, number)
                 if key is not None:
                     sought = True
-                    stream.seek(float(self._announced[key]))
+                    stream.seek(float(self._stamps[key]))
                     position = self._position_of(stream.grab(), number)
                 while _LOST < position < number:
                     position += 1
@@ -181,7 +203,7 @@ class VideoReader:
                 if self._doubts(image, last):
                     raise IndexMisleadsError
                 last = image
-                yield image
+                yield (self._index.orientation or AS_CODED).apply(image)
 
     def scan(self) -> None:
         """Decode the whole file, so that `timing` is what really comes out of it.
@@ -189,54 +211,120 @@ class VideoReader:
         Raises:
             VideoError: nothing comes out.
         """
-        with self._decoder.open(self.path) as stream:
-            times = np.fromiter(_times_of(stream, self._limits), dtype=np.float64)
-        if len(times):
-            self._know(times, np.zeros(len(times), dtype=np.bool_), self.timing.fps)
-            self._scanned = True
-        else:
+        while True:
+            with self._decoder.open(self.path, len(self._index.stamps)) as stream:
+                stamps = np.fromiter(_stamps_of(stream, self._limits), dtype=np.float64)
+            if len(stamps):
+                break
             self._try_another(NO_FRAME)
+        self._errors, self._scanned = stream.errors, True
+        self._know(stamps, np.zeros(len(stamps), dtype=np.bool_))
 
-    def _begin(self) -> None:
-        """Read the packets."""
-        self._scanned = False
-        try:
-            index = self._decoder.index(self.path)
-        except VideoError as error:
-            if lacks_index(self.path):
-                raise VideoError(NO_INDEX) from error
-            self._try_another(str(error))
+    def _read_index(self, indexers: list[Callable[[], Decoder]]) -> Index:
+        """Read the packets with the first library that can.
+
+        Raises:
+            VideoError: none can.
+        """
+        reason, hint = NO_FRAME, ""
+        for make in indexers:
+            try:
+                index = make().index(self.path)
+            except MissingExtraError:
+                if len(indexers) == 1:
+                    raise
+                hint = f"; if it plays elsewhere, PyAV may read it: {pip_install('pyav')}"
+            except VideoError as error:
+                if lacks_index(self.path):
+                    raise VideoError(NO_INDEX) from error
+                reason = str(error)
+            else:
+                self._limits.check(index)
+                if len(index.stamps):
+                    return index
+        raise VideoError(reason + hint)
+
+    def _believe_packets(self) -> None:
+        """Take what the packets say for true, unless they do not say all."""
+        stamps, keys = self._index.stamps, self._index.keys
+        if np.isnan(stamps).any():
+            self.scan()
             return
-        self._limits.check(index)
-        if not len(index.times):
-            self._try_another(NO_FRAME)
-            return
-        ascending = bool((np.diff(index.times) > 0).all())
-        self._know(index.times, index.keys if ascending else index.keys & False, index.fps)
+        ascending = bool((np.diff(stamps) > 0).all())
+        self._know(stamps, keys if ascending else keys & False)
         if self.damaged_after is not None:
             self.scan()  # the last packets may not decode either
 
-    def _know(self, times: NDArray[np.float64], keys: NDArray[np.bool_], fps: float) -> None:
-        self._announced = times
+    def _know(self, stamps: NDArray[np.float64], keys: NDArray[np.bool_]) -> None:
+        self._flaws = None
+        self._stamps = stamps
         self._keys = np.flatnonzero(keys)
-        self.timing = Timing.of(times, fps)
+        last = self._index.last_seconds if same_stamp(stamps[-1], self._index.stamps[-1]) else 0.0
+        self.timing = Timing.of(stamps, self._index.fps, last)
         self._limits.check_duration(self.timing.duration)
 
+    def _announced_length(self) -> tuple[int, float]:
+        """How many frames the file announces, and how many seconds."""
+        # The index of a fragmented MP4 counts nothing.
+        if self._said is not None and self._said.frames:
+            return self._said.frames, self._said.seconds
+        packets = Timing.of(self._index.stamps, self._index.fps, self._index.last_seconds)
+        return len(packets.timestamps), packets.duration
+
+    def _look_for_flaws(self) -> Flaws:
+        packets = Timing.of(self._index.stamps, self._index.fps, self._index.last_seconds)
+        missing = (
+            missing_from(self._index.stamps, self._stamps)
+            if self._errors or self.damaged_after is not None
+            else np.zeros(0, dtype=np.intp)
+        )
+        return Flaws(
+            damaged_after_seconds=self.damaged_after,
+            # OpenCV does not list a packet that is damaged, nor is its place known without times.
+            lost_frames=len(missing) or self._errors,
+            lost_spans_seconds=spans_of(missing, packets),
+            # One is what AVI leaves out by custom.
+            times_estimated=self.timing.estimated > 1,
+            notes=tuple(self._notes()),
+        )
+
+    def _notes(self) -> Iterator[str]:
+        if self._index.orientation is None:
+            yield (
+                "its display matrix is neither a turn by 90 degrees nor a mirror; its frames are "
+                "taken as they are coded"
+            )
+        restarts = self.timing.restarts_seconds
+        if restarts:
+            where = ", ".join(f"{seconds:.1f} s" for seconds in restarts[:_LISTED])
+            more = f" and {len(restarts) - _LISTED} more times" if len(restarts) > _LISTED else ""
+            yield f"its clock begins anew at {where}{more}; the parts are laid end to end"
+        seen = programs(self.path) if self._container == TRANSPORT_STREAM else None
+        if seen is not None and seen.changes:
+            named = ", then ".join(f"{stream.codec} (PID {stream.pid})" for stream in seen.videos)
+            yield f"its program changes on the way: {named}; only one of them is shown"
+
+    @property
+    def _container(self) -> str | None:
+        with self.path.open("rb") as file:
+            return container_of(file.read(HEAD_BYTES))
+
     def _try_another(self, reason: str) -> None:
-        """Read the packets with the next library.
+        """Decode with the next library from now on.
 
         Raises:
             VideoError: there is none.
         """
         if not self._others:
-            raise VideoError(reason)
+            seen = programs(self.path) if self._container == TRANSPORT_STREAM else None
+            raise VideoError(ENCRYPTED if seen is not None and seen.scrambled else reason)
         try:
             self._decoder = self._others.pop(0)()
         except MissingExtraError as error:
             raise VideoError(
                 f"{reason}; if it plays elsewhere, PyAV may read it: {pip_install('pyav')}"
             ) from error
-        self._begin()
+        self._trusted, self._scanned = True, False
 
     def _leap(self, position: int, number: int) -> int | None:
         """The key frame to seek to, where that is shorter than decoding on.
@@ -253,14 +341,14 @@ class VideoReader:
         """Which frame a seek has led to; _LOST if not to a known one, or not before `number`."""
         if landed is None:
             return _LOST
-        position = int(np.searchsorted(self._announced, landed - _SAME_SECONDS))
+        position = int(np.searchsorted(self._stamps, landed - SAME_SECONDS))
         return position if position <= number and self._as_announced(landed, position) else _LOST
 
-    def _as_announced(self, time: float | None, position: int) -> bool:
+    def _as_announced(self, stamp: float | None, position: int) -> bool:
         return (
-            time is not None
-            and position < len(self._announced)
-            and abs(time - self._announced[position]) <= _SAME_SECONDS
+            stamp is not None
+            and position < len(self._stamps)
+            and same_stamp(stamp, float(self._stamps[position]))
         )
 
     def _mend(self, *, sought: bool) -> None:
@@ -290,7 +378,7 @@ class VideoReader:
         if self._others:
             with contextlib.suppress(MissingExtraError):
                 self._decoder = self._others.pop(0)()
-                self._begin()
+                self._scanned = False
                 return True
         if self._decoder.name == OpenCV.name and refused_by_opencv(self.path):
             raise VideoError(
@@ -305,29 +393,34 @@ def _same(one: Image, other: Image) -> bool:
     return np.array_equal(one[::16], other[::16]) and np.array_equal(one, other)
 
 
-def _others(decoder: DecoderName, limits: Limits) -> list[Callable[[], Decoder]]:
-    """Libraries in the order in which they are tried."""
+def _pyav(limits: Limits) -> Decoder:
+    from stdeploy.video.pyav import PyAV  # an extra
 
-    def pyav() -> Decoder:
-        from stdeploy.video.pyav import PyAV  # an extra
-
-        return PyAV(streams=min(limits.streams, _MOST_STREAMS))
-
-    match decoder:
-        case "auto":
-            return [OpenCV, pyav]
-        case "opencv":
-            return [OpenCV]
-        case "pyav":
-            return [pyav]
+    return PyAV(limits)
 
 
-def _times_of(stream: Stream, limits: Limits) -> Iterator[float]:
+def _indexers(decoder: DecoderName, limits: Limits) -> list[Callable[[], Decoder]]:
+    """Libraries that read packets, in the order in which they are tried."""
+    pyav = functools.partial(_pyav, limits)
+    libraries: dict[DecoderName, list[Callable[[], Decoder]]] = {
+        "auto": [pyav, OpenCV],
+        "opencv": [OpenCV],
+        "pyav": [pyav],
+    }
+    return libraries[decoder]
+
+
+def _decoders(decoder: DecoderName, limits: Limits) -> list[Callable[[], Decoder]]:
+    """Libraries that decode, in the order in which they are tried."""
+    return list(reversed(_indexers(decoder, limits)))
+
+
+def _stamps_of(stream: Stream, limits: Limits) -> Iterator[float]:
     count = 0
-    while (time := stream.grab()) is not None:
+    while (stamp := stream.grab()) is not None:
         count += 1
         limits.check_frames(count)
-        yield time
+        yield stamp
 
 
 def _check_file(path: Path) -> None:

@@ -39,6 +39,7 @@ def encode(
     times: Sequence[int] | None = None,
     pixels: str = "yuv420p",
     rotation: int = 0,
+    matrix: Sequence[int] | None = None,
     aspect: Fraction | None = None,
     container_format: str | None = None,
     container_options: dict[str, str] | None = None,
@@ -54,6 +55,7 @@ def encode(
         times: when each frame is shown, in 1/1000 s; None is evenly.
         pixels: the format that is coded.
         rotation: display rotation in degrees, counter-clockwise.
+        matrix: nine numbers of a display matrix instead.
         aspect: of a pixel.
         container_format: where the name does not tell.
         container_options: of the muxer.
@@ -71,6 +73,8 @@ def encode(
             stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
+        if matrix:
+            stream.set_display_matrix(matrix)
         for number, image in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(image, format="bgr24")
             frame.pts = number if times is None else times[number]

@@ -9,6 +9,8 @@ from stdeploy.video.announced import Announced, announced, lacks_index
 from stdeploy.video.reader import VideoReader
 from tests.video.odd import coloured_frames, encode
 
+AS_IT_IS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
@@ -19,9 +21,9 @@ def whole(tmp_path: Path) -> Path:
 
 
 def test_an_index_announces_frames_and_seconds(whole: Path, tmp_path: Path) -> None:
-    assert announced(whole) == Announced(200, 8.0)
+    assert announced(whole) == Announced(200, 8.0, AS_IT_IS, encrypted=False)
     encode(tmp_path / "behind.mov", coloured_frames(10), "libx264")
-    assert announced(tmp_path / "behind.mov") == Announced(10, 0.4)
+    assert announced(tmp_path / "behind.mov") == Announced(10, 0.4, AS_IT_IS, encrypted=False)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +103,9 @@ def test_a_missing_end_of_half_a_second_is_none(whole: Path) -> None:
         whole.write_bytes(content)
         index = announced(whole)
         assert index is not None
-        reader._index = index._replace(seconds=9.0)
+        reader._said = index._replace(seconds=9.0)
         assert (reader.damaged_after is not None) == damaged
-        reader._index = index._replace(seconds=8.5)
+        reader._said = index._replace(seconds=8.5)
         assert reader.damaged_after is None
 
 
@@ -115,6 +117,6 @@ def test_frames_that_an_edit_leaves_out_are_not_missing(whole: Path) -> None:
     whole.write_bytes(content)
     reader = VideoReader(whole)
     reader.scan()
-    assert announced(whole) == Announced(200, 4.0)
+    assert announced(whole) == Announced(200, 4.0, AS_IT_IS, encrypted=False)
     assert len(reader.timing.timestamps) < 130
     assert reader.damaged_after is None

@@ -45,7 +45,7 @@ def assert_same(clips: list[Clips], expected: list[Clips]) -> None:
         np.testing.assert_array_equal(one.frames, other.frames)
         np.testing.assert_array_equal(one.times_seconds, other.times_seconds)
         assert one.duration_seconds == other.duration_seconds
-        assert one.damaged_after_seconds == other.damaged_after_seconds
+        assert one.flaws == other.flaws
 
 
 @pytest.mark.parametrize("how", [{}, {"hop_seconds": 0.1, "group": 3}, {"chunk_frames": 7}])
@@ -88,7 +88,7 @@ def test_damage_is_told(folder: Path, pool: DecodePool, how: dict[str, object]) 
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     request = ClipRequest.parse({"clip": CLIP} | how)
     clips = list(pool.read_clips(cut, request))
-    assert clips[-1].damaged_after_seconds == clips[-1].duration_seconds < 3.0
+    assert clips[-1].flaws.damaged_after_seconds == clips[-1].duration_seconds < 3.0
     assert_same(clips, list(read_clips(cut, request)))
 
 

@@ -147,16 +147,22 @@ def test_shared_videos_are_alike_in_opencv_and_pyav(shared_videos: Path) -> None
             for decoder in ("opencv", "pyav"):
                 with pytest.raises(VideoError, match="is no video that can be read here"):
                     VideoReader(path, decoder=decoder)
-        else:
+        elif path.is_file() and path.name not in SHARED_LOST:
             assert_alike(path)
 
 
-DAMAGED = {"corrupted.mp4": 2.8}
+# FFmpeg conceals what a damaged frame lacks, not twice in the same way, so pixels tell nothing.
+SHARED_LOST = {"corrupted.mp4": 1}
 
 
-def test_shared_videos_are_whole_but_one(shared_videos: Path) -> None:
+@pytest.mark.parametrize("decoder", ["opencv", "pyav"])
+def test_shared_videos_are_whole_but_one(shared_videos: Path, decoder: DecoderName) -> None:
     for path in sorted(shared_videos.iterdir()):
-        if path.name not in SHARED_SILENT:
-            for decoder in ("opencv", "pyav"):
-                _, after = damage(path, decoder)
-                assert after == pytest.approx(DAMAGED.get(path.name)), path.name
+        if path.is_file() and path.name not in SHARED_SILENT:
+            reader = VideoReader(path, decoder=decoder)
+            reader.scan()
+            assert reader.damaged_after is None
+            assert (reader.flaws.lost_frames, path.name) == (
+                SHARED_LOST.get(path.name, 0),
+                path.name,
+            )

@@ -29,7 +29,7 @@ const byId = (id) => document.getElementById(id);
 let palette = new Palette();
 let file = null;
 let job = null;
-let damagedAfterSeconds = null;
+let flaws = { damaged_after_seconds: null, notes: [] };
 let needsKey = false;
 
 const state = new State({ again, cancel: () => job?.cancel() });
@@ -118,8 +118,11 @@ async function classify() {
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   const detail = `${counted(timeline.windows.length, "answer")} over time, in ${seconds} s.`;
   let said = `Done: ${byId("verdict").textContent}.`;
-  if (damagedAfterSeconds !== null)
-    said += ` The file breaks off after ${clock(damagedAfterSeconds)}: the answer is about that part.`;
+  const { damaged_after_seconds: end, lost_frames: lost } = flaws;
+  if (end !== null) said += ` The file breaks off after ${clock(end)}: the answer is about that part.`;
+  else if (lost) said += ` ${counted(lost, "frame")} of the file cannot be decoded.`;
+  if (flaws.times_estimated) said += " Its frames lack timestamps: times are estimated.";
+  for (const note of flaws.notes) said += ` Note: ${note}.`;
   state.idle(said, { detail, again: "Classify again" });
 }
 
@@ -152,7 +155,7 @@ function windowCame(window) {
 }
 
 function ended({ duration_seconds: seconds, segments, timings_ms: timings, ...end }) {
-  damagedAfterSeconds = end.damaged_after_seconds;
+  flaws = end;
   timeline.durationSeconds = seconds;
   player.durationSeconds = seconds;
   showTimings(timings);

@@ -12,6 +12,7 @@ from pathlib import Path
 from stdeploy.errors import DatasetError, VideoError
 from stdeploy.files import sha256_of
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+from stdeploy.video.flaws import NO_FLAWS, Flaws
 from stdeploy.video.opencv import limit_threads
 from stdeploy.video.reader import VideoReader
 
@@ -26,7 +27,8 @@ class Looked:
         frames: how many were decoded.
         seconds: how long it is shown.
         sha256: of the file.
-        announced_seconds: how long its index says it lasts, of one that breaks off before.
+        announced_seconds: how long it says that it lasts.
+        flaws: what is wrong with one that can be read.
     """
 
     video: Path
@@ -34,7 +36,8 @@ class Looked:
     frames: int = 0
     seconds: float = 0.0
     sha256: str = ""
-    announced_seconds: float | None = None
+    announced_seconds: float = 0.0
+    flaws: Flaws = NO_FLAWS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +45,10 @@ class Finding:
     """Something wrong with a video.
 
     Attributes:
-        kind: "broken", "damaged" (it breaks off), "short", "duplicate" (the same file under the
-            same label), "mislabelled" (the same file under several labels) or "leaked" (a
-            validation video to train on).
+        kind: "broken", "damaged" (it breaks off), "lossy" (frames in it do not decode), "odd"
+            (what else was noted), "short", "duplicate" (the same file under the same label),
+            "mislabelled" (the same file under several labels) or "leaked" (a validation video to
+            train on).
         split: which list it is in.
         video: the file.
         detail: what was seen, in words.
@@ -88,7 +92,8 @@ def look(video: Path) -> Looked:
         frames=len(timing.timestamps),
         seconds=timing.duration,
         sha256=digest,
-        announced_seconds=None if reader.damaged_after is None else reader.announced_seconds,
+        announced_seconds=reader.announced_seconds,
+        flaws=reader.flaws,
     )
 
 
@@ -162,11 +167,11 @@ def judge(
             if seen.reason is not None:
                 findings.append(find(kind="broken", detail=seen.reason, dropped=True))
                 continue
-            if seen.announced_seconds is not None:
+            if seen.flaws.damaged_after_seconds is not None:
                 # What it was labelled for may lie in the part that is missing.
                 ends = (
                     f"breaks off after {seen.seconds:.1f} s of {seen.announced_seconds:.1f} s; "
-                    "copy it again"
+                    + ("; ".join(seen.flaws.notes) or "copy it again")
                 )
                 findings.append(find(kind="damaged", detail=ends, dropped=True))
                 continue
@@ -185,6 +190,14 @@ def judge(
                 where = "is a validation video too"
                 findings.append(find(kind="leaked", detail=where, dropped=True))
                 continue
+            if seen.flaws.lost_frames:
+                detail = f"{seen.flaws.lost_frames} of its frames cannot be decoded"
+                findings.append(find(kind="lossy", detail=detail, dropped=False))
+            estimated = ("lacks timestamps: times are estimated",) * seen.flaws.times_estimated
+            findings += [
+                find(kind="odd", detail=detail, dropped=False)
+                for detail in (*estimated, *seen.flaws.notes)
+            ]
             if seen.seconds < min_seconds:
                 length = f"is {seen.seconds:.2f} s long, under {min_seconds:g} s"
                 findings.append(find(kind="short", detail=length, dropped=False))

@@ -1,0 +1,76 @@
+"""What is wrong with a video that is answered for all the same."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, FiniteFloat
+
+from stdeploy.spec import Spec
+from stdeploy.video.timing import Timing
+
+_MOST_SPANS = 20  # that are listed
+_MOST_NOTES = 5
+
+
+class Flaws(Spec):
+    """What is wrong with a video; nothing, by default.
+
+    Attributes:
+        damaged_after_seconds: where its frames end, if it announces more of them.
+        lost_frames: how many cannot be decoded, as far as was looked.
+        lost_spans_seconds: where, each from the first lost frame to the next good one; the first
+            20 of them.
+        times_estimated: whether frames lack timestamps, and lie between those that have one.
+        notes: what else is odd, in words.
+    """
+
+    damaged_after_seconds: FiniteFloat | None = None
+    lost_frames: int = Field(default=0, ge=0)
+    lost_spans_seconds: tuple[tuple[FiniteFloat, FiniteFloat], ...] = Field(
+        default=(), max_length=_MOST_SPANS
+    )
+    times_estimated: bool = False
+    notes: tuple[str, ...] = Field(default=(), max_length=_MOST_NOTES)
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain data for a row: only what is wrong, times to the millisecond."""
+        record = self.model_dump(mode="json", exclude_defaults=True)
+        if self.damaged_after_seconds is not None:
+            record["damaged_after_seconds"] = round(self.damaged_after_seconds, 3)
+        if self.lost_spans_seconds:
+            record["lost_spans_seconds"] = [
+                [round(start, 3), round(end, 3)] for start, end in self.lost_spans_seconds
+            ]
+        return record
+
+
+NO_FLAWS = Flaws()
+
+
+def spans_of(missing: NDArray[np.intp], packets: Timing) -> tuple[tuple[float, float], ...]:
+    """Where frames are missing, each stretch of them from its first to the next that is there.
+
+    >>> packets = Timing(np.array([0.0, 0.1, 0.2, 0.3, 0.4]), fps=10.0)
+    >>> spans_of(np.array([1, 2, 4]), packets)
+    ((0.1, 0.3), (0.4, 0.5))
+    >>> spans_of(np.array([0]), packets)
+    ((-0.1, 0.0),)
+
+    Args:
+        missing: (M,), numbers of packets that gave no frame, ascending.
+        packets: when each packet is shown.
+
+    Returns:
+        In seconds from the first frame that is there; at most 20 stretches.
+    """
+    total = len(packets.timestamps)
+    shown = np.setdiff1d(np.arange(total), missing)
+    start = packets.timestamps[shown[0]] if len(shown) else 0.0
+    ends = np.append(packets.timestamps, packets.duration) - start
+    stretches = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1)
+    return tuple(
+        (float(ends[stretch[0]]), float(ends[stretch[-1] + 1]))
+        for stretch in stretches[:_MOST_SPANS]
+        if len(stretch)
+    )
