@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -128,20 +128,20 @@ class TimingsMs(BaseModel):
     total: float
 
 
-class VideoFlaws(BaseModel):
-    """What is wrong with a video that is answered for all the same."""
-
-    damaged_after_seconds: float | None = Field(
-        None,
-        description="Where the frames of a file that breaks off end; the answer is about those "
-        "before.",
-    )
-    lost_frames: int = Field(0, description="That cannot be decoded, as far as was looked.")
-    lost_spans_seconds: list[tuple[float, float]] = Field(
-        default_factory=list, description="Where, at most 20: from a lost frame to the next good."
-    )
-    times_estimated: bool = Field(False, description="Frames lack timestamps.")
-    notes: list[str] = Field(default_factory=list, description="What else is odd, in words.")
+# What is wrong with a video that is answered for all the same; see `Flaws`.
+DamagedAfter = Annotated[
+    float | None,
+    Field(description="Where the frames of a file that breaks off end; it is about those before."),
+]
+LostFrames = Annotated[
+    int, Field(description="That cannot be decoded, as far as the video was decoded.")
+]
+LostSpans = Annotated[
+    list[tuple[float, float]],
+    Field(description="Where, 20 at most: from a lost frame to the next good one."),
+]
+TimesEstimated = Annotated[bool, Field(description="Whether frames lack timestamps.")]
+Notes = Annotated[list[str], Field(description="What else is odd about the video, in words.")]
 
 
 class Window(BaseModel):
@@ -167,10 +167,15 @@ class Segment(BaseModel):
     peak_score: float
 
 
-class Segments(VideoFlaws):
+class Segments(BaseModel):
     """What a timeline comes to."""
 
     duration_seconds: float
+    damaged_after_seconds: DamagedAfter = None
+    lost_frames: LostFrames = 0
+    lost_spans_seconds: LostSpans = []
+    times_estimated: TimesEstimated = False
+    notes: Notes = []
     hop_seconds: float
     segments: list[Segment]
 
@@ -181,16 +186,21 @@ class TimelineAnswer(Segments):
     windows: list[Window]
 
 
-class End(VideoFlaws):
+class End(BaseModel):
     """The last event of a stream; with what its timeline comes to, if one was asked for."""
 
     duration_seconds: float | None = None
+    damaged_after_seconds: DamagedAfter = None
+    lost_frames: LostFrames = 0
+    lost_spans_seconds: LostSpans = []
+    times_estimated: TimesEstimated = False
+    notes: Notes = []
     hop_seconds: float | None = None
     segments: list[Segment] | None = None
     timings_ms: TimingsMs
 
 
-class Classified(VideoFlaws):
+class Classified(BaseModel):
     """What happens in a video."""
 
     request_id: str
@@ -198,6 +208,11 @@ class Classified(VideoFlaws):
     predictions: list[LabelScore] = Field(description="Best first.")
     views: int
     view_spans_seconds: list[tuple[float, float]]
+    damaged_after_seconds: DamagedAfter = None
+    lost_frames: LostFrames = 0
+    lost_spans_seconds: LostSpans = []
+    times_estimated: TimesEstimated = False
+    notes: Notes = []
     timings_ms: TimingsMs
     device: str = Field(description="Where the network really ran.")
     timeline: TimelineAnswer | None = None

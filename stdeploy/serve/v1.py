@@ -26,7 +26,6 @@ from stdeploy.serve.schemas import (
     Json,
     Models,
     TimingsMs,
-    VideoFlaws,
     Window,
     classified,
     model_info,
@@ -36,6 +35,7 @@ from stdeploy.serve.schemas import (
 from stdeploy.serve.service import Service
 from stdeploy.serve.uploads import MULTIPART
 from stdeploy.timeline import Cell, TimelineOptions
+from stdeploy.video.flaws import Flaws
 
 _log = logging.getLogger(__name__)
 _STILL_THERE_SECONDS = 10.0  # between comments that keep a quiet stream open
@@ -174,7 +174,7 @@ class _Work:
             async with asyncio.timeout_at(self._job.deadline):
                 answer = await self._classified()
                 ready.put_nowait(_event("prediction", answer))
-                whole: dict[str, Any] = answer.model_dump(include=set(VideoFlaws.model_fields))
+                whole: dict[str, Any] = answer.model_dump(include=set(Flaws.model_fields))
                 if self._options.timeline:
                     timeline = await self._service.timeline(
                         self._video, self._job, self._over_time(), emit_window
