@@ -1,5 +1,6 @@
 """What is wrong with a video that is answered for all the same."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ from pydantic import Field, FiniteFloat
 
 from stdeploy.spec import Spec
 from stdeploy.video.timing import Timing
+from stdeploy.video.transport import Programs
 
 _MOST_SPANS = 20  # that are listed
 _MOST_NOTES = 5
+_LISTED = 3  # places named in a note
 
 
 class Flaws(Spec):
@@ -74,3 +77,28 @@ def spans_of(missing: NDArray[np.intp], packets: Timing) -> tuple[tuple[float, f
         for stretch in stretches[:_MOST_SPANS]
         if len(stretch)
     )
+
+
+def notes_on(timing: Timing, programs: Programs | None, *, oriented: bool) -> Iterator[str]:
+    """What is odd about a video, in words.
+
+    Args:
+        timing: when its frames are shown.
+        programs: of a transport stream.
+        oriented: whether it is known which way up its frames are.
+    """
+    if not oriented:
+        yield (
+            "its display matrix is neither a turn by 90 degrees nor a mirror; its frames are taken "
+            "as they are coded"
+        )
+    restarts = timing.restarts_seconds
+    if restarts:
+        where = ", ".join(f"{seconds:.1f} s" for seconds in restarts[:_LISTED])
+        more = f" and {len(restarts) - _LISTED} more times" if len(restarts) > _LISTED else ""
+        yield f"its clock begins anew at {where}{more}; the parts are laid end to end"
+    if programs is not None and programs.changes:
+        videos = [f"{stream.codec} (PID {stream.pid})" for stream in programs.videos]
+        more = f" and {len(videos) - _LISTED} more" if len(videos) > _LISTED else ""
+        named = ", then ".join(videos[:_LISTED])
+        yield f"its program changes on the way: {named}{more}; only one of them is shown"

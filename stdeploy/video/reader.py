@@ -13,7 +13,7 @@ from stdeploy.errors import MissingExtraError, VideoError, pip_install
 from stdeploy.video.announced import announced, lacks_index
 from stdeploy.video.containers import HEAD_BYTES, TRANSPORT_STREAM, container_of
 from stdeploy.video.decoder import Decoder, DecoderName, Index, Stream
-from stdeploy.video.flaws import Flaws, spans_of
+from stdeploy.video.flaws import Flaws, notes_on, spans_of
 from stdeploy.video.interlaced import refused_by_opencv
 from stdeploy.video.limits import NO_LIMITS, Limits
 from stdeploy.video.opencv import OpenCV
@@ -21,7 +21,7 @@ from stdeploy.video.orientation import AS_CODED
 from stdeploy.video.sliding import Window, slide
 from stdeploy.video.timing import SAME_SECONDS, Timing, missing_from, same_stamp
 from stdeploy.video.transform import Image
-from stdeploy.video.transport import programs
+from stdeploy.video.transport import Programs, programs
 
 # Which frames are wanted, once it is known when they are shown.
 Choice = Callable[[Timing], NDArray[np.intp]]
@@ -32,7 +32,6 @@ NO_INDEX = (
     "what records it come to its end"
 )
 ENCRYPTED = "is encrypted; decrypt it with its key first, as its owner allows"
-_LISTED = 3  # places named in a note
 _LOST = -2  # a position; -1 is before the first frame
 _FAR_FRAMES = 100  # a leap over fewer frames takes as long as decoding them
 # Sound files lack as much at their end: encoders announce a frame or two that no decoder gives.
@@ -285,29 +284,17 @@ class VideoReader:
             lost_spans_seconds=spans_of(missing, packets),
             # One is what AVI leaves out by custom.
             times_estimated=self.timing.estimated > 1,
-            notes=tuple(self._notes()),
+            notes=tuple(
+                notes_on(
+                    self.timing, self._programs(), oriented=self._index.orientation is not None
+                )
+            ),
         )
 
-    def _notes(self) -> Iterator[str]:
-        if self._index.orientation is None:
-            yield (
-                "its display matrix is neither a turn by 90 degrees nor a mirror; its frames are "
-                "taken as they are coded"
-            )
-        restarts = self.timing.restarts_seconds
-        if restarts:
-            where = ", ".join(f"{seconds:.1f} s" for seconds in restarts[:_LISTED])
-            more = f" and {len(restarts) - _LISTED} more times" if len(restarts) > _LISTED else ""
-            yield f"its clock begins anew at {where}{more}; the parts are laid end to end"
-        seen = programs(self.path) if self._container == TRANSPORT_STREAM else None
-        if seen is not None and seen.changes:
-            named = ", then ".join(f"{stream.codec} (PID {stream.pid})" for stream in seen.videos)
-            yield f"its program changes on the way: {named}; only one of them is shown"
-
-    @property
-    def _container(self) -> str | None:
+    def _programs(self) -> Programs | None:
         with self.path.open("rb") as file:
-            return container_of(file.read(HEAD_BYTES))
+            container = container_of(file.read(HEAD_BYTES))
+        return programs(self.path) if container == TRANSPORT_STREAM else None
 
     def _try_another(self, reason: str) -> None:
         """Decode with the next library from now on.
@@ -316,7 +303,7 @@ class VideoReader:
             VideoError: there is none.
         """
         if not self._others:
-            seen = programs(self.path) if self._container == TRANSPORT_STREAM else None
+            seen = self._programs()
             raise VideoError(ENCRYPTED if seen is not None and seen.scrambled else reason)
         try:
             self._decoder = self._others.pop(0)()
