@@ -1,10 +1,14 @@
 """Artifacts as files: their names, their digests, and writing them whole or not at all."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import platformdirs
@@ -15,8 +19,12 @@ CHECKPOINT_SUFFIX = ".pt"
 FUSED_SUFFIX = ".fused.safetensors"
 ONNX_SUFFIX = ".onnx"
 ENGINE_SUFFIX = ".engine"
-UNFINISHED = ".writing-"  # how the names of files begin that are being written
+UNFINISHED = ".writing-"  # how the names of files and folders begin that are being written
 CACHE_VARIABLE = "STDEPLOY_CACHE"
+# As tempfile makes them of that beginning; what is merely called alike is not ours.
+_UNFINISHED_NAME = re.compile(re.escape(UNFINISHED) + r"[a-z0-9_]{8}(\.[^.]+)?")
+# A disk, a quota or the largest file that is allowed.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 VIDEO_SUFFIXES = (
     *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
     *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
@@ -169,24 +177,104 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends without an error.
 
     An interrupted or failed write leaves `path` as it was. The temporary name keeps the suffix
-    of `path`, because some writers choose their format by it.
+    of `path`, because some writers choose their format by it. The block may open the file that is
+    there, but not put another in its place: a lock on it tells other runs that it is in use.
 
     Raises:
-        ArtifactError: the folder cannot be written to.
+        ArtifactError: the folder cannot be written to, or there is no room.
     """
+    clear_unfinished(path.parent)
+    suffix = "".join(path.suffixes[-1:])
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=UNFINISHED, suffix="".join(path.suffixes[-1:]), dir=path.parent
+        lock, temporary = _locked(
+            lambda: tempfile.mkstemp(prefix=UNFINISHED, suffix=suffix, dir=path.parent)
         )
     except OSError as error:
         raise ArtifactError(f"cannot write {str(path)!r}: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def unfinished_folder(parent: Path) -> Iterator[Path]:
+    """A folder for what is not finished, in `parent`; it goes with the block.
+
+    Raises:
+        OSError: the parent cannot be written to.
+    """
+    clear_unfinished(parent)
+
+    def make() -> tuple[int, str]:
+        name = tempfile.mkdtemp(prefix=UNFINISHED, dir=parent)
+        return os.open(name, os.O_RDONLY), name
+
+    lock, folder = _locked(make)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(make: Callable[[], tuple[int, str]]) -> tuple[int, Path]:
+    """Make a file or folder and lock it, for as long as its handle is open.
+
+    The system lets go of the lock with the process, however that ends.
+    """
+    while True:
+        handle, name = make()
+        with contextlib.suppress(OSError):  # a file system without locks: nobody clears there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.lexists(name):
+            return handle, Path(name)
+        os.close(handle)  # taken for a leftover before it was locked
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what killed runs have left half-written in a folder, and nothing of living ones."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.path for entry in entries if _UNFINISHED_NAME.fullmatch(entry.name)]
+    except OSError:
+        return
+    for path in found:
+        with contextlib.suppress(OSError):  # another's, in use, or gone
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if os.fstat(handle).st_uid == os.geteuid():
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(Path(path))
+            finally:
+                os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Say which file it was for which there is no room: the system's error does not.
+
+    Raises:
+        ArtifactError: the disk is full, or a quota.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise ArtifactError(
+            f"cannot write {str(path)!r}: {error.strerror}; free some space, or write elsewhere"
+        ) from error

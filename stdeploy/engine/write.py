@@ -1,7 +1,6 @@
 """Engines as files: built and written with their sidecar, or built again for another host."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from stdeploy.card import ModelCard, ParityRow, read_card
 from stdeploy.engine.flavour import Flavour, import_flavour
 from stdeploy.engine.plan import BuildOptions, Progress, build_plan
 from stdeploy.errors import ArtifactError
-from stdeploy.files import existing, sha256_of, sidecar_path, whole_file
+from stdeploy.files import existing, sha256_of, sidecar_path, unfinished_folder, whole_file
 from stdeploy.hardware import gpus
 from stdeploy.sidecar import EngineSidecar
 
@@ -118,8 +117,8 @@ def rebuilt(engine: Path, sidecar: EngineSidecar) -> Iterator[Path]:
         hardware_compatible=sidecar.hardware_compatible,
         version_compatible=sidecar.version_compatible,
     )
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=engine.parent) as folder:
-        unproven = Path(folder) / engine.name
+    with unfinished_folder(engine.parent) as folder:
+        unproven = folder / engine.name
         write_engine(
             onnx_file,
             read_card(onnx_file),

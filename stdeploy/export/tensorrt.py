@@ -1,7 +1,6 @@
 """TensorRT engines from verified .onnx files, proven on the GPU where there is one."""
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from stdeploy.engine.plan import BuildOptions, Progress, check_targets
 from stdeploy.engine.write import move_engine, timing_path, write_engine, write_sidecar
 from stdeploy.errors import ArtifactError, BackendError, SpecError
 from stdeploy.export.gate import BATCHES, Reference, check, prove, thresholds
-from stdeploy.files import ONNX_SUFFIX, checked_output, engine_path, existing
+from stdeploy.files import ONNX_SUFFIX, checked_output, engine_path, existing, unfinished_folder
 from stdeploy.hardware import gpus
 from stdeploy.runtime.base import Backend, RuntimeOptions
 from stdeploy.runtime.opening import open_backend
@@ -72,8 +71,8 @@ def build_engine(
     checked_output(path, ".engine")
     notes: tuple[str, ...] = ()
     # An engine and its sidecar belong together: both are made, and proven, in a folder beside.
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-        unproven = Path(folder) / path.name
+    with unfinished_folder(path.parent) as folder:
+        unproven = folder / path.name
         sidecar = write_engine(
             onnx_file,
             card,
