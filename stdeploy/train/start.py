@@ -15,8 +15,9 @@ from stdeploy.errors import ArtifactError, DownloadError, SpecError
 from stdeploy.files import cache_folder, existing
 from stdeploy.layers.temporal import Inflation
 from stdeploy.models.base import ActionModel
-from stdeploy.models.checkpoint import load_model
+from stdeploy.models.checkpoint import load_model, say
 from stdeploy.models.registry import build
+from stdeploy.models.wrapped import stored_precision, unwrapped
 from stdeploy.spec import ClipSpec, ModelSpec
 from stdeploy.train.recipe import IMAGENET, Recipe
 
@@ -59,7 +60,7 @@ def start(recipe: Recipe, labels: tuple[str, ...]) -> Started:
     clip = recipe.clip_spec()
     if not weights:
         return Started(model, clip)
-    tensors = _from_hub(model) if weights == IMAGENET else _from_file(Path(weights))
+    tensors = _from_hub(model) if weights == IMAGENET else _unwrapped_2d(Path(weights), model)
     inflate_network(model, tensors, recipe.start.inflation, source=weights)
     return Started(model, clip, origin=f"inflated from {weights}")
 
@@ -190,6 +191,20 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise ArtifactError(f"{str(path)!r} holds no tensors by name")
     return cast(dict[str, Tensor], content)
+
+
+def _unwrapped_2d(path: Path, model: ActionModel) -> Mapping[str, Tensor]:
+    """Bare 2D tensors by the names of the bare network; what was done to them is logged."""
+    counterparts = list(model.counterparts())
+    needed = [f"{conv}.weight" for _, conv, _ in counterparts]
+    needed += [f"{norm}.running_mean" for _, _, norm in counterparts]
+    tensors, done = unwrapped(_from_file(path), needed)
+    if (stored := stored_precision(tensors)) != "fp32":
+        widened = f"weights of {stored} were widened to fp32"
+        done = f"{done}; {widened}" if done else widened
+    if done:
+        say(f"{path.name}: {done}")
+    return tensors
 
 
 def _from_hub(model: ActionModel) -> dict[str, Tensor]:
