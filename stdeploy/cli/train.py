@@ -163,6 +163,12 @@ def command(
         try:
             with Classifier.open(output) as classifier, progress_bar("measuring") as progress:
                 result = evaluate(classifier, held_out, progress)
+        except DatasetError as error:
+            raise VideoError(
+                f"{error}; {output} is whole, but not measured (exit status "
+                f"{VideoError.exit_status}); with videos that can be read, measure it by: "
+                f"stdeploy evaluate {shlex.quote(str(output))} --data DATA"
+            ) from error
         except (KeyboardInterrupt, SystemExit):
             note(
                 f"{output} is written, but not measured; the same command with --resume measures it"
@@ -183,6 +189,8 @@ def command(
             f"{last:.1%}: {folder / BEST}"
         )
     if known["failed"]:
+        failed = counted(cast(int, known["failed"]), "validation video")
+        note(f"exit status {VideoError.exit_status}: {failed} could not be read; {output} is whole")
         raise typer.Exit(VideoError.exit_status)
 
 
