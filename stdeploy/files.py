@@ -17,23 +17,6 @@ ONNX_SUFFIX = ".onnx"
 ENGINE_SUFFIX = ".engine"
 UNFINISHED = ".writing-"  # how the names of files begin that are being written
 CACHE_VARIABLE = "STDEPLOY_CACHE"
-VIDEO_SUFFIXES = (
-    *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
-)
-
-
-def videos_in(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    """Video files of a folder by their suffix, in any order; hidden ones are passed over.
-
-    MacOS leaves ._1.mp4 beside 1.mp4 on other systems' disks, which is no video.
-    """
-    for inside, folders, names in os.walk(folder):
-        # Hidden folders (.git, .venv) can hold more than all others.
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for name in names:
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                yield Path(inside, name)
 
 
 def fused_path(checkpoint: Path) -> Path:

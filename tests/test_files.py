@@ -10,7 +10,6 @@ from stdeploy.files import (
     fused_path,
     newest,
     onnx_path,
-    videos_in,
     whole_file,
 )
 
@@ -98,13 +97,3 @@ def test_a_misspelt_artifact_is_told_from_those_beside_it(tmp_path: Path) -> Non
         existing(tmp_path / "finetun.onnx")
     with pytest.raises(ArtifactError, match=r"does not exist; name an artifact file$"):
         existing(tmp_path / "nowhere" / "finetun.onnx")
-
-
-def test_hidden_folders_and_folders_with_the_name_of_a_video_hold_none(tmp_path: Path) -> None:
-    wanted = ("a.MP4", "deep/b.mkv", "deep/er/c.webm", "d.mp4/e.avi")
-    for name in (*wanted, ".hidden/f.mp4", "deep/.git/g.mp4", "._a.mp4", "notes.txt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = sorted(str(p.relative_to(tmp_path)) for p in videos_in(tmp_path, recursive=True))
-    assert found == sorted(wanted)
-    assert list(videos_in(tmp_path, recursive=False)) == [tmp_path / "a.MP4"]

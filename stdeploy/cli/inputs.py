@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stdeploy.errors import DatasetError, SpecError
-from stdeploy.files import meant_beside, videos_in
+from stdeploy.files import meant_beside
+from stdeploy.video_files import PassedOver, videos_in
 
 _STANDARD_INPUT = Path("-")
 
@@ -30,8 +31,9 @@ def expand(
             ones from where the list lies; "-" is standard input, whose paths start here. Lines
             that begin with # are no paths.
         recursive: folders stand for what lies in their folders too.
-        report: is told in words of folders that have more videos in their folders, and of
-            arguments that do not exist under that name, but under one nearly the same.
+        report: is told in words of what is passed over in a folder, of folders that have more
+            videos in their folders, and of arguments that do not exist under that name, but under
+            one nearly the same.
 
     Raises:
         DatasetError: a list cannot be read.
@@ -40,10 +42,15 @@ def expand(
     paths: dict[Path, None] = {}
     for path in (*map(Path, arguments), *_listed(lists)):
         if path.is_dir():
-            found = sorted(videos_in(path, recursive=recursive))
+            passed = PassedOver()
+            found = sorted(videos_in(path, recursive=recursive, passed_over=passed))
             # One level down only: a hint is not worth a walk through everything.
             deeper = found and not recursive and any(map(_has_videos, path.iterdir()))
-            if deeper and not paths.keys() >= set(found):  # named twice, told once
+            if paths.keys() >= set(found) != set():  # named twice, told once
+                continue
+            if words := passed.in_words():
+                report(f"{path}: {words}")
+            if deeper:
                 report(f"{path}: its folders hold videos too; --recursive takes them as well")
         elif not os.path.lexists(path):
             matching = glob.glob(str(path), recursive=recursive)  # noqa: PTH207

@@ -275,7 +275,10 @@ def _finished(run: Path, output: Path, epochs: int, *, measured: bool) -> str:
 def _doubts(training: "LabelledVideos", held_out: "LabelledVideos | None") -> Iterator[str]:
     """What is not measured, and which classes may be one."""
     from stdeploy.train.data.classes import classes_alike
+    from stdeploy.train.data.labelled import passed_over_in
 
+    if words := passed_over_in([training, *([held_out] if held_out else [])]).in_words():
+        yield f"the data set: {words}"
     if held_out is None:
         yield "no --validation: accuracy is not measured"
     elif absent := [n for n, c in zip(held_out.labels, held_out.counts(), strict=True) if not c]:

@@ -7,9 +7,9 @@ validation/waving/2.mp4     also val/ or test/
 from pathlib import Path
 
 from stdeploy.errors import DatasetError, did_you_mean
-from stdeploy.files import VIDEO_SUFFIXES, videos_in
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
 from stdeploy.train.data.layout import Layout
+from stdeploy.video_files import SUFFIXES_IN_WORDS, PassedOver, holds_no_video, videos_in
 
 FOLDERS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -40,20 +40,23 @@ def read_folders(folder: Path, split: Split) -> LabelledVideos:
     classes = _classes(folder, "train")
     labels = tuple(sorted(classes))
     samples = []
+    passed_over = PassedOver()
     for name, class_folder in sorted(_classes(folder, split).items()):
         if name not in classes:
             raise DatasetError(
                 f"{str(class_folder)!r} is a class that {str(split_folder(folder, 'train'))!r} "
                 f"does not have{did_you_mean(name, classes)}"
             )
-        videos = sorted(videos_in(class_folder, recursive=True))
+        passed = PassedOver()
+        videos = sorted(videos_in(class_folder, recursive=True, passed_over=passed))
         if not videos:
             raise DatasetError(
-                f"{str(class_folder)!r} holds no video; add some, or remove the folder "
-                f"(videos end in {', '.join(VIDEO_SUFFIXES)})"
+                f"{str(class_folder)!r} {holds_no_video(passed)}; add some, or remove the folder "
+                f"({SUFFIXES_IN_WORDS})"
             )
+        passed_over.add(passed)
         samples += [Sample(video, labels.index(name)) for video in videos]
-    return LabelledVideos(labels, tuple(samples))
+    return LabelledVideos(labels, tuple(samples), passed_over=passed_over)
 
 
 def _classes(folder: Path, split: Split) -> dict[str, Path]:
