@@ -73,7 +73,7 @@ def newest(folder: Path, *suffixes: str, made_by: str) -> Path:
 
 
 def existing(path: Path, *, wanted: str = "an artifact file", also: Iterable[str] = ()) -> Path:
-    """The same path, if it is a file.
+    """The same path, if it is a file that holds anything.
 
     Args:
         path: of an artifact.
@@ -81,12 +81,22 @@ def existing(path: Path, *, wanted: str = "an artifact file", also: Iterable[str
         also: names that could have been meant, beside the artifacts in its folder.
 
     Raises:
-        ArtifactError: there is no such file.
+        ArtifactError: there is no such file, or it is empty.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        near = did_you_mean(path.name, [*_names_beside(path), *also])
+        others = tuple(also)
+        near = did_you_mean(
+            path.name,
+            [*_names_beside(path), *others],
+            typed=lambda name: name if name in others else path.with_name(name),
+        )
         raise ArtifactError(f"{str(path)!r} {what}; name {wanted}{near}")
+    if path.stat().st_size == 0:
+        raise ArtifactError(
+            f"{str(path)!r} is empty (0 bytes); what wrote or copied it broke off, or the disk was "
+            "full: make it or bring it again"
+        )
     return path
 
 
@@ -106,7 +116,8 @@ def meant_beside(path: Path) -> str:
     except OSError:
         return ""
     # Without the suffixes too: every a.mp4 is near every b.mp4.
-    return did_you_mean(path.name, [p.name for p in beside if did_you_mean(path.stem, [p.stem])])
+    near = [each.name for each in beside if did_you_mean(path.stem, [each.stem])]
+    return did_you_mean(path.name, near, typed=path.with_name)
 
 
 def checked_output(path: Path, suffix: str, *, source: Path | None = None) -> Path:

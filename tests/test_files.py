@@ -1,8 +1,10 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from stdeploy.card import read_card
 from stdeploy.errors import ArtifactError
 from stdeploy.files import (
     checked_output,
@@ -93,7 +95,19 @@ def test_writing_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
 def test_a_misspelt_artifact_is_told_from_those_beside_it(tmp_path: Path) -> None:
     for name in ("finetune.onnx", "finetun.txt"):
         (tmp_path / name).touch()
-    with pytest.raises(ArtifactError, match=r"; did you mean 'finetune\.onnx'\?$"):
+    # With its folder, so that it can be typed as it stands.
+    meant = re.escape(f"; did you mean '{tmp_path / 'finetune.onnx'}'?")
+    with pytest.raises(ArtifactError, match=f"{meant}$"):
         existing(tmp_path / "finetun.onnx")
     with pytest.raises(ArtifactError, match=r"does not exist; name an artifact file$"):
         existing(tmp_path / "nowhere" / "finetun.onnx")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".fused.safetensors", ".onnx", ".engine"])
+def test_an_empty_artifact_says_that_it_is_empty(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.touch()
+    with pytest.raises(ArtifactError, match=r"is empty \(0 bytes\); what wrote or copied it"):
+        existing(path)
+    with pytest.raises(ArtifactError, match="is empty"):
+        read_card(path)

@@ -2,6 +2,8 @@
 
 import glob
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +13,8 @@ from stdeploy.files import meant_beside
 from stdeploy.video_files import PassedOver, videos_in
 
 _STANDARD_INPUT = Path("-")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+[^/]")
+_FETCHED = ("http", "https", "ftp")
 
 
 def expand(
@@ -37,8 +41,11 @@ def expand(
 
     Raises:
         DatasetError: a list cannot be read.
-        SpecError: a list of labelled videos is among the arguments.
+        SpecError: a list of labelled videos is among the arguments, or an address.
     """
+    for typed in arguments:
+        if is_address(typed):
+            raise SpecError(f"{typed!r} {wrong_with_address(typed)}")
     paths: dict[Path, None] = {}
     for path in (*map(Path, arguments), *_listed(lists)):
         if path.is_dir():
@@ -65,6 +72,30 @@ def expand(
             found = [path]
         paths.update(dict.fromkeys(found or [path]))
     return list(paths)
+
+
+def common_folder(arguments: Sequence[str]) -> Path | None:
+    """The folder that was given, or that holds all that were; None where others were given too."""
+    if not arguments or not all(map(os.path.isdir, arguments)):
+        return None
+    try:
+        folder = Path(os.path.commonpath(arguments))
+    except ValueError:  # some from the root, some from here
+        return None
+    return None if folder == Path() else folder
+
+
+def is_address(typed: str) -> bool:
+    """Whether a text is a URL, of whose two slashes a path has made one; and no file."""
+    return _ADDRESS.match(typed) is not None and not os.path.lexists(typed)
+
+
+def wrong_with_address(address: str) -> str:
+    """What is wrong with it, and what to do: "is an address, ..."."""
+    scheme, _, rest = address.partition(":/")
+    url = shlex.quote(f"{scheme}://{rest.lstrip('/')}")
+    fetch = f"download it first (curl -LO {url}), or " if scheme.lower() in _FETCHED else ""
+    return f"is an address, no file; {fetch}watch it if it is a stream: stdeploy watch {url}"
 
 
 class Unfinished:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -118,7 +119,8 @@ def export_onnx(
     allowed = thresholds(precision, options.allow)
     model, card = load_model(fused)
     if not card.model.fused:
-        raise ArtifactError(f"{str(fused)!r} is not fused yet; run: stdeploy fuse {fused.name}")
+        command = f"stdeploy fuse {shlex.quote(str(fused))}"
+        raise ArtifactError(f"{str(fused)!r} is not fused yet; run: {command}")
     clips = _calibration(card, options, progress)
     reference = Reference.of(
         lambda frames: logits_of(model, card.clip, frames),

@@ -4,6 +4,7 @@ train/waving/1.mp4
 validation/waving/2.mp4     also val/ or test/
 """
 
+import shlex
 from pathlib import Path
 
 from stdeploy.errors import DatasetError, did_you_mean
@@ -63,7 +64,8 @@ def _classes(folder: Path, split: Split) -> dict[str, Path]:
     inside = split_folder(folder, split)
     if inside is None:
         training = split_folder(folder, "train")
-        way_out = f"; `stdeploy data split {training} -o LISTS` holds some out" if training else ""
+        named = shlex.quote(str(training))
+        way_out = f"; `stdeploy data split {named} -o LISTS` holds some out" if training else ""
         raise DatasetError(
             f"{str(folder)!r} holds none of the folders {', '.join(FOLDERS[split])}{way_out}"
         )
