@@ -25,23 +25,6 @@ CACHE_VARIABLE = "STDEPLOY_CACHE"
 _UNFINISHED_NAME = re.compile(re.escape(UNFINISHED) + r"[a-z0-9_]{8}(\.[^.]+)?")
 # A disk, a quota or the largest file that is allowed.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-VIDEO_SUFFIXES = (
-    *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
-)
-
-
-def videos_in(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    """Video files of a folder by their suffix, in any order; hidden ones are passed over.
-
-    MacOS leaves ._1.mp4 beside 1.mp4 on other systems' disks, which is no video.
-    """
-    for inside, folders, names in os.walk(folder):
-        # Hidden folders (.git, .venv) can hold more than all others.
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for name in names:
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                yield Path(inside, name)
 
 
 def fused_path(checkpoint: Path) -> Path:
@@ -98,7 +81,7 @@ def newest(folder: Path, *suffixes: str, made_by: str) -> Path:
 
 
 def existing(path: Path, *, wanted: str = "an artifact file", also: Iterable[str] = ()) -> Path:
-    """The same path, if it is a file.
+    """The same path, if it is a file that holds anything.
 
     Args:
         path: of an artifact.
@@ -106,12 +89,22 @@ def existing(path: Path, *, wanted: str = "an artifact file", also: Iterable[str
         also: names that could have been meant, beside the artifacts in its folder.
 
     Raises:
-        ArtifactError: there is no such file.
+        ArtifactError: there is no such file, or it is empty.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        near = did_you_mean(path.name, [*_names_beside(path), *also])
+        others = tuple(also)
+        near = did_you_mean(
+            path.name,
+            [*_names_beside(path), *others],
+            typed=lambda name: name if name in others else path.with_name(name),
+        )
         raise ArtifactError(f"{str(path)!r} {what}; name {wanted}{near}")
+    if path.stat().st_size == 0:
+        raise ArtifactError(
+            f"{str(path)!r} is empty (0 bytes); what wrote or copied it broke off, or the disk was "
+            "full: make it or bring it again"
+        )
     return path
 
 
@@ -131,7 +124,8 @@ def meant_beside(path: Path) -> str:
     except OSError:
         return ""
     # Without the suffixes too: every a.mp4 is near every b.mp4.
-    return did_you_mean(path.name, [p.name for p in beside if did_you_mean(path.stem, [p.stem])])
+    near = [each.name for each in beside if did_you_mean(path.stem, [each.stem])]
+    return did_you_mean(path.name, near, typed=path.with_name)
 
 
 def checked_output(path: Path, suffix: str, *, source: Path | None = None) -> Path:

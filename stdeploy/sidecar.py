@@ -6,6 +6,7 @@ file is code: nothing is loaded before its digest and its host are checked.
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import Literal, Self
 
@@ -59,20 +60,24 @@ class EngineSidecar(Spec):
         if not path.is_file():
             raise ArtifactError(
                 f"{str(engine)!r} has no {path.name!r} beside it, which says what it is; copy "
-                "both files, or build it again: stdeploy export ckpt.onnx --trt"
+                "both files, or build it again with stdeploy export --trt from its .onnx file"
             )
         try:
             return cls.parse(json.loads(path.read_text()))
         except (SpecError, ValueError) as error:
             raise ArtifactError(f"{str(path)!r} cannot be used: {error}") from error
 
-    @property
-    def rebuild_command(self) -> str:
-        """What builds this engine again on another host."""
+    def rebuild_command(self, engine: Path) -> str:
+        """What builds an engine again on another host.
+
+        Args:
+            engine: which lies beside the file that it was built from.
+        """
         batches = ",".join(str(batch) for batch in self.batches)
         flags = " --hardware-compatible" if self.hardware_compatible else ""
         flags += " --version-compatible" if self.version_compatible else ""
-        return f"stdeploy export {self.onnx} --trt --batches {batches}{flags}"
+        onnx_file = shlex.quote(str(engine.with_name(self.onnx)))
+        return f"stdeploy export {onnx_file} --trt --batches {batches}{flags}"
 
     def read_engine(self, engine: Path) -> bytes:
         """The bytes of the engine, if they are those that were built.
@@ -87,7 +92,7 @@ class EngineSidecar(Spec):
             raise ArtifactError(
                 f"{str(engine)!r} is not the file that its sidecar describes (sha256 "
                 f"{digest[:12]}..., expected {self.engine_sha256[:12]}...); it is not loaded, "
-                f"because an engine is code; run: {self.rebuild_command}"
+                f"because an engine is code; run: {self.rebuild_command(engine)}"
             )
         return content
 

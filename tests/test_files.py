@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stdeploy.card import read_card
 from stdeploy.errors import ArtifactError
 from stdeploy.files import (
     checked_output,
@@ -17,7 +19,6 @@ from stdeploy.files import (
     newest,
     onnx_path,
     unfinished_folder,
-    videos_in,
     whole_file,
 )
 
@@ -174,17 +175,19 @@ def test_writing_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
 def test_a_misspelt_artifact_is_told_from_those_beside_it(tmp_path: Path) -> None:
     for name in ("finetune.onnx", "finetun.txt"):
         (tmp_path / name).touch()
-    with pytest.raises(ArtifactError, match=r"; did you mean 'finetune\.onnx'\?$"):
+    # With its folder, so that it can be typed as it stands.
+    meant = re.escape(f"; did you mean '{tmp_path / 'finetune.onnx'}'?")
+    with pytest.raises(ArtifactError, match=f"{meant}$"):
         existing(tmp_path / "finetun.onnx")
     with pytest.raises(ArtifactError, match=r"does not exist; name an artifact file$"):
         existing(tmp_path / "nowhere" / "finetun.onnx")
 
 
-def test_hidden_folders_and_folders_with_the_name_of_a_video_hold_none(tmp_path: Path) -> None:
-    wanted = ("a.MP4", "deep/b.mkv", "deep/er/c.webm", "d.mp4/e.avi")
-    for name in (*wanted, ".hidden/f.mp4", "deep/.git/g.mp4", "._a.mp4", "notes.txt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = sorted(str(p.relative_to(tmp_path)) for p in videos_in(tmp_path, recursive=True))
-    assert found == sorted(wanted)
-    assert list(videos_in(tmp_path, recursive=False)) == [tmp_path / "a.MP4"]
+@pytest.mark.parametrize("suffix", [".pt", ".fused.safetensors", ".onnx", ".engine"])
+def test_an_empty_artifact_says_that_it_is_empty(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.touch()
+    with pytest.raises(ArtifactError, match=r"is empty \(0 bytes\); what wrote or copied it"):
+        existing(path)
+    with pytest.raises(ArtifactError, match="is empty"):
+        read_card(path)

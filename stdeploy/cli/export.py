@@ -118,6 +118,8 @@ def command(
             from stdeploy.train.data.opening import videos_of
 
             found = videos_of(calibrate, "train")
+            if words := found.passed_over.in_words():
+                note(f"{calibrate}: {words}")
             progress(loading, 0, 1)
         require("torch", extra="export", purpose="exporting")
         from stdeploy.card import read_card

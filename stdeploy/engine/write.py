@@ -110,7 +110,7 @@ def rebuilt(engine: Path, sidecar: EngineSidecar) -> Iterator[Path]:
     if sha256_of(onnx_file) != sidecar.onnx_sha256:
         raise ArtifactError(
             f"{str(onnx_file)!r} is not the file that {engine.name!r} was built from; run: "
-            f"{sidecar.rebuild_command}"
+            f"{sidecar.rebuild_command(engine)}"
         )
     options = BuildOptions(
         batches=sidecar.batches,

@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 
 from stdeploy.card import Calibration
 from stdeploy.errors import DatasetError, VideoError
-from stdeploy.files import VIDEO_SUFFIXES, videos_in
 from stdeploy.spec import ClipSpec
 from stdeploy.video.samples import middle_clips
+from stdeploy.video_files import SUFFIXES_IN_WORDS, PassedOver, holds_no_video, videos_in
 
-_WANTED = (
-    "--calibrate wants real videos of the kind that will be classified "
-    f"({', '.join(VIDEO_SUFFIXES)})"
-)
+_WANTED = f"--calibrate wants real videos of the kind that will be classified ({SUFFIXES_IN_WORDS})"
 # Of 255; the pixels of a frame differ by 20 in a transparent drawing, by 40 to 120 in most videos.
 _SINGLE_COLOUR_LEVELS = 5.0
 _HELD_OUT_OF = 4  # one of so many clips judges, the others set the ranges
@@ -74,9 +71,10 @@ def read_calibration(
     if not videos:
         if not source.is_dir():
             raise DatasetError(f"{str(source)!r} is no folder; {_WANTED}")
-        videos = sorted(videos_in(source, recursive=True))
-    if not videos:
-        raise DatasetError(f"{str(source)!r} holds no video; {_WANTED}")
+        passed = PassedOver()
+        videos = sorted(videos_in(source, recursive=True, passed_over=passed))
+        if not videos:
+            raise DatasetError(f"{str(source)!r} {holds_no_video(passed)}; {_WANTED}")
     count = min(max_clips, len(videos))
     clips: list[NDArray[np.uint8]] = []
     by_digest: dict[str, Path] = {}

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
+import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -120,7 +121,8 @@ def export_onnx(
     allowed = thresholds(precision, options.allow)
     model, card = load_model(fused)
     if not card.model.fused:
-        raise ArtifactError(f"{str(fused)!r} is not fused yet; run: stdeploy fuse {fused.name}")
+        command = f"stdeploy fuse {shlex.quote(str(fused))}"
+        raise ArtifactError(f"{str(fused)!r} is not fused yet; run: {command}")
     clips = _calibration(card, options, progress)
     for text in clips.notes if clips else ():
         tell(text)

@@ -1,6 +1,7 @@
 """TensorRT engines from verified .onnx files, proven on the GPU where there is one."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def checked_options(options: BuildOptions) -> BuildOptions:
 
 def _flavour(onnx_file: Path, options: BuildOptions) -> Flavour:
     """The TensorRT to use, or what to run where."""
+    named = shlex.quote(str(onnx_file))
     written = f"{str(onnx_file)!r} is written and verified, but no engine is built"
     if options.targets:
         return import_flavour("tensorrt_rtx")
@@ -121,7 +123,7 @@ def _flavour(onnx_file: Path, options: BuildOptions) -> Flavour:
     if not flavours:
         raise BackendError(
             f"{written}: TensorRT is not installed here; on the GPU host run: pip install "
-            f"'stdeploy[trt]' and: stdeploy export {onnx_file.name} --trt"
+            f"'stdeploy[trt]' and: stdeploy export {named} --trt"
         )
     if not gpus():
         ahead = (
@@ -131,7 +133,7 @@ def _flavour(onnx_file: Path, options: BuildOptions) -> Flavour:
         )
         raise BackendError(
             f"{written}: there is no NVIDIA GPU here; on the GPU host run: stdeploy export "
-            f"{onnx_file.name} --trt, {ahead}"
+            f"{named} --trt, {ahead}"
         )
     return flavours[0]
 

@@ -1,6 +1,7 @@
 """The weights before training: random, from a 2D network, or from a checkpoint."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -20,6 +21,15 @@ from stdeploy.models.registry import build
 from stdeploy.models.wrapped import stored_precision, unwrapped
 from stdeploy.spec import ClipSpec, ModelSpec
 from stdeploy.train.recipe import IMAGENET, Recipe
+
+# A name of a tensor tells whose network it is.
+_OTHERS = {
+    "stem.0.weight": "torchvision (r3d_18, mc3_18, r2plus1d_18)",
+    "blocks.0.conv.weight": "PyTorchVideo",
+    "blocks.0.multipathway_blocks.0.conv.weight": "PyTorchVideo (SlowFast)",
+    "backbone.conv1.conv.weight": "MMAction2",
+    "Conv3d_1a_7x7.conv3d.weight": "pytorch-i3d",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +95,8 @@ def inflate_network(
         SpecError: the network extends no 2D network.
         ArtifactError: a tensor is missing or has another shape.
     """
+    if video := sorted(name for name, tensor in tensors.items() if tensor.ndim == 5):
+        raise ArtifactError(_of_another_program(source, tensors, video))
     counterparts = list(model.counterparts())
     if not counterparts:
         raise SpecError(
@@ -107,6 +119,19 @@ def inflate_network(
                 assert variance is not None
                 mean.copy_(_tensor(tensors, f"{norm}.running_mean", source))
                 variance.copy_(_tensor(tensors, f"{norm}.running_var", source))
+
+
+def _of_another_program(source: str, tensors: Mapping[str, Tensor], video: list[str]) -> str:
+    """What weights of a 3D network are whose modules are not those of this program."""
+    whose = next((whose for name, whose in _OTHERS.items() if name in tensors), "another program")
+    shape = "x".join(map(str, tensors[video[0]].shape))
+    return (
+        f"{source!r} is a state_dict of a 3D network of {whose} ({len(video)} convolutions over "
+        f"time, {video[0]} is {shape}), whose modules are others than here; start from a 2D ResNet "
+        "(--weights imagenet, or torchvision's resnet50.pth), from a checkpoint of stdeploy "
+        "(stdeploy pull kinetics400-i3d), or look into it: stdeploy analyze filters "
+        f"{shlex.quote(source)}"
+    )
 
 
 def _tensor(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:

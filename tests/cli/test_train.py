@@ -55,7 +55,7 @@ def test_a_run_says_what_is_doubtful_then_a_line_an_epoch(
     assert unmeasured == (
         "no validation video of 'fihgt' (nor of 1 more class): those classes are not measured"
     )
-    assert alike == "'fight' and 'fihgt' may be one class; run stdeploy data check"
+    assert alike == "'fight' and 'fihgt' may be one class; run stdeploy data check lists"
     assert len(epochs) == 2
     for number, line in enumerate(epochs, start=1):
         assert re.fullmatch(

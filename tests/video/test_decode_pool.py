@@ -72,7 +72,7 @@ def test_an_attack_ends_in_an_error_and_the_next_video_is_fine(
         except VideoError:
             pass
         else:
-            assert clips[0].frames.shape == (2, *CLIP.frames_shape)
+            assert clips[0].frames.shape[1:] == CLIP.frames_shape
     else:
         with pytest.raises(VideoError, match=expected):
             list(pool.read_clips(folder / name, request))
