@@ -92,7 +92,7 @@ def test_at_debug_level_each_probe_is_a_line(artifact: Path) -> None:
 def test_seconds_of_a_request_end_with_its_answer(json_server: Server) -> None:
     """What is refused before it is sent is read for 2 s more, so that its client hears why."""
     head = (
-        "POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
+        "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
         "X-Request-ID: lingers\r\nContent-Length: 1000\r\n\r\n"
     )
     start = time.monotonic()
