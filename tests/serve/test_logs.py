@@ -1,6 +1,7 @@
 """What the server writes about its requests, for people and for programs."""
 
 import json
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stdeploy.serve.logs import REQUESTS, Seldom
 from tests.serve.conftest import Server, running
 from tests.serve.test_v1 import RAW, post
 
@@ -111,3 +113,22 @@ def test_no_line_holds_what_a_client_made_up(text_server: Server) -> None:
     post(text_server, b"", RAW)
     httpx.get(f"{text_server.url}/a%0AINFO%20forged")
     assert "GET /a%0AINFO%20forged 404" in line_with(text_server, "forged")
+
+
+def test_what_goes_wrong_without_an_end_is_a_few_lines_in_a_while() -> None:
+    now = 0.0
+    seldom = Seldom(most=2, seconds=10, clock=lambda: now)
+    logger = logging.Logger("x")
+
+    def passes(name: str, line: int) -> logging.LogRecord | None:
+        record = logger.makeRecord(name, logging.WARNING, "a.py", line, "full", (), None)
+        return record if seldom.filter(record) else None
+
+    assert [passes("asyncio", 1) is not None for _ in range(5)] == [True, True, False, False, False]
+    assert passes("asyncio", 2) is not None  # another place
+    assert all(passes(REQUESTS, 3) for _ in range(5))
+    now = 10.0
+    told = passes("asyncio", 1)
+    assert told is not None
+    assert told.left_out == 3  # type: ignore[attr-defined]
+    assert not hasattr(passes("asyncio", 1), "left_out")
