@@ -96,6 +96,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
         421: "The server goes by another name; see allowed_hosts.",
         422: "No video that can be decoded, or an option that is not allowed.",
         429: "This client takes more than its share.",
+        431: "The head of the request is too large.",
         500: "The network failed.",
         503: "Full, starting or stopping; Retry-After says when to ask again.",
         504: "Not ready in time.",
