@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stdeploy.serve import logs
 from stdeploy.serve.desk import GoneError
 from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.protocol import EarlyRefusal
 from stdeploy.serve.refusal import MOST_SHOWN, RefusalError
 
 _log = logging.getLogger(logs.REQUESTS)
@@ -22,6 +23,7 @@ _PROTECTED = ("/v1", "/v2")
 # Asked by orchestrators, which hold no key, and again and again.
 _PROBES_OF_V2 = ("/v2/health/live", "/v2/health/ready")
 _PROBES = ("/livez", "/readyz", "/startupz", "/metrics", *_PROBES_OF_V2)
+_NO_ROUTE = "none"  # of what is refused before it is a request
 _CLIENT_GONE = 499  # as nginx logs it; nobody sees it
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 64 * 2**20
@@ -177,6 +179,24 @@ class Linger:
             await send({"type": "http.response.body", "body": b""})
 
         await self._app(scope, receive_and_see, send_and_linger)
+
+
+def note_early(refused: EarlyRefusal, metrics: Metrics) -> None:
+    """Log and count what never became a request."""
+    metrics.requests.labels(_NO_ROUTE, refused.status).inc()
+    metrics.rejections.labels(refused.code).inc()
+    _log.info(
+        "request",
+        extra={
+            "method": None,
+            "path": "",
+            "status": refused.status,
+            "seconds": round(refused.seconds, 4),
+            "client": refused.client,
+            "code": refused.code,
+            "request_id": refused.request_id,
+        },
+    )
 
 
 async def refuse(error: RefusalError, metrics: Metrics, send: Send) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 import resource
@@ -20,6 +21,8 @@ from fastapi import FastAPI
 from stdeploy.errors import BackendError, SpecError
 from stdeploy.serve.app import application, metrics_application
 from stdeploy.serve.desk import Desk
+from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.middleware import note_early
 from stdeploy.serve.opening import model_of, open_service
 from stdeploy.serve.protocol import guarded_protocol
 from stdeploy.serve.service import Model, Service
@@ -67,7 +70,7 @@ def serve(
         servers = []
         for app, port, flag in apps:
             door = held.enter_context(_listen(settings.host, port, flag))
-            servers.append((_Server(_loaded_config(app, settings)), door))
+            servers.append((_Server(_loaded_config(app, settings, desk.metrics)), door))
         house = _House(artifact, model, desk, say, held.pop_all().close)
         scheme = "https" if settings.tls_certificate else "http"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -175,13 +178,14 @@ class _House:
             _end_now()  # its thread is inside the runtime, and would be waited for
 
 
-def _config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
+def _config(app: FastAPI, settings: ServeSettings, metrics: Metrics) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=guarded_protocol(
             header_seconds=settings.header_seconds,
             unread_seconds=settings.upload_seconds,
             max_connections=settings.max_connections,
+            refused=functools.partial(note_early, metrics=metrics),
         ),
         ws="none",
         lifespan="off",
@@ -198,8 +202,8 @@ def _config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
     )
 
 
-def _loaded_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
-    config = _config(app, settings)
+def _loaded_config(app: FastAPI, settings: ServeSettings, metrics: Metrics) -> uvicorn.Config:
+    config = _config(app, settings, metrics)
     try:
         config.load()
     except (OSError, ssl.SSLError) as error:
