@@ -22,7 +22,7 @@ from serving import server_process
 
 GOOD_CLIENTS = 5
 HEAD_START_SECONDS = 5.0
-AGAIN_SECONDS = 1.0  # of the flood
+AGAIN_SECONDS = 2.0  # of the flood
 ALONE_REQUESTS = 3
 ANSWERED = 'stdeploy_requests_total{route="/v1/classify",status="200"} '
 

@@ -52,7 +52,7 @@ class Hostile:
             "many requests in a row": (self._pipeline, {200}),
             "options": (self._options, {404, 422, 503}),
             "tensors": (self._tensors, {400, 503}),
-            "JSON": (self._json, {400, 413, 503}),
+            "JSON": (self._json, {0, 400, 413, 503}),
             "vanishes": (self._vanishes, {0}),
         }
 
