@@ -140,7 +140,7 @@ def test_rows_of_other_settings_stay_as_they_are(folder: Path, tmp_path: Path) -
     before = (tmp_path / "r.jsonl").read_bytes()
     (row,) = rows_of(tmp_path / "r.jsonl")
     assert row["settings"] == "views=3 crops=1 top_k=5"
-    timeline = "timeline=windows hop=1.0 enter=0.5 leave=0.3 top_k=5"
+    timeline = "timeline=windows hop=1.0 enter=0.5 leave=0.3 top_k=5 cuts=True"
     for options, settings in (
         (("--views", 2), "views=2 crops=1 top_k=5"),
         (("--timeline", "windows"), timeline),
@@ -169,7 +169,7 @@ def test_segments_go_to_a_table_and_are_gone_on_with(folder: Path, tmp_path: Pat
     of_all = f"t.csv: {len(rows)} rows of 3 videos; 1 video was skipped"
     assert of_all in result.stderr
     assert {row["settings"] for row in rows} == {
-        "timeline=windows hop=1.0 enter=0.2 leave=0.2 top_k=5"
+        "timeline=windows hop=1.0 enter=0.2 leave=0.2 top_k=5 cuts=True"
     }
     as_json = stdeploy("classify", "clips/one.mp4", *options[:4], "--json", *RUN, cwd=folder)
     (timeline,) = records(as_json)
