@@ -24,7 +24,7 @@ from stdeploy.runtime.opening import open_runtime
 from stdeploy.timeline import Cell, Timeline, TimelineMaker, TimelineOptions
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips, read_clips
 from stdeploy.video.decoder import DecoderName
-from stdeploy.video.flaws import NO_FLAWS, Flaws
+from stdeploy.video.flaws import Flaws
 from stdeploy.video.opencv import decoding_threads, limit_threads
 from stdeploy.video.sampling import view_times
 

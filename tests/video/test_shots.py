@@ -1,16 +1,20 @@
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stdeploy.errors import VideoError
 from stdeploy.spec import ClipSpec
+from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.cuts import Shown, shrink
+from stdeploy.video.reader import IndexMisleadsError, VideoReader
 from stdeploy.video.sampling import chunk_times, frames_at, window_times
 from stdeploy.video.shots import ShotWindow, looked_at, slide_in_shots
 from stdeploy.video.timing import Timing
 from tests.video.scenes import scene
+from tests.video.videos import write_video
 
 # Frames 0.2 s apart, 0.6 s from the first to the last.
 CLIP = ClipSpec(num_frames=4, frame_stride=2, fps=10.0, short_side_px=8, crop_px=8)
@@ -147,3 +151,31 @@ def test_windows_of_fast_videos_lie_on_the_sides_of_cuts_too() -> None:
     assert {round(window.shot_seconds, 2) for window in found} == {0.0, 1.0}
     for window in found:
         assert (window.numbers < 240).all() or (window.numbers >= 240).all()
+
+
+@pytest.mark.parametrize("how", [{"hop_seconds": 0.4, "group": 2}, {"chunk_frames": 3}])
+def test_reading_goes_on_with_the_shot_under_way_where_packets_have_misled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, object]
+) -> None:
+    pictures = scene(0, 23) + scene(1, 30) + scene(2, 22)
+    video = write_video(tmp_path / "a.mkv", pictures, FPS, codec="FFV1")
+    request = ClipRequest.parse({"clip": CLIP, "shortest_shot_seconds": 0.4} | how)
+    expected = list(read_clips(video, request))
+    assert {round(float(clips.shots_seconds[0]), 6) for clips in expected} == {0.0, 2.3, 5.3}
+    images, misled = VideoReader.images, []
+
+    def mislead_once(reader: VideoReader, numbers: Iterable[int]) -> Iterator[np.ndarray]:
+        for count, image in enumerate(images(reader, numbers)):
+            if count == 48 and not misled:
+                misled.append(count)
+                raise IndexMisleadsError
+            yield image
+
+    monkeypatch.setattr(VideoReader, "images", mislead_once)
+    found = list(read_clips(video, request))
+    assert misled
+    for name in ("frames", "times_seconds"):
+        np.testing.assert_array_equal(
+            np.concatenate([getattr(clips, name)[0] for clips in found]),
+            np.concatenate([getattr(clips, name)[0] for clips in expected]),
+        )
