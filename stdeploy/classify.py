@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from stdeploy.runtime.opening import open_runtime
 from stdeploy.timeline import Cell, Timeline, TimelineMaker, TimelineOptions
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips, read_clips
 from stdeploy.video.decoder import DecoderName
-from stdeploy.video.flaws import NO_FLAWS, Flaws
+from stdeploy.video.flaws import Flaws
 from stdeploy.video.opencv import decoding_threads, limit_threads
 from stdeploy.video.sampling import view_times
 
@@ -59,8 +60,22 @@ class ClassifyOptions:
 
 DEFAULT_CLASSIFY = ClassifyOptions()
 
-# Logits (K,) of a window, the duration of its video, and what is wrong with that.
-_Scored = tuple[Logits, float, Flaws]
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    """A window of a timeline.
+
+    Attributes:
+        logits: (K,).
+        shot_seconds: when its shot begins.
+        duration_seconds: of the video.
+        flaws: what is wrong with that.
+    """
+
+    logits: Logits
+    shot_seconds: float
+    duration_seconds: float
+    flaws: Flaws
 
 
 @dataclasses.dataclass
@@ -238,29 +253,30 @@ class Classifier(ClosesOnExit):
         if trunk is not None:
             hop_frames = max(1, round(options.hop_seconds / clip.interval_seconds))
             options = dataclasses.replace(options, hop_seconds=hop_frames * clip.interval_seconds)
-            scores = self._dense_scores(video, trunk, hop_frames)
+            scores = self._dense_scores(video, trunk, hop_frames, options)
         else:
-            scores = self._window_scores(video, options.hop_seconds)
+            scores = self._window_scores(video, options)
         maker = TimelineMaker(clip.span_seconds, options)
-        duration, flaws = 0.0, NO_FLAWS
-        for number, scored in enumerate(scores):
-            logits, duration, flaws = scored
-            before = maker.add(softmax(logits))
+        scored: _Scored | None = None
+        for scored in scores:
+            before = maker.add(softmax(scored.logits), shot=scored.shot_seconds)
             if before is not None:
                 window(before)
-            progress(min(number * options.hop_seconds, duration), duration)
-        cells, segments = maker.finish(duration)
-        if not cells:
+            done, duration = 0.0 if before is None else before.end, scored.duration_seconds
+            progress(min(done, duration), duration)
+        if scored is None:
             raise VideoError("gives no window")
+        cells, segments = maker.finish(scored.duration_seconds)
         window(cells[-1])
         return Timeline(
             video=str(video),
             labels=self.card.labels,
-            duration_seconds=duration,
-            flaws=flaws,
+            duration_seconds=scored.duration_seconds,
+            flaws=scored.flaws,
             options=options,
             cells=cells,
             segments=segments,
+            cuts_seconds=maker.cuts if options.cuts else None,
             how="windows" if trunk is None else "dense",
             device=self._device,
             artifact_sha256=self._artifact_sha256,
@@ -270,31 +286,38 @@ class Classifier(ClosesOnExit):
         """Close the runtime."""
         self.runtime.close()
 
-    def _window_scores(self, video: Path, hop: float) -> Iterator[_Scored]:
-        request = self._request.model_copy(update={"hop_seconds": hop, "group": self._batch})
-        with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
-            for clips in read:
-                for logits in self.runtime.run(clips.frames):
-                    yield logits, clips.duration_seconds, clips.flaws
+    def _window_scores(self, video: Path, options: TimelineOptions) -> Iterator[_Scored]:
+        wanted = {"hop_seconds": options.hop_seconds, "group": self._batch}
+        for clips in self._read_along(video, wanted, options):
+            for number, logits in enumerate(self.runtime.run(clips.frames)):
+                yield _scored(logits, clips, number)
 
-    def _dense_scores(self, video: Path, trunk: Trunk, hop_frames: int) -> Iterator[_Scored]:
-        request = self._request.model_copy(update={"chunk_frames": _CHUNK_FRAMES})
-        windows = DenseWindows(
-            trunk, window=self.card.clip.num_frames, hop=hop_frames, stretch=_STRETCH_FRAMES
-        )
-        duration, flaws = 0.0, NO_FLAWS
-        with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
-            for clips in read:
-                duration = clips.duration_seconds
-                flaws = clips.flaws
-                if duration <= self.card.clip.span_seconds:
-                    view_times(duration, self.card.clip, 1)  # which may refuse a short video
+    def _dense_scores(
+        self, video: Path, trunk: Trunk, hop_frames: int, options: TimelineOptions
+    ) -> Iterator[_Scored]:
+        clip = self.card.clip
+        chunks = self._read_along(video, {"chunk_frames": _CHUNK_FRAMES}, options)
+        for _, of_shot in itertools.groupby(chunks, _shot_of):
+            windows = DenseWindows(
+                trunk, window=clip.num_frames, hop=hop_frames, stretch=_STRETCH_FRAMES
+            )
+            for clips in of_shot:
+                if clips.duration_seconds <= clip.span_seconds:
+                    view_times(clips.duration_seconds, clip, 1)  # which may refuse a short video
                 for together in windows.add(clips.frames[0]):
-                    for logits in together:
-                        yield logits, duration, flaws
-        for together in windows.finish():
-            for logits in together:
-                yield logits, duration, flaws
+                    yield from (_scored(logits, clips) for logits in together)
+            for together in windows.finish():
+                yield from (_scored(logits, clips) for logits in together)
+
+    def _read_along(
+        self, video: Path, wanted: dict[str, Any], options: TimelineOptions
+    ) -> Iterator[Clips]:
+        """Clips all along a video, some of them ahead of who takes them."""
+        if options.cuts:
+            wanted = wanted | {"shortest_shot_seconds": options.hop_seconds}
+        request = self._request.model_copy(update=wanted)
+        with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
+            yield from read
 
     def _decode(self, video: Path) -> _Awaited:
         start = time.perf_counter()
@@ -358,6 +381,16 @@ class Classifier(ClosesOnExit):
             device=self._device,
             artifact_sha256=self._artifact_sha256,
         )
+
+
+def _shot_of(clips: Clips, number: int = 0) -> float:
+    """When the shot of one of the clips begins; the only one begins with the video."""
+    return 0.0 if clips.shots_seconds is None else float(clips.shots_seconds[number])
+
+
+def _scored(logits: Logits, clips: Clips, number: int = 0) -> _Scored:
+    """What the network says to one of the clips."""
+    return _Scored(logits, _shot_of(clips, number), clips.duration_seconds, clips.flaws)
 
 
 @contextlib.contextmanager

@@ -21,12 +21,15 @@ class TimelineOptions:
         leave: and lasts until its score falls below this, or below `enter` where another label
             reaches that: so segments overlap only where `enter` lets two labels begin.
         top_k: labels that are kept of each window.
+        cuts: look for hard cuts, and lay no window across one: each shot is treated as a video of
+            its own. Shots shorter than a hop are joined to the one after.
     """
 
     hop_seconds: float = 1.0
     enter: float = 0.5
     leave: float = 0.3
     top_k: int = 5
+    cuts: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.leave <= self.enter <= 1:
@@ -40,7 +43,7 @@ class TimelineOptions:
 class Cell:
     """The stretch of a video that one window answers for: its middle, one hop long.
 
-    Cells leave no gap: the first begins with the video, the last ends with it.
+    Cells leave no gap: the first of a shot begins with it, the last ends with it.
 
     Attributes:
         start: in seconds.
@@ -105,6 +108,7 @@ class Timeline:
         options: how it was made.
         cells: all along the video.
         segments: by their start; see `TimelineOptions` for those that overlap.
+        cuts_seconds: where shots begin, without the first; None if cuts were not looked for.
         how: "windows" or "dense".
         device: where the network really ran.
         artifact_sha256: digest of the artifact that answered.
@@ -117,18 +121,21 @@ class Timeline:
     options: TimelineOptions
     cells: tuple[Cell, ...] = dataclasses.field(repr=False)
     segments: tuple[Segment, ...]
+    cuts_seconds: tuple[float, ...] | None = None
     how: str
     device: str
     artifact_sha256: str
 
     def to_record(self) -> dict[str, Any]:
         """Plain data, ready for JSON; times in seconds."""
+        cuts = self.cuts_seconds
         return {
             "video": self.video,
             "duration_seconds": round(self.duration_seconds, 3),
             **self.flaws.to_record(),
             "timeline": self.how,
             "hop_seconds": self.options.hop_seconds,
+            **({} if cuts is None else {"cuts_seconds": [round(cut, 3) for cut in cuts]}),
             "windows": [cell.to_record(self.labels) for cell in self.cells],
             "segments": [segment.to_record(self.labels) for segment in self.segments],
             "device": self.device,
@@ -151,14 +158,30 @@ class TimelineMaker:
         self._last: NDArray[np.float64] | None = None
         self._open: dict[int, _Open] = {}
         self._ended: list[Segment] = []
-        self._count = 0
+        self._shot = 0.0
+        self._count = 0  # of windows in the shot
+        self._cuts: list[float] = []
 
-    def add(self, probabilities: NDArray[np.float64]) -> Cell | None:
-        """Take the scores (K,) of the next window; the cell of the one before is then known."""
+    @property
+    def cuts(self) -> tuple[float, ...]:
+        """Where shots begin, in seconds, without the first."""
+        return tuple(self._cuts)
+
+    def add(self, probabilities: NDArray[np.float64], *, shot: float = 0.0) -> Cell | None:
+        """Take the next window; the cell of the one before is then known.
+
+        Args:
+            probabilities: its scores, (K,).
+            shot: when its shot begins, in seconds; its first window begins with it.
+        """
         before = None
         if self._last is not None:
-            middle = (self._count - 1) * self._options.hop_seconds + self._span / 2
-            before = self._take(self._last, end=middle + self._options.hop_seconds / 2)
+            middle = self._shot + (self._count - 1) * self._options.hop_seconds + self._span / 2
+            end = middle + self._options.hop_seconds / 2 if shot == self._shot else shot
+            before = self._take(self._last, end=end)
+        if shot != self._shot:
+            self._shot, self._count = shot, 0
+            self._cuts.append(shot)
         self._last = probabilities
         self._count += 1
         return before

@@ -51,6 +51,27 @@ def test_segments_overlap_where_two_labels_are_high_enough_to_begin() -> None:
     assert [(s.label, s.start, s.end) for s in segments] == [(0, 0.0, 2.5), (1, 1.5, 6.0)]
 
 
+def test_cells_of_a_shot_begin_and_end_with_it() -> None:
+    maker = TimelineMaker(2.0, TimelineOptions(hop_seconds=1.0))
+    # a shot of 3.7 s, one of 0.9 s that is shorter than a window, and the rest
+    for shot, score in ((0.0, 0.9), (0.0, 0.8), (3.7, 0.1), (4.6, 0.7), (4.6, 0.6)):
+        maker.add(np.array([score, 1 - score]), shot=shot)
+    assert maker.cuts == (3.7, 4.6)
+    cells, segments = maker.finish(8.0)
+    assert [(cell.start, cell.end) for cell in cells] == [
+        (0.0, 1.5),
+        (1.5, 3.7),
+        (3.7, 4.6),
+        (4.6, 6.1),
+        (6.1, 8.0),
+    ]
+    assert [(s.label, s.start, s.end) for s in segments] == [
+        (0, 0.0, 3.7),
+        (1, 3.7, 4.6),
+        (0, 4.6, 8.0),
+    ]
+
+
 def test_no_window_gives_nothing() -> None:
     assert made([], 3.0) == ((), ())
 

@@ -124,6 +124,12 @@ def command(
     hop: Annotated[
         float, typer.Option("--hop", min=0.001, help="Seconds between windows of a timeline.")
     ] = 1.0,
+    cuts: Annotated[
+        bool,
+        typer.Option(
+            "--cuts/--no-cuts", help="Lay no window of a timeline across a hard cut of the video."
+        ),
+    ] = True,
     enter: Annotated[
         float, typer.Option("--enter", min=0, max=1, help="Score at which a segment begins.")
     ] = 0.5,
@@ -221,6 +227,7 @@ def command(
         enter=enter,
         leave=min(_LEAVE, enter) if leave is None else leave,
         top_k=top_k,
+        cuts=cuts,
     )
     options = runtime_options(
         backend,
@@ -342,7 +349,7 @@ def _settings(
         return f"views={views} crops={chain.crops} top_k={over_time.top_k}"
     return (
         f"timeline={timeline} hop={over_time.hop_seconds} enter={over_time.enter} "
-        f"leave={over_time.leave} top_k={over_time.top_k}"
+        f"leave={over_time.leave} top_k={over_time.top_k} cuts={over_time.cuts}"
     )
 
 

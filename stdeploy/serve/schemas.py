@@ -67,6 +67,9 @@ class ClassifyOptions(BaseModel):
     hop_seconds: float = Field(
         1.0, ge=0.1, le=3600, description="Between the windows of a timeline; only with one."
     )
+    cuts: bool = Field(
+        True, description="Lay no window of a timeline across a hard cut; only with one."
+    )
     stream: bool = Field(
         False,
         description="Server-sent events: `prediction`, then `window` for each window of a "
@@ -146,6 +149,7 @@ LostSpans = Annotated[
 ]
 TimesEstimated = Annotated[bool, Field(description="Whether frames lack timestamps.")]
 Notes = Annotated[list[str], Field(description="What else is odd about the video, in words.")]
+_CUTS = "Hard cuts of the video, across which no window lies; null if they were not looked for."
 
 
 class Window(BaseModel):
@@ -181,6 +185,7 @@ class Segments(BaseModel):
     times_estimated: TimesEstimated = False
     notes: Notes = []
     hop_seconds: float
+    cuts_seconds: list[float] | None = Field(None, description=_CUTS)
     segments: list[Segment]
 
 
@@ -200,6 +205,7 @@ class End(BaseModel):
     times_estimated: TimesEstimated = False
     notes: Notes = []
     hop_seconds: float | None = None
+    cuts_seconds: list[float] | None = Field(None, description=_CUTS)
     segments: list[Segment] | None = None
     timings_ms: TimingsMs
 

@@ -214,7 +214,8 @@ class _Work:
         )
 
     def _over_time(self) -> TimelineOptions:
-        return TimelineOptions(hop_seconds=self._options.hop_seconds, top_k=self._options.top_k)
+        asked = self._options
+        return TimelineOptions(hop_seconds=asked.hop_seconds, top_k=asked.top_k, cuts=asked.cuts)
 
     def _observe(self, timings_ms: TimingsMs) -> None:
         self._desk.metrics.queue.observe(timings_ms.queue / 1e3)
@@ -262,11 +263,12 @@ def _whole(options: ClassifyOptions, fields: dict[str, str]) -> ClassifyOptions:
         whole = ClassifyOptions(**(fields | in_query))
     except ValidationError as error:
         raise RefusalError("invalid", in_words(error.errors()[0])) from error
-    if "hop_seconds" in whole.model_fields_set and not whole.timeline:
+    given = whole.model_dump(include={"hop_seconds", "cuts"}, exclude_unset=True)
+    if given and not whole.timeline:
+        name, value = next(iter(given.items()))
         raise RefusalError(
             "invalid",
-            f"hop_seconds = {whole.hop_seconds:g} has no effect without a timeline; "
-            "send timeline=1 with it",
+            f"{name} = {value:g} has no effect without a timeline; send timeline=1 with it",
         )
     return whole
 

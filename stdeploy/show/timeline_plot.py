@@ -74,6 +74,8 @@ def _draw_curves(axes: Any, timeline: Timeline, colours: dict[int, str], in_rows
             axes.stairs(scores, edges, baseline=None, **look)
         else:
             axes.plot((edges[1:] + edges[:-1]) / 2, scores, **look)
+    for cut in timeline.cuts_seconds or ():
+        axes.axvline(cut, color=GREY, linewidth=0.8)
     for threshold in (timeline.options.enter, timeline.options.leave):
         axes.axhline(threshold, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_ylim(0, 1.02)

@@ -1,5 +1,6 @@
 """From a file to the clips that a network wants: a few for one answer, or all along the video."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stdeploy.spec import ClipSpec, Spec
+from stdeploy.video.cuts import Shown, shrink
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.flaws import NO_FLAWS, Flaws
 from stdeploy.video.limits import NO_LIMITS, Limits
-from stdeploy.video.reader import VideoReader
+from stdeploy.video.reader import IndexMisleadsError, VideoReader
 from stdeploy.video.sampling import chunk_times, frames_at, view_times, window_times
+from stdeploy.video.shots import Moments, ShotWindow, looked_at, slide_in_shots
 from stdeploy.video.sliding import Window
 from stdeploy.video.timing import Timing
 from stdeploy.video.transform import clip_crops, clip_frame
@@ -31,12 +34,14 @@ class Clips:
         times_seconds: (N, T), when each frame is shown, from the first frame of the video.
         duration_seconds: of the video.
         flaws: what is wrong with it, as far as it has been decoded.
+        shots_seconds: (N,), when the shot of each clip begins, where cuts were looked for.
     """
 
     frames: NDArray[np.uint8] = dataclasses.field(repr=False)
     times_seconds: NDArray[np.float64] = dataclasses.field(repr=False)
     duration_seconds: float
     flaws: Flaws = NO_FLAWS
+    shots_seconds: NDArray[np.float64] | None = None
 
 
 class ClipRequest(Spec):
@@ -48,6 +53,9 @@ class ClipRequest(Spec):
         crops: of each of those, 1 (the centre) or 3 (along the longer side).
         hop_seconds: instead, a clip every so many seconds all along the video.
         chunk_frames: instead, all frames at the clip's interval, so many at a time.
+        shortest_shot_seconds: look for hard cuts, and give no clip or chunk that straddles one; a
+            shot begins with a clip of its own. Shots that are shorter than this are joined to the
+            one after. None: cuts are not looked for. Without effect on views.
         group: clips given at once, where they are wanted all along.
         decoder: see `VideoReader`.
     """
@@ -57,6 +65,7 @@ class ClipRequest(Spec):
     crops: Literal[1, 3] = 1
     hop_seconds: float | None = Field(default=None, gt=0)
     chunk_frames: int | None = Field(default=None, ge=1)
+    shortest_shot_seconds: float | None = Field(default=None, gt=0)
     group: int = Field(default=1, ge=1)
     decoder: DecoderName = "auto"
 
@@ -85,12 +94,19 @@ def read_clips(video: Path, request: ClipRequest, limits: Limits = NO_LIMITS) ->
         VideoError: it gives no clip; the message says why, without the path.
     """
     reader = VideoReader(video, decoder=request.decoder, limits=limits)
+    clip, shortest = request.clip, request.shortest_shot_seconds
     if request.hop_seconds is not None:
-        yield from _windows(reader, request.clip, request.hop_seconds, request.group)
+        if shortest is None:
+            yield from _windows(reader, clip, request.hop_seconds, request.group)
+        else:
+            yield from _windows_in_shots(reader, clip, request.hop_seconds, request.group, shortest)
     elif request.chunk_frames is not None:
-        yield from _chunks(reader, request.clip, request.chunk_frames)
+        if shortest is None:
+            yield from _chunks(reader, clip, request.chunk_frames)
+        else:
+            yield from _chunks_in_shots(reader, clip, request.chunk_frames, shortest)
     else:
-        yield _views(reader, request.clip, request.views, request.crops)
+        yield _views(reader, clip, request.views, request.crops)
 
 
 def read_views(video: Path, clip: ClipSpec, views: int, *, crops: Literal[1, 3] = 1) -> Clips:
@@ -136,6 +152,55 @@ def _chunks(reader: VideoReader, clip: ClipSpec, frames: int) -> Iterator[Clips]
 
     for chunk in reader.slide(choose, functools.partial(clip_frame, clip=clip)):
         yield _clips(reader, [chunk])
+
+
+def _windows_in_shots(
+    reader: VideoReader, clip: ClipSpec, hop: float, group: int, shortest: float
+) -> Iterator[Clips]:
+    windows = _in_shots(
+        reader, clip, lambda seconds: window_times(seconds, clip, hop), shortest=shortest
+    )
+    while together := list(itertools.islice(windows, group)):
+        clips = _clips(reader, [(window.numbers, window.frames) for window in together])
+        shots = np.array([window.shot_seconds for window in together])
+        yield dataclasses.replace(clips, shots_seconds=shots)
+
+
+def _chunks_in_shots(
+    reader: VideoReader, clip: ClipSpec, frames: int, shortest: float
+) -> Iterator[Clips]:
+    singles = _in_shots(
+        reader, clip, lambda seconds: chunk_times(seconds, clip, 1), shortest=shortest
+    )
+    for shot, of_shot in itertools.groupby(singles, lambda single: single.shot_seconds):
+        while together := list(itertools.islice(of_shot, frames)):
+            numbers = np.concatenate([single.numbers for single in together])
+            clips = _clips(reader, [(numbers, np.concatenate([s.frames for s in together]))])
+            yield dataclasses.replace(clips, shots_seconds=np.array([shot]))
+
+
+def _in_shots(
+    reader: VideoReader, clip: ClipSpec, moments: Moments, *, shortest: float
+) -> Iterator[ShotWindow]:
+    """See `slide_in_shots`; begins again with the shot under way where packets have misled."""
+    start, given = 0.0, 0
+    while True:
+        with contextlib.suppress(IndexMisleadsError):
+            pictures = _pictures(reader, clip, start)
+            windows = slide_in_shots(pictures, reader.timing, clip, moments, shortest=shortest)
+            for window in itertools.islice(windows, given, None):
+                given = given + 1 if window.shot_seconds == start else 1
+                start = window.shot_seconds
+                yield window
+            return
+
+
+def _pictures(reader: VideoReader, clip: ClipSpec, start: float) -> Iterator[Shown]:
+    """All pictures in which cuts are looked for, from a moment on."""
+    wanted, numbers = itertools.tee(looked_at(reader.timing, start))
+    for image, number in zip(reader.images(wanted), numbers, strict=True):
+        seconds = float(reader.timing.timestamps[number])
+        yield Shown(number, seconds, shrink(image), clip_frame(image, clip))
 
 
 def _clips(reader: VideoReader, windows: Sequence[Window]) -> Clips:

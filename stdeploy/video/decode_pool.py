@@ -313,6 +313,9 @@ def _clips(message: dict[str, Any], frames: NDArray[np.uint8], request: ClipRequ
         times = np.asarray(message["times"], dtype=np.float64)
         duration = float(message["duration"])
         flaws = Flaws.parse(message["flaws"])
+        shots = None
+        if request.shortest_shot_seconds is not None:
+            shots = np.asarray(message["shots"], dtype=np.float64)
     except (KeyError, TypeError, ValueError, OverflowError, SpecError) as error:
         raise VideoError(_NONSENSE) from error
     length = clip.num_frames if request.chunk_frames is None else request.chunk_frames
@@ -324,10 +327,11 @@ def _clips(message: dict[str, Any], frames: NDArray[np.uint8], request: ClipRequ
         or times.shape != frames.shape[:2]
         or not np.isfinite(times).all()
         or not math.isfinite(duration)
+        or (shots is not None and not (shots.shape == times.shape[:1] and np.isfinite(shots).all()))
     ):
         raise VideoError(_NONSENSE)
     flaws = flaws.model_copy(update={"notes": tuple(map(_printable, flaws.notes))})
-    return Clips(frames, times, duration, flaws)
+    return Clips(frames, times, duration, flaws, shots)
 
 
 def _may_know(variable: str) -> bool:

@@ -60,6 +60,7 @@ def _serve(replies: BinaryIO, wanted: dict[str, Any], limits: Limits) -> None:
                 "times": clips.times_seconds.tolist(),
                 "duration": clips.duration_seconds,
                 "flaws": clips.flaws.model_dump(mode="json"),
+                "shots": None if clips.shots_seconds is None else clips.shots_seconds.tolist(),
             }
             messages.send(replies, mine | shown, clips.frames)
         messages.send(replies, mine | {"end": True})

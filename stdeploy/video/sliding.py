@@ -24,7 +24,8 @@ def slide(
     Args:
         windows: frame numbers (T,) of each, of any T; the first one of each is its smallest, and
             they ascend from window to window.
-        images: decodes frames by ascending numbers.
+        images: decodes frames by ascending numbers. Where it ends before they do, windows that lack
+            frames are not given.
         prepare: turns a decoded frame into what is kept.
 
     Yields:
@@ -34,7 +35,7 @@ def slide(
     pending = _Pending(windows)
 
     def complete() -> Iterator[Window]:
-        while (numbers := pending.complete()) is not None:
+        while (numbers := pending.complete(max(held, default=-1))) is not None:
             yield numbers, np.stack([held[int(number)] for number in numbers])
             for number in [number for number in held if number < pending.first]:
                 del held[number]
@@ -70,9 +71,9 @@ class _Pending:
             self.last = number
             yield number
 
-    def complete(self) -> NDArray[np.intp] | None:
-        """The first open window, if it has all its frames; None otherwise."""
-        if self._open and self._open[0].max() <= self.last:
+    def complete(self, last: int) -> NDArray[np.intp] | None:
+        """The first open window, if it has all its frames up to number `last`; None otherwise."""
+        if self._open and self._open[0].max() <= last:
             return self._open.popleft()
         return None
 

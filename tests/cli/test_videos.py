@@ -21,6 +21,8 @@ from stdeploy.video.reader import VideoReader
 from tests.cli.program import records, stdeploy
 from tests.conftest import card_of, tiny_model
 from tests.video.odd import coloured_frames, encode
+from tests.video.scenes import scene
+from tests.video.videos import write_video
 
 CLIP = ClipSpec(num_frames=6, frame_stride=2, fps=12.5, short_side_px=36, crop_px=32)
 RUN = ("--backend", "onnxruntime")
@@ -140,7 +142,7 @@ def test_rows_of_other_settings_stay_as_they_are(folder: Path, tmp_path: Path) -
     before = (tmp_path / "r.jsonl").read_bytes()
     (row,) = rows_of(tmp_path / "r.jsonl")
     assert row["settings"] == "views=3 crops=1 top_k=5"
-    timeline = "timeline=windows hop=1.0 enter=0.5 leave=0.3 top_k=5"
+    timeline = "timeline=windows hop=1.0 enter=0.5 leave=0.3 top_k=5 cuts=True"
     for options, settings in (
         (("--views", 2), "views=2 crops=1 top_k=5"),
         (("--timeline", "windows"), timeline),
@@ -169,7 +171,7 @@ def test_segments_go_to_a_table_and_are_gone_on_with(folder: Path, tmp_path: Pat
     of_all = f"t.csv: {len(rows)} rows of 3 videos; 1 video was skipped"
     assert of_all in result.stderr
     assert {row["settings"] for row in rows} == {
-        "timeline=windows hop=1.0 enter=0.2 leave=0.2 top_k=5"
+        "timeline=windows hop=1.0 enter=0.2 leave=0.2 top_k=5 cuts=True"
     }
     as_json = stdeploy("classify", "clips/one.mp4", *options[:4], "--json", *RUN, cwd=folder)
     (timeline,) = records(as_json)
@@ -284,7 +286,8 @@ def test_batches_and_jobs_change_nothing(folder: Path) -> None:
 
 @pytest.mark.parametrize("how", ["windows", "dense"])
 def test_a_timeline_covers_the_video(folder: Path, how: str) -> None:
-    timeline = ("--timeline", how, "--hop", 0.48, "--enter", 0.3, "--leave", 0.2)
+    # Half of each picture is its number, whose bits change all at once: that is a cut as well.
+    timeline = ("--timeline", how, "--hop", 0.48, "--enter", 0.3, "--leave", 0.2, "--no-cuts")
     (row,) = records(stdeploy("classify", "long.mp4", "--json", *timeline, *RUN, cwd=folder))
     assert row["timeline"] == how
     assert row["duration_seconds"] == pytest.approx(10.0)
@@ -299,6 +302,20 @@ def test_a_timeline_covers_the_video(folder: Path, how: str) -> None:
     assert re.search(r"long\.mp4 │ 0:0\d\.\d │ 0:\d\d\.\d │ 0\.\d{3} │ class \d", table.stdout)
     assert "a window every 0.48 s" in table.stderr
     assert "view" not in table.stderr
+
+
+def test_a_timeline_says_where_the_video_is_cut_unless_it_is_not_to_look(
+    folder: Path, tmp_path: Path
+) -> None:
+    pictures = scene(0, 40) + scene(1, 40)
+    write_video(tmp_path / "two.mkv", pictures, 12.0, codec="FFV1")
+    shared = ("classify", tmp_path / "two.mkv", "--timeline", "windows", "--json", *RUN)
+    (row,) = records(stdeploy(*shared, cwd=folder))
+    assert row["cuts_seconds"] == [3.333]
+    assert 3.333 in {window["start"] for window in row["windows"]}
+    (row,) = records(stdeploy(*shared, "--no-cuts", cwd=folder))
+    assert "cuts_seconds" not in row
+    assert 3.333 not in {window["start"] for window in row["windows"]}
 
 
 def test_pictures_and_videos_of_results(folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,12 @@ from stdeploy.errors import DownloadError
 from stdeploy.layers.temporal import temporal_basis
 from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
 from stdeploy.pull.download import fetch
+from stdeploy.timeline import TimelineOptions
+from stdeploy.video.reader import VideoReader
+from stdeploy.video.sampling import frames_at
+from tests.video.videos import write_video
+
+ACTIONS = ("demo.mp4", "basketball.mp4", "v_GGSY1Qvo990.mp4")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +84,46 @@ def test_real_videos_are_named(
     ((best, score),) = classifier.classify(shared_videos / name).top(1)
     assert best == label
     assert score >= 0.9
+
+
+def first_seconds(video: Path, seconds: float) -> np.ndarray:
+    """Frames of 340x256 at 25 a second."""
+    _, frames = VideoReader(video).gather(
+        lambda timing: frames_at(timing.timestamps, np.arange(round(25 * seconds)) / 25),
+        lambda image: cv2.resize(image, (340, 256), interpolation=cv2.INTER_AREA),
+    )
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (ACTIONS, ("arm wrestling", "dunking basketball", "clean and jerk")),
+        (ACTIONS[::-1], ("clean and jerk", "dunking basketball", "arm wrestling")),
+    ],
+)
+def test_borders_lie_at_hard_cuts(
+    shared_videos: Path,
+    classifier: Classifier,
+    tmp_path: Path,
+    names: tuple[str, ...],
+    labels: tuple[str, ...],
+) -> None:
+    frames = [
+        frame
+        for name, seconds in zip(names, (10.0, 8.4, 6.0), strict=True)
+        for frame in first_seconds(shared_videos / name, seconds)
+    ]
+    video = write_video(tmp_path / "spliced.mp4", frames, 25.0)
+    timeline = classifier.timeline(video, TimelineOptions())
+    # demo.mp4 has a cut of its own, 0.4 s before its end.
+    borders = (9.6 if names == ACTIONS else 10.0, 18.4)
+    assert timeline.cuts_seconds is not None
+    assert set(borders) <= {round(cut, 3) for cut in timeline.cuts_seconds}
+    found = [(timeline.labels[s.label], s.start, s.end) for s in timeline.segments]
+    assert [label for label, _, _ in found] == list(labels)
+    assert [start for _, start, _ in found] == pytest.approx([0.0, *borders], abs=1e-3)
+    assert [end for _, _, end in found] == pytest.approx([*borders, 24.4], abs=1e-3)
 
 
 def test_runtimes_agree_on_a_real_video(folder: Path, classifier: Classifier) -> None:

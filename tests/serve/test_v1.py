@@ -16,6 +16,8 @@ from stdeploy.classify import Classifier
 from stdeploy.runtime.base import RuntimeOptions
 from stdeploy.timeline import TimelineOptions
 from tests.serve.conftest import BACKEND, Server, running
+from tests.video.scenes import scene
+from tests.video.videos import write_video
 
 RAW = {"Content-Type": "video/mp4"}
 
@@ -101,6 +103,27 @@ def test_a_timeline_is_that_of_the_library_in_one_piece_and_as_events(
     assert {name for name, _ in windows} == {"window"}
     assert [window for _, window in windows] == wanted["windows"]
     assert end["segments"] == wanted["segments"]
+
+
+def test_a_timeline_says_where_the_video_is_cut_unless_it_is_not_to_look(
+    server: Server, library: Classifier, tmp_path: Path
+) -> None:
+    pictures = scene(0, 30) + scene(1, 30)
+    path = write_video(tmp_path / "two.mkv", pictures, 12.0, codec="FFV1")
+    for cuts, found in ((True, [2.5]), (False, None)):
+        wanted = library.timeline(path, TimelineOptions(hop_seconds=0.5, cuts=cuts)).to_record()
+        assert wanted.get("cuts_seconds") == found
+        query = {"timeline": 1, "hop_seconds": 0.5} | ({} if cuts else {"cuts": 0})
+        whole = post(server, path.read_bytes(), **query).json()["timeline"]
+        assert whole["cuts_seconds"] == found
+        assert whole["windows"] == wanted["windows"]
+        came = events(post(server, path.read_bytes(), **query, stream=1).text)
+        assert came[-1][1]["cuts_seconds"] == found
+    answer = post(server, path.read_bytes(), cuts=0).json()
+    assert (answer["code"], answer["error"]) == (
+        "invalid",
+        "cuts = 0 has no effect without a timeline; send timeline=1 with it",
+    )
 
 
 def test_a_file_that_breaks_off_says_where(

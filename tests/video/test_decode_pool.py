@@ -39,6 +39,15 @@ def pool() -> Iterator[DecodePool]:
         yield pool
 
 
+HOW: tuple[dict[str, object], ...] = (
+    {},
+    {"hop_seconds": 0.1, "group": 3},
+    {"hop_seconds": 0.1, "group": 3, "shortest_shot_seconds": 0.1},
+    {"chunk_frames": 7},
+    {"chunk_frames": 7, "shortest_shot_seconds": 0.1},
+)
+
+
 def assert_same(clips: list[Clips], expected: list[Clips]) -> None:
     assert len(clips) == len(expected)
     for one, other in zip(clips, expected, strict=True):
@@ -46,9 +55,10 @@ def assert_same(clips: list[Clips], expected: list[Clips]) -> None:
         np.testing.assert_array_equal(one.times_seconds, other.times_seconds)
         assert one.duration_seconds == other.duration_seconds
         assert one.flaws == other.flaws
+        np.testing.assert_array_equal(one.shots_seconds, other.shots_seconds)
 
 
-@pytest.mark.parametrize("how", [{}, {"hop_seconds": 0.1, "group": 3}, {"chunk_frames": 7}])
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("decoder", ["opencv", "pyav"])
 def test_clips_are_those_of_this_process(
     folder: Path, pool: DecodePool, how: dict[str, object], decoder: str
@@ -81,7 +91,7 @@ def test_an_attack_ends_in_an_error_and_the_next_video_is_fine(
     assert_same(good, list(read_clips(folder / "good.mp4", REQUEST)))
 
 
-@pytest.mark.parametrize("how", [{}, {"hop_seconds": 0.1, "group": 3}, {"chunk_frames": 7}])
+@pytest.mark.parametrize("how", HOW)
 def test_damage_is_told(folder: Path, pool: DecodePool, how: dict[str, object]) -> None:
     cut = folder / "cut.mp4"
     encode(cut, coloured_frames(100), "libx264", container_options={"movflags": "faststart"})
