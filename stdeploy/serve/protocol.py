@@ -17,6 +17,8 @@ from stdeploy.serve.schemas import STATUS
 from stdeploy.serve.strict_http import StrictConnection
 
 _MOST_AHEAD = 65_536  # bytes of later requests that a client may send before it is answered
+_MOST_THROWN_AWAY = 2**20  # bytes that a client may send after it was refused
+_LINGER_SECONDS = 1.0
 _JSON = (b"content-type", b"application/json")
 
 
@@ -63,6 +65,7 @@ def guarded_protocol(
         _since = 0.0
         _head_timer: asyncio.TimerHandle | None = None
         _unread_timer: asyncio.TimerHandle | None = None
+        _left_to_throw_away = 0  # bytes, of a client that was refused and sends on
         conn: StrictConnection
 
         def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
@@ -73,11 +76,16 @@ def guarded_protocol(
             self._since = self.loop.time()
             super().connection_made(transport)
             if len(self.connections) > max_connections and not self._has_taken_a_place():
-                self._refuse(503, "there are too many connections", "full")
+                self._refuse(503, "there are too many connections", "full", linger=False)
                 return
             self._watch()
 
         def data_received(self, data: bytes) -> None:
+            if self._left_to_throw_away:
+                self._left_to_throw_away -= len(data)
+                if self._left_to_throw_away <= 0:
+                    self.transport.abort()
+                return
             super().data_received(data)
             self._watch()
             cycle = self.cycle
@@ -163,8 +171,12 @@ def guarded_protocol(
             sentence = f"the head of the request took longer than {header_seconds:g} s to come"
             self._refuse(408, sentence, "too_slow")
 
-        def _refuse(self, status: int, sentence: str, code: str) -> None:
-            """Answer without having a request, and close."""
+        def _refuse(self, status: int, sentence: str, code: str, *, linger: bool = True) -> None:
+            """Answer without having a request, and close.
+
+            The system throws an answer away that a client has not read yet, where bytes of that
+            client come to a closed connection; so those that are under way are read first.
+            """
             if self.transport.is_closing():
                 return
             request_id = self.tell_refused(status, code)
@@ -185,7 +197,14 @@ def guarded_protocol(
                 for event in events:
                     self.transport.write(self.conn.send(event) or b"")
             except h11.LocalProtocolError:
-                pass  # an answer is under way already
-            self.transport.close()
+                linger = False  # an answer is under way already
+            if linger and self.transport.can_write_eof():
+                self._stop()
+                self._left_to_throw_away = _MOST_THROWN_AWAY
+                self.transport.write_eof()
+                self.transport.resume_reading()
+                self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+            else:
+                self.transport.close()
 
     return Guarded

@@ -120,13 +120,17 @@ def test_what_goes_wrong_without_an_end_is_a_few_lines_in_a_while() -> None:
     seldom = Seldom(most=2, seconds=10, clock=lambda: now)
     logger = logging.Logger("x")
 
-    def passes(name: str, line: int) -> logging.LogRecord | None:
-        record = logger.makeRecord(name, logging.WARNING, "a.py", line, "full", (), None)
+    def passes(name: str, line: int, **more: object) -> logging.LogRecord | None:
+        record = logger.makeRecord(
+            name, logging.WARNING, "a.py", line, "full", (), None, extra=more
+        )
         return record if seldom.filter(record) else None
 
     assert [passes("asyncio", 1) is not None for _ in range(5)] == [True, True, False, False, False]
     assert passes("asyncio", 2) is not None  # another place
-    assert all(passes(REQUESTS, 3) for _ in range(5))
+    assert all(passes(REQUESTS, 3, method="GET") for _ in range(5))
+    # What was refused before there was a request.
+    assert [bool(passes(REQUESTS, 4, method=None)) for _ in range(3)] == [True, True, False]
     now = 10.0
     told = passes("asyncio", 1)
     assert told is not None
