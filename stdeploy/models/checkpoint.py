@@ -6,7 +6,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from stdeploy.card import CARD_KEY, ModelCard, read_card, read_checkpoint
+from stdeploy.card import ModelCard, read_card
+from stdeploy.contents import read_checkpoint
+from stdeploy.digest import (
+    CARD_KEY,
+    DIGEST_FIELD,
+    DIGEST_KEY,
+    card_part,
+    content_sha256,
+    torch_parts,
+)
 from stdeploy.errors import ArtifactError
 from stdeploy.files import whole_file
 from stdeploy.models.base import ActionModel
@@ -21,8 +30,10 @@ def save_checkpoint(path: Path, model: ActionModel, card: ModelCard) -> None:
         model: any network built from card.model.
         card: goes under the key "card", as JSON.
     """
+    text, tensors = card.to_json(), model.state_dict()
+    digest = content_sha256((card_part(text), *torch_parts(tensors)))
     with whole_file(path) as temporary:
-        write_tensors({"card": card.to_json(), "state_dict": model.state_dict()}, temporary)
+        write_tensors({"card": text, DIGEST_FIELD: digest, "state_dict": tensors}, temporary)
 
 
 def write_tensors(content: object, path: Path) -> None:
@@ -52,8 +63,11 @@ def save_fused(path: Path, model: ActionModel, card: ModelCard) -> None:
         card: goes into the header's metadata.
     """
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    text = card.to_json()
+    digest = content_sha256((card_part(text), *torch_parts(tensors)))
+    metadata = {CARD_KEY: text, DIGEST_KEY: digest, "format": "pt"}
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={CARD_KEY: card.to_json(), "format": "pt"})
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def load_model(path: Path) -> tuple[ActionModel, ModelCard]:
