@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -185,7 +184,7 @@ def test_every_reader_of_our_files_compares_them(artifacts: Path, tmp_path: Path
         fuse_file(tmp_path / "a.pt", tmp_path / "b.fused.safetensors")
     with pytest.raises(ArtifactError, match=CHANGED):
         export_onnx(tmp_path / "a.fused.safetensors", tmp_path / "b.onnx")
-    assert sorted(os.listdir(tmp_path)) == sorted(KINDS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(KINDS)
 
 
 def test_onnx_files_keep_every_byte_when_their_card_is_replaced(
