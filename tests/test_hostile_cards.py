@@ -180,7 +180,7 @@ def test_suggested_commands_take_a_name_for_one_word(
 
 
 def test_data_with_labels_that_no_card_takes_is_refused_before_training() -> None:
-    with pytest.raises(DatasetError, match="labels 0 and 1 are both 'a'; .* rename this class"):
+    with pytest.raises(DatasetError, match=r"labels 0 and 1 are both 'a'; .* rename this class"):
         LabelledVideos(("a", "a"), ())
     with pytest.raises(DatasetError, match=r"label 1 holds a control character: 'b\\t'"):
         LabelledVideos(("a", "b\t"), ())
