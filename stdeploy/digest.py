@@ -61,13 +61,38 @@ def torch_parts(tensors: Mapping[str, Any]) -> Iterator[Part]:
     Args:
         tensors: dense ones.
     """
+    for name in sorted(tensors):
+        yield _torch_part(name, tensors[name])
+
+
+def tree_parts(value: Any, place: str = "") -> Iterator[Part]:
+    """Tables and lists of tensors, numbers and texts, such as the state of an optimiser.
+
+    Args:
+        value: of such kinds, nested in any way.
+        place: where it stands in the whole.
+    """
     import torch
 
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        kind = str(tensor.dtype).removeprefix("torch.")
-        content = tensor.reshape(-1).view(torch.uint8).numpy()
-        yield tensor_name(name, kind, tensor.shape), content.data
+    if isinstance(value, Mapping):
+        for key in sorted(value, key=repr):
+            yield from tree_parts(value[key], f"{place}/{key!r}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from tree_parts(item, f"{place}/{number}")
+    elif isinstance(value, torch.Tensor):
+        yield _torch_part(place, value)
+    else:
+        yield place, repr(value).encode("utf-8", "surrogatepass")
+
+
+def _torch_part(name: str, tensor: Any) -> Part:
+    import torch
+
+    tensor = tensor.detach().cpu().contiguous()
+    kind = str(tensor.dtype).removeprefix("torch.")
+    content = tensor.reshape(-1).view(torch.uint8).numpy()
+    return tensor_name(name, kind, tensor.shape), content.data
 
 
 def safetensors_parts(path: Path) -> Iterator[Part]:
