@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # What commands load, compiled once. All that is installed would take pip over a minute.
 COMPILED := import torch.export, onnx, onnxruntime, openvino, cv2, av, fastapi, uvicorn, matplotlib.pyplot, fvcore.nn, stdeploy.cli.main
 
-.PHONY: help install check test coverage docs demo study gpu-check clean
+.PHONY: help install check test coverage docs demo study gpu-check lock clean
 
 help:
 	@echo "make install    everything into .venv"
@@ -17,6 +17,7 @@ help:
 	@echo "make check      ruff (lint, format) and mypy strict"
 	@echo "make test       the tests (make coverage: which lines they run)"
 	@echo "make docs       the manual into site/ (open site/index.html); fails on a broken link"
+	@echo "make lock       the packages of the images anew, the newest of each (serve/requirements)"
 	@echo "make gpu-check  GPU tests and benchmarks into docs/benchmarks; fails if one is skipped"
 
 install: $(VENV)/installed
@@ -60,6 +61,15 @@ study: install
 
 demo: install
 	$(BIN)/python docs/demo.py
+
+# Which packages the images get, by version and hash: for Python 3.12 on x86_64, as serve/Dockerfile.
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary :all: \
+	--python-version 3.12 --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock'
+lock: install
+	$(BIN)/pip install --quiet uv
+	$(LOCK) --extra cpu --extra openvino --extra serve --extra pyav -o serve/requirements/cpu.txt pyproject.toml
+	$(LOCK) --extra gpu --extra serve --extra pyav -o serve/requirements/gpu.txt pyproject.toml
+	echo 'setuptools>=77' | $(LOCK) -o serve/requirements/build.txt -
 
 # Without `install`: a GPU host may have no network and its own Python with torch for CUDA.
 gpu-check:

@@ -10,6 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 PROGRAM = Path(sys.executable).with_name("stdeploy")
 FOLDER = Path("demo")
 START = time.monotonic()
@@ -27,14 +30,25 @@ def run(command: str) -> None:
 
 
 def evaluate(artifact: str) -> dict[str, float]:
-    """Print and run `stdeploy evaluate --json` on the starter's validation videos."""
+    """Print and run `stdeploy evaluate --json` on the starter's videos; its JSON is not shown."""
     command = f"evaluate {artifact} --data starter-data --json"
     print(f"\n$ stdeploy {command}", flush=True)
     result = subprocess.run(
         [PROGRAM, *command.split()], cwd=FOLDER, check=True, stdout=subprocess.PIPE, text=True
     )
-    print(result.stdout, end="", flush=True)
     return json.loads(result.stdout)
+
+
+def accuracies(results: dict[str, dict[str, float]]) -> Table:
+    """What each stage of a model measures, side by side."""
+    table = Table()
+    table.add_column("")
+    for column in ("top-1", "top-5", "mean of the classes", "videos"):
+        table.add_column(column, justify="right")
+    for stage, found in results.items():
+        rates = (found["top1"], found["top5"], found["mean_class_accuracy"])
+        table.add_row(stage, *(f"{rate:.1%}" for rate in rates), f"{found['videos']:.0f}")
+    return table
 
 
 def kinetics() -> None:
@@ -64,8 +78,7 @@ def starter() -> None:
         "exported": evaluate("starter.onnx"),
     }
     print()
-    for stage, result in results.items():
-        print(f"  accuracy {stage:<14} {result['top1']:.1%} of {result['videos']:.0f} videos")
+    Console().print(accuracies(results))
     if len({result["top1"] for result in results.values()}) > 1:
         sys.exit("the accuracies differ: that is a fault of stdeploy, please report it")
     print("  the same in all three")

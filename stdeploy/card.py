@@ -130,11 +130,13 @@ class Calibration(Spec):
     Attributes:
         source: the folder, as the user named it.
         clips: how many.
+        held_out: of those, how many the ranges of int8 were not measured on.
         frames_sha256: digest of their frames, in order.
     """
 
     source: Line
     clips: int = Field(ge=1)
+    held_out: int = Field(default=0, ge=0)
     frames_sha256: Line
 
 

@@ -208,10 +208,11 @@ def _write_card(path: Path, card: str) -> None:
             write_tensors({**content, "card": card, DIGEST_FIELD: digest}, temporary)
     else:
         from safetensors import safe_open
-        from safetensors.numpy import load_file, save_file
+        from safetensors.numpy import load_file, save
 
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata()
         digest = content_sha256((card_part(card), *safetensors_parts(path)))
+        written = save(load_file(path), {**metadata, CARD_KEY: card, DIGEST_KEY: digest})
         with whole_file(path) as temporary:
-            save_file(load_file(path), temporary, {**metadata, CARD_KEY: card, DIGEST_KEY: digest})
+            temporary.write_bytes(written)

@@ -21,7 +21,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -131,12 +131,17 @@ def with_our_pip(command: str) -> str:
     return re.sub(r"\bpip (?=install|uninstall)", lambda _: ours, command)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, typed: Callable[[str], object] = str) -> str:
     """The end of a message about an unknown name; nothing where no known one is near it.
+
+    Args:
+        name: the unknown one.
+        known: what there is.
+        typed: how a known name has to be typed: with its folder, say.
 
     >>> did_you_mean("Fight", ["fight", "noFight"])
     "; did you mean 'fight'?"
     """
     by_folded = {each.casefold(): each for each in known}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.65)
-    return f"; did you mean {by_folded[close[0]]!r}?" if close else ""
+    return f"; did you mean {str(typed(by_folded[close[0]]))!r}?" if close else ""

@@ -1,10 +1,14 @@
 """Artifacts as files: their names, their digests, and writing them whole or not at all."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import platformdirs
@@ -15,25 +19,12 @@ CHECKPOINT_SUFFIX = ".pt"
 FUSED_SUFFIX = ".fused.safetensors"
 ONNX_SUFFIX = ".onnx"
 ENGINE_SUFFIX = ".engine"
-UNFINISHED = ".writing-"  # how the names of files begin that are being written
+UNFINISHED = ".writing-"  # how the names of files and folders begin that are being written
 CACHE_VARIABLE = "STDEPLOY_CACHE"
-VIDEO_SUFFIXES = (
-    *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
-)
-
-
-def videos_in(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    """Video files of a folder by their suffix, in any order; hidden ones are passed over.
-
-    MacOS leaves ._1.mp4 beside 1.mp4 on other systems' disks, which is no video.
-    """
-    for inside, folders, names in os.walk(folder):
-        # Hidden folders (.git, .venv) can hold more than all others.
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for name in names:
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                yield Path(inside, name)
+# As tempfile makes them of that beginning; what is merely called alike is not ours.
+_UNFINISHED_NAME = re.compile(re.escape(UNFINISHED) + r"[a-z0-9_]{8}(\.[^.]+)?")
+# A disk, a quota or the largest file that is allowed.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def fused_path(checkpoint: Path) -> Path:
@@ -90,7 +81,7 @@ def newest(folder: Path, *suffixes: str, made_by: str) -> Path:
 
 
 def existing(path: Path, *, wanted: str = "an artifact file", also: Iterable[str] = ()) -> Path:
-    """The same path, if it is a file.
+    """The same path, if it is a file that holds anything.
 
     Args:
         path: of an artifact.
@@ -98,12 +89,22 @@ def existing(path: Path, *, wanted: str = "an artifact file", also: Iterable[str
         also: names that could have been meant, beside the artifacts in its folder.
 
     Raises:
-        ArtifactError: there is no such file.
+        ArtifactError: there is no such file, or it is empty.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        near = did_you_mean(path.name, [*_names_beside(path), *also])
+        others = tuple(also)
+        near = did_you_mean(
+            path.name,
+            [*_names_beside(path), *others],
+            typed=lambda name: name if name in others else path.with_name(name),
+        )
         raise ArtifactError(f"{str(path)!r} {what}; name {wanted}{near}")
+    if path.stat().st_size == 0:
+        raise ArtifactError(
+            f"{str(path)!r} is empty (0 bytes); what wrote or copied it broke off, or the disk was "
+            "full: make it or bring it again"
+        )
     return path
 
 
@@ -123,7 +124,8 @@ def meant_beside(path: Path) -> str:
     except OSError:
         return ""
     # Without the suffixes too: every a.mp4 is near every b.mp4.
-    return did_you_mean(path.name, [p.name for p in beside if did_you_mean(path.stem, [p.stem])])
+    near = [each.name for each in beside if did_you_mean(path.stem, [each.stem])]
+    return did_you_mean(path.name, near, typed=path.with_name)
 
 
 def checked_output(path: Path, suffix: str, *, source: Path | None = None) -> Path:
@@ -169,24 +171,104 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends without an error.
 
     An interrupted or failed write leaves `path` as it was. The temporary name keeps the suffix
-    of `path`, because some writers choose their format by it.
+    of `path`, because some writers choose their format by it. The block may open the file that is
+    there, but not put another in its place: a lock on it tells other runs that it is in use.
 
     Raises:
-        ArtifactError: the folder cannot be written to.
+        ArtifactError: the folder cannot be written to, or there is no room.
     """
+    clear_unfinished(path.parent)
+    suffix = "".join(path.suffixes[-1:])
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=UNFINISHED, suffix="".join(path.suffixes[-1:]), dir=path.parent
+        lock, temporary = _locked(
+            lambda: tempfile.mkstemp(prefix=UNFINISHED, suffix=suffix, dir=path.parent)
         )
     except OSError as error:
         raise ArtifactError(f"cannot write {str(path)!r}: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def unfinished_folder(parent: Path) -> Iterator[Path]:
+    """A folder for what is not finished, in `parent`; it goes with the block.
+
+    Raises:
+        OSError: the parent cannot be written to.
+    """
+    clear_unfinished(parent)
+
+    def make() -> tuple[int, str]:
+        name = tempfile.mkdtemp(prefix=UNFINISHED, dir=parent)
+        return os.open(name, os.O_RDONLY), name
+
+    lock, folder = _locked(make)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(make: Callable[[], tuple[int, str]]) -> tuple[int, Path]:
+    """Make a file or folder and lock it, for as long as its handle is open.
+
+    The system lets go of the lock with the process, however that ends.
+    """
+    while True:
+        handle, name = make()
+        with contextlib.suppress(OSError):  # a file system without locks: nobody clears there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.lexists(name):
+            return handle, Path(name)
+        os.close(handle)  # taken for a leftover before it was locked
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what killed runs have left half-written in a folder, and nothing of living ones."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.path for entry in entries if _UNFINISHED_NAME.fullmatch(entry.name)]
+    except OSError:
+        return
+    for path in found:
+        with contextlib.suppress(OSError):  # another's, in use, or gone
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if os.fstat(handle).st_uid == os.geteuid():
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(Path(path))
+            finally:
+                os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Say which file it was for which there is no room: the system's error does not.
+
+    Raises:
+        ArtifactError: the disk is full, or a quota.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise ArtifactError(
+            f"cannot write {str(path)!r}: {error.strerror}; free some space, or write elsewhere"
+        ) from error

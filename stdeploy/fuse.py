@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def fuse_file(
     )
     model, card = load_model(checkpoint)
     if card.model.fused:
-        raise ArtifactError(f"{str(checkpoint)!r} is fused already; run: stdeploy export")
+        command = f"stdeploy export {shlex.quote(str(checkpoint))}"
+        raise ArtifactError(f"{str(checkpoint)!r} is fused already; run: {command}")
     check_golden(
         card.golden.logits,
         logits_of(model, card.clip, golden_clip(card.golden.seed, card.clip.frames_shape)[None])[0],

@@ -16,7 +16,7 @@ from types import ModuleType, TracebackType
 from typing import IO, Any, Literal, Protocol, Self
 
 from stdeploy.errors import ArtifactError, require
-from stdeploy.files import checked_output, whole_file
+from stdeploy.files import checked_output, naming, whole_file
 
 DIGEST = "video_sha256"
 SETTINGS = "settings"
@@ -110,11 +110,12 @@ class ResultFile:
         file = self._file or self._begin(lambda: iter(()))
         names = {name: name_in_file(record[name]) for name in _NAMES if name in record}
         record = record | names | {SETTINGS: self._settings}
-        for row in _segment_rows(record) if self._in_segments else [record]:
-            self._form.write(file, row)
-            self.rows += 1
+        with naming(self._growing):
+            for row in _segment_rows(record) if self._in_segments else [record]:
+                self._form.write(file, row)
+                self.rows += 1
+            file.flush()
         self.videos += 1
-        file.flush()
 
     def close(self, *, finished: bool) -> None:
         """Close the file.

@@ -82,13 +82,17 @@ class EngineSidecar(Spec):
         contents.check()
         return sidecar
 
-    @property
-    def rebuild_command(self) -> str:
-        """What builds this engine again on another host."""
+    def rebuild_command(self, engine: Path) -> str:
+        """What builds an engine again on another host.
+
+        Args:
+            engine: which lies beside the file that it was built from.
+        """
         batches = ",".join(str(batch) for batch in self.batches)
         flags = " --hardware-compatible" if self.hardware_compatible else ""
         flags += " --version-compatible" if self.version_compatible else ""
-        return f"stdeploy export {shlex.quote(self.onnx)} --trt --batches {batches}{flags}"
+        onnx_file = shlex.quote(str(engine.with_name(self.onnx)))
+        return f"stdeploy export {onnx_file} --trt --batches {batches}{flags}"
 
     def read_engine(self, engine: Path) -> bytes:
         """The bytes of the engine, if they are those that were built.
@@ -103,7 +107,7 @@ class EngineSidecar(Spec):
             raise ArtifactError(
                 f"{str(engine)!r} is not the file that its sidecar describes (sha256 "
                 f"{digest[:12]}..., expected {self.engine_sha256[:12]}...); it is not loaded, "
-                f"because an engine is code; run: {self.rebuild_command}"
+                f"because an engine is code; run: {self.rebuild_command(engine)}"
             )
         return content
 

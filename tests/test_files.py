@@ -1,8 +1,16 @@
+import contextlib
 import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from stdeploy.card import read_card
 from stdeploy.errors import ArtifactError
 from stdeploy.files import (
     checked_output,
@@ -10,7 +18,7 @@ from stdeploy.files import (
     fused_path,
     newest,
     onnx_path,
-    videos_in,
+    unfinished_folder,
     whole_file,
 )
 
@@ -86,6 +94,79 @@ def test_a_whole_write_replaces_and_is_readable_by_others(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
+WRITER = """
+import pathlib, sys
+from stdeploy.files import unfinished_folder, whole_file
+with unfinished_folder(pathlib.Path(sys.argv[1])) as folder:
+    (folder / "inside").write_text("half")
+    with whole_file(pathlib.Path(sys.argv[1], sys.argv[2])) as temporary:
+        temporary.write_text("half")
+        print("writing", flush=True)
+        sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def half_way(folder: Path, name: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process that has written half of a file; it ends it when its input ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        yield process
+
+
+def test_what_a_killed_run_left_is_removed_and_what_a_living_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    kept = [tmp_path / name for name in (".writing-notes.txt", ".writing-by-hand", ".writing-")]
+    for path in kept:
+        path.touch()
+    with half_way(tmp_path, "killed.onnx") as killed:
+        killed.send_signal(signal.SIGKILL)
+    assert len([*tmp_path.iterdir()]) == 3 + 2
+    with half_way(tmp_path, "living.onnx") as living:
+        assert len([*tmp_path.iterdir()]) == 3 + 2  # it has taken the place of the other's
+        with whole_file(tmp_path / "a.onnx") as temporary, unfinished_folder(tmp_path) as folder:
+            temporary.write_text("whole")
+            assert len([*tmp_path.iterdir()]) == 3 + 2 + 2
+            assert folder.is_dir()
+        assert living.stdin is not None
+        living.stdin.close()
+    assert living.returncode == 0
+    whole = [tmp_path / name for name in ("a.onnx", "living.onnx")]
+    assert sorted(tmp_path.iterdir()) == sorted([*kept, *whole])
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writing more fails, as on a disk that is full."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_text("old")
+    message = r"^cannot write '.*/a\.onnx': File too large; free some space, or write elsewhere$"
+    with (
+        files_of_at_most(1000),
+        pytest.raises(ArtifactError, match=message),
+        whole_file(path) as temporary,
+    ):
+        temporary.write_bytes(bytes(2000))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_writing_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot write"), whole_file(tmp_path / "no" / "a.pt"):
         pass
@@ -94,17 +175,19 @@ def test_writing_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
 def test_a_misspelt_artifact_is_told_from_those_beside_it(tmp_path: Path) -> None:
     for name in ("finetune.onnx", "finetun.txt"):
         (tmp_path / name).touch()
-    with pytest.raises(ArtifactError, match=r"; did you mean 'finetune\.onnx'\?$"):
+    # With its folder, so that it can be typed as it stands.
+    meant = re.escape(f"; did you mean '{tmp_path / 'finetune.onnx'}'?")
+    with pytest.raises(ArtifactError, match=f"{meant}$"):
         existing(tmp_path / "finetun.onnx")
     with pytest.raises(ArtifactError, match=r"does not exist; name an artifact file$"):
         existing(tmp_path / "nowhere" / "finetun.onnx")
 
 
-def test_hidden_folders_and_folders_with_the_name_of_a_video_hold_none(tmp_path: Path) -> None:
-    wanted = ("a.MP4", "deep/b.mkv", "deep/er/c.webm", "d.mp4/e.avi")
-    for name in (*wanted, ".hidden/f.mp4", "deep/.git/g.mp4", "._a.mp4", "notes.txt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = sorted(str(p.relative_to(tmp_path)) for p in videos_in(tmp_path, recursive=True))
-    assert found == sorted(wanted)
-    assert list(videos_in(tmp_path, recursive=False)) == [tmp_path / "a.MP4"]
+@pytest.mark.parametrize("suffix", [".pt", ".fused.safetensors", ".onnx", ".engine"])
+def test_an_empty_artifact_says_that_it_is_empty(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.touch()
+    with pytest.raises(ArtifactError, match=r"is empty \(0 bytes\); what wrote or copied it"):
+        existing(path)
+    with pytest.raises(ArtifactError, match="is empty"):
+        read_card(path)

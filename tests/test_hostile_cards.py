@@ -173,9 +173,9 @@ def test_suggested_commands_take_a_name_for_one_word(
     tmp_path: Path, fields: dict[str, Any]
 ) -> None:
     name = "a; rm -rf $(HOME) '`.onnx"
-    found = EngineSidecar.read(engine(tmp_path, sidecar(fields, onnx=name, version="1.²")))
-    assert shlex.split(found.rebuild_command) == [
-        *("stdeploy", "export", name, "--trt", "--batches", "4,16")
+    path = engine(tmp_path, sidecar(fields, onnx=name, version="1.²"))
+    assert shlex.split(EngineSidecar.read(path).rebuild_command(path)) == [
+        *("stdeploy", "export", str(tmp_path / name), "--trt", "--batches", "4,16")
     ]
 
 

@@ -169,7 +169,10 @@ def _videos_of(data: Path | None) -> list[Path]:
     if data is None:
         return []
     if data.is_dir() or data.suffix.lower() == ".csv":
-        return list(videos_of(data, "validation").videos)
+        named = videos_of(data, "validation")
+        if words := named.passed_over.in_words():
+            note(f"{data}: {words}")
+        return list(named.videos)
     listed = data.suffix == ".txt"
     videos = expand([] if listed else [str(data)], lists=[data] if listed else [], recursive=True)
     if not videos or (videos == [data] and not data.is_file()):

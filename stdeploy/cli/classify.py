@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stdeploy.cli.console import counted, note, progress_bar, rate_bar
-from stdeploy.cli.inputs import Unfinished, default_artifact, expand
+from stdeploy.cli.inputs import Unfinished, common_folder, default_artifact, expand
 from stdeploy.cli.options import (
     AllowCpuOption,
     BackendOption,
@@ -291,7 +291,12 @@ def command(
                 return _saved(results, classifier, saving, top_k)
 
         run = Rows(
-            _show(as_json=as_json, to_file=file is not None, timeline=timeline is not None),
+            _show(
+                as_json=as_json,
+                to_file=file is not None,
+                timeline=timeline is not None,
+                folder=None if lists else common_folder(videos or []),
+            ),
             file,
             wanted,
             num_videos=len(paths),
@@ -317,10 +322,10 @@ def command(
         raise typer.Exit(VideoError.exit_status)
 
 
-def _show(*, as_json: bool, to_file: bool, timeline: bool) -> Show:
+def _show(*, as_json: bool, to_file: bool, timeline: bool, folder: Path | None) -> Show:
     if as_json:
         return ShowJson()
-    return Show() if to_file else ShowTable(timeline=timeline)
+    return Show() if to_file else ShowTable(timeline=timeline, folder=folder)
 
 
 def _settings(

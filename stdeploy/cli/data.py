@@ -70,15 +70,20 @@ def check(
     """
     from stdeploy.train.data.check import judge, look_at_all
     from stdeploy.train.data.classes import judge_classes
+    from stdeploy.train.data.labelled import passed_over_in
 
     splits = _splits(data, fold)
+    passed_over = passed_over_in(splits.values())
+    if words := passed_over.in_words():
+        note(f"{data}: {words}")
     videos = [sample.video for part in splits.values() for sample in part.samples]
     with progress_bar("decoding") as progress:
         looked = look_at_all(videos, workers=workers, progress=progress)
     checked = judge(splits, looked, min_seconds=min_seconds)
     classes = judge_classes(checked.clean, min_videos=min_videos)
     if as_json:
-        print(json.dumps(_as_json(checked, classes)))
+        record = {**_as_json(checked, classes), "passed_over": passed_over.to_record()}
+        print(json.dumps(record))
     else:
         _show(checked, classes, sum(found.seconds for found in looked.values()))
     if output is not None:
@@ -105,8 +110,12 @@ def split(
     person, stay on one side: a network that has seen the room is judged by the room.
     """
     from stdeploy.train.data.dividing import divide
+    from stdeploy.train.data.labelled import passed_over_in
 
-    _write(divide(folder, share=share, seed=seed), output)
+    divided = divide(folder, share=share, seed=seed)
+    if words := passed_over_in(divided.values()).in_words():
+        note(f"{folder}: {words}")
+    _write(divided, output)
 
 
 @app.command()

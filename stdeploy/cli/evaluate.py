@@ -107,6 +107,8 @@ def command(
         checked_picture(confusion)
     chain = ClassifyOptions(views=views, crops=3 if int(crops) == 3 else 1)
     labelled = read_split(data, split.value, fold=fold)
+    if words := labelled.passed_over.in_words():
+        note(f"{data}: {words}")
     results = []
     for path in [artifact] if other is None else [artifact, other]:
         with Classifier.open(path, options=chain, runtime_options=options) as classifier:

@@ -118,6 +118,8 @@ def command(
             from stdeploy.train.data.opening import videos_of
 
             found = videos_of(calibrate, "train")
+            if words := found.passed_over.in_words():
+                note(f"{calibrate}: {words}")
             progress(loading, 0, 1)
         require("torch", extra="export", purpose="exporting")
         from stdeploy.card import read_card
@@ -157,7 +159,7 @@ def command(
             use = "calibrating" if precision is PrecisionName.INT8 else "comparing"
             what += f", {use} on {found.some(calibration_clips)}"
         with phase_bars(f"opening {source.name}") as progress:
-            result = export_onnx(source, output, options, announced(what, progress))
+            result = export_onnx(source, output, options, announced(what, progress), note)
         _print_parity(result.card)
         size = result.path.stat().st_size / 1e6
         out.print(f"{result.path}  {size:.1f} MB", soft_wrap=True, markup=False)
@@ -171,9 +173,12 @@ def command(
             if found:
                 what += f", comparing on {found.some(calibration_clips)}"
                 clip = read_card(onnx_file).clip
-                clips = read_calibration(
+                calibration = read_calibration(
                     found.source, clip, max_clips=calibration_clips, videos=found.videos
-                ).frames
+                )
+                clips = calibration.frames
+                for text in calibration.notes if source == onnx_file else ():
+                    note(text)
             built = build_engine(
                 onnx_file, build, announced(what, progress), clips=clips, allow=overrides
             )

@@ -2,14 +2,19 @@
 
 import glob
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stdeploy.errors import DatasetError, SpecError
-from stdeploy.files import meant_beside, videos_in
+from stdeploy.files import meant_beside
+from stdeploy.video_files import PassedOver, videos_in
 
 _STANDARD_INPUT = Path("-")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+[^/]")
+_FETCHED = ("http", "https", "ftp")
 
 
 def expand(
@@ -30,20 +35,29 @@ def expand(
             ones from where the list lies; "-" is standard input, whose paths start here. Lines
             that begin with # are no paths.
         recursive: folders stand for what lies in their folders too.
-        report: is told in words of folders that have more videos in their folders, and of
-            arguments that do not exist under that name, but under one nearly the same.
+        report: is told in words of what is passed over in a folder, of folders that have more
+            videos in their folders, and of arguments that do not exist under that name, but under
+            one nearly the same.
 
     Raises:
         DatasetError: a list cannot be read.
-        SpecError: a list of labelled videos is among the arguments.
+        SpecError: a list of labelled videos is among the arguments, or an address.
     """
+    for typed in arguments:
+        if is_address(typed):
+            raise SpecError(f"{typed!r} {wrong_with_address(typed)}")
     paths: dict[Path, None] = {}
     for path in (*map(Path, arguments), *_listed(lists)):
         if path.is_dir():
-            found = sorted(videos_in(path, recursive=recursive))
+            passed = PassedOver()
+            found = sorted(videos_in(path, recursive=recursive, passed_over=passed))
             # One level down only: a hint is not worth a walk through everything.
             deeper = found and not recursive and any(map(_has_videos, path.iterdir()))
-            if deeper and not paths.keys() >= set(found):  # named twice, told once
+            if paths.keys() >= set(found) != set():  # named twice, told once
+                continue
+            if words := passed.in_words():
+                report(f"{path}: {words}")
+            if deeper:
                 report(f"{path}: its folders hold videos too; --recursive takes them as well")
         elif not os.path.lexists(path):
             matching = glob.glob(str(path), recursive=recursive)  # noqa: PTH207
@@ -58,6 +72,30 @@ def expand(
             found = [path]
         paths.update(dict.fromkeys(found or [path]))
     return list(paths)
+
+
+def common_folder(arguments: Sequence[str]) -> Path | None:
+    """The folder that was given, or that holds all that were; None where others were given too."""
+    if not arguments or not all(map(os.path.isdir, arguments)):
+        return None
+    try:
+        folder = Path(os.path.commonpath(arguments))
+    except ValueError:  # some from the root, some from here
+        return None
+    return None if folder == Path() else folder
+
+
+def is_address(typed: str) -> bool:
+    """Whether a text is a URL, of whose two slashes a path has made one; and no file."""
+    return _ADDRESS.match(typed) is not None and not os.path.lexists(typed)
+
+
+def wrong_with_address(address: str) -> str:
+    """What is wrong with it, and what to do: "is an address, ..."."""
+    scheme, _, rest = address.partition(":/")
+    url = shlex.quote(f"{scheme}://{rest.lstrip('/')}")
+    fetch = f"download it first (curl -LO {url}), or " if scheme.lower() in _FETCHED else ""
+    return f"is an address, no file; {fetch}watch it if it is a stream: stdeploy watch {url}"
 
 
 class Unfinished:

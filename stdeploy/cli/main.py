@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import sys
 from types import ModuleType
@@ -30,10 +31,13 @@ from stdeploy.cli import (
 )
 from stdeploy.cli.console import err
 from stdeploy.cli.help import Verbs, tidy_help
+from stdeploy.cli.synonyms import setting_meant, verb_meant
 from stdeploy.errors import StdeployError
 from stdeploy.spec import what_is_allowed
 
 _DEBUG = "STDEPLOY_DEBUG"
+_SUGGESTIONS = re.compile(r"[.] | [(]")  # how typer's begin
+_UNKNOWN_VERB = re.compile("no such command '([^']*)'", re.IGNORECASE)
 
 # As the work goes.
 _PANELS: dict[str, tuple[ModuleType, ...]] = {
@@ -131,12 +135,29 @@ def _in_our_words(error: typer.TyperException) -> str:
         wrong = cause.errors()[0]
         value = "" if wrong["type"] == "value_error" else f" {wrong['input']!r}"
         words = f"{parameter.opts[0]}{value}: {what_is_allowed(wrong).rstrip('.')}"
+    elif meant := _meant(error):
+        words = f"{re.split(r'[.] | [(]', words)[0]}; {meant}"
     elif nearest := getattr(error, "possibilities", None):
         words = f"{error.message}; did you mean {nearest[0]}?"
     context = getattr(error, "ctx", None)
     if context is not None and words and not words.endswith("?"):
         words += f"; see {context.command_path} --help"
     return words[:1].lower() + words[1:]
+
+
+def _meant(error: typer.TyperException) -> str:
+    """What ours is called, where another program's verb or option was typed."""
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return ""
+    if context.parent is None and (unknown := _UNKNOWN_VERB.search(error.format_message())):
+        verb = verb_meant(unknown[1])
+        return f"use stdeploy {verb}" if verb else ""
+    option = getattr(error, "option_name", None)
+    if context.command.name == _name(train) and option is not None:
+        setting = setting_meant(option)
+        return f"use {setting}" if setting else ""
+    return ""
 
 
 def _fail(error: Exception, exit_status: int, words: str) -> NoReturn:

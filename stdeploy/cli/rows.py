@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stdeploy.cli.console import counted, err, note
-from stdeploy.cli.inputs import Unfinished, has_videos_below
+from stdeploy.cli.inputs import Unfinished, has_videos_below, is_address, wrong_with_address
 from stdeploy.cli.showing import Record, Show, ShowTable, plain
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ class Rows:
 
         if "error" in row:
             self.failed += 1
-            if not self._recursive and has_videos_below(Path(row["video"])):
+            if is_address(row["video"]):
+                row["error"] = wrong_with_address(row["video"])
+            elif not self._recursive and has_videos_below(Path(row["video"])):
                 row["error"] = "holds no video itself, but its folders do; add --recursive"
             if self.failed <= _REASONS and not isinstance(self._show, ShowTable):
                 self._reasons.append(f"{row['video']} {row['error']}")

@@ -119,10 +119,13 @@ class Saving:
                 self._replaced[name] += replaces
 
         if isinstance(result, Prediction):
+            (best,) = result.top(1)
             write(
                 "contact_sheet",
                 ".frames.png",
-                lambda path: draw_contact_sheet(classifier.clips(video), path),
+                lambda path: draw_contact_sheet(
+                    classifier.clips(video), path, name=video.name, best=best
+                ),
             )
         if isinstance(result, Timeline):
             write("plot", ".timeline.png", lambda path: draw_timeline(result, path))

@@ -1,15 +1,23 @@
 """Rows of results on standard output: a table for people, lines of JSON for programs."""
 
 import json
+import re
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from stdeploy.cli.console import note, out
 
 Record = dict[str, Any]
+Line = tuple[str | Text, ...]
+
+# Where a name may be broken, the best place first: after a folder, between words, anywhere.
+_BREAKS = (re.compile(r"[^/]*/|[^/]+"), re.compile(r"[^-_ ]*[-_ ]+|[^-_ ]+"), re.compile("."))
 
 
 class Show:
@@ -47,19 +55,17 @@ class ShowTable(Show):
 
     Args:
         timeline: rows are the segments of timelines, not the best labels.
+        folder: that all videos lie in, from which their names are shown; None for names as given.
     """
 
-    def __init__(self, *, timeline: bool) -> None:
-        self._table = Table()
+    def __init__(self, *, timeline: bool, folder: Path | None = None) -> None:
         self._measures = ("start", "end", "score") if timeline else ("score",)
-        self._table.add_column("video", overflow="fold")
-        for measure in self._measures:
-            self._table.add_column(measure, justify="right", no_wrap=True)
-        self._table.add_column("label")
+        self._folder = folder
+        self._rows: list[tuple[str, list[Line]]] = []
 
     def add(self, row: Record) -> None:
         """Add a row."""
-        lines: list[tuple[str | Text, ...]] = []
+        lines: list[Line] = []
         if "error" in row:
             lines.append(self._words(f"error: {row['error']}", "red"))
         elif "segments" in row:
@@ -71,20 +77,73 @@ class ShowTable(Show):
         else:
             lines = [(f"{p['score']:.3f}", Text(p["label"])) for p in row["predictions"]]
         lines += [self._words(words, "red") for words in _flaws(row)]
-        names = [Text(plain(row["video"])), *[Text()] * (len(lines) - 1)]
-        for name, line in zip(names, lines, strict=True):
-            self._table.add_row(name, *line)
-        self._table.add_section()
+        name = Path(row["video"])
+        if self._folder is not None and name.is_relative_to(self._folder) and name != self._folder:
+            name = name.relative_to(self._folder)
+        self._rows.append((plain(str(name)), lines))
 
     def end(self, *, interrupted: str = "") -> None:
         """Print the table, also of what was done before an interruption."""
-        if self._table.row_count or not interrupted:
-            out.print(self._table)
+        if self._rows or not interrupted:
+            out.print(self._table())
+            if self._folder is not None:
+                out.print(f"in {plain(str(self._folder))}", soft_wrap=True, markup=False)
         if interrupted:
             out.print(interrupted)
 
-    def _words(self, words: str, style: str = "") -> tuple[str | Text, ...]:
+    def _table(self) -> Table:
+        """All rows, with names as wide as labels leave room for."""
+        all_lines = [line for _, lines in self._rows for line in lines]
+        longest = max((cell_len(str(line[-1])) for line in all_lines), default=0)
+        measure = max((cell_len(str(each)) for line in all_lines for each in line[:-1]), default=0)
+        columns = len(self._measures) + 2
+        borders = 3 * columns + 1
+        room = out.width - borders - len(self._measures) * max(len("score"), measure)
+        width = max(1, room // 2, room - longest)
+        table = Table()
+        table.add_column("video", no_wrap=True)
+        for name_of_measure in self._measures:
+            table.add_column(name_of_measure, justify="right", no_wrap=True)
+        table.add_column("label")
+        for name, lines in self._rows:
+            parts = name_in_lines(name, width)
+            for number, line in enumerate(lines, start=1):
+                # All that is left of it beside the last line, which may be broken too.
+                end = None if number == len(lines) else number
+                table.add_row(Text("\n".join(parts[number - 1 : end])), *line)
+            table.add_section()
+        return table
+
+    def _words(self, words: str, style: str = "") -> Line:
         return (*[""] * len(self._measures), Text(plain(words), style=style))
+
+
+def name_in_lines(name: str, width: int) -> list[str]:
+    """A name in lines that are not wider than allowed: broken after folders, else between words.
+
+    >>> name_in_lines("2026/kitchen_left/waving_hello_3.mp4", 18)
+    ['2026/kitchen_left/', 'waving_hello_3.mp4']
+    >>> name_in_lines("waving_hello_to_the_camera.mp4", 18)
+    ['waving_hello_to_', 'the_camera.mp4']
+
+    Args:
+        name: of a file.
+        width: columns of a terminal; 1 or more.
+    """
+    lines = [""]
+    for piece in _pieces(name, width):
+        if lines[-1] and cell_len(lines[-1] + piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return lines
+
+
+def _pieces(text: str, width: int, depth: int = 0) -> Iterator[str]:
+    for piece in _BREAKS[depth].findall(text):
+        if cell_len(piece) <= width or depth + 1 == len(_BREAKS):
+            yield piece
+        else:
+            yield from _pieces(piece, width, depth + 1)
 
 
 def plain(text: str) -> str:

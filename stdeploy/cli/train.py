@@ -131,7 +131,8 @@ def command(
                 known = read_evaluation(folder)
                 measured = held_out is not None and known is None
                 note(_finished(folder, output, epochs_done, measured=measured))
-            for doubt in _doubts(training, held_out):
+            named = data or Path(f"{Path(recipe).stem}-data")
+            for doubt in _doubts(named, training, held_out):
                 note(doubt)
 
         card = train(
@@ -163,6 +164,12 @@ def command(
         try:
             with Classifier.open(output) as classifier, progress_bar("measuring") as progress:
                 result = evaluate(classifier, held_out, progress)
+        except DatasetError as error:
+            raise VideoError(
+                f"{error}; {output} is whole, but not measured (exit status "
+                f"{VideoError.exit_status}); with videos that can be read, measure it by: "
+                f"stdeploy evaluate {shlex.quote(str(output))} --data DATA"
+            ) from error
         except (KeyboardInterrupt, SystemExit):
             note(
                 f"{output} is written, but not measured; the same command with --resume measures it"
@@ -183,6 +190,8 @@ def command(
             f"{last:.1%}: {folder / BEST}"
         )
     if known["failed"]:
+        failed = counted(cast(int, known["failed"]), "validation video")
+        note(f"exit status {VideoError.exit_status}: {failed} could not be read; {output} is whole")
         raise typer.Exit(VideoError.exit_status)
 
 
@@ -195,8 +204,11 @@ def _check_there(weights: str) -> None:
     from stdeploy.train.recipe import IMAGENET
 
     pulled = [f"{item}{CHECKPOINT_SUFFIX}" for item in Item]
-    if weights in pulled and not Path(weights).exists():
-        brings = f"stdeploy pull {weights.removesuffix(CHECKPOINT_SUFFIX)}"
+    name = Path(weights).name
+    if name in pulled and not Path(weights).exists():
+        brings = f"stdeploy pull {name.removesuffix(CHECKPOINT_SUFFIX)}"
+        if weights != name:
+            brings += f" -o {shlex.quote(weights)}"
         raise ArtifactError(f"{weights!r} does not exist; `{brings}` brings it")
     if weights not in ("", IMAGENET):
         existing(
@@ -272,10 +284,15 @@ def _finished(run: Path, output: Path, epochs: int, *, measured: bool) -> str:
     )
 
 
-def _doubts(training: "LabelledVideos", held_out: "LabelledVideos | None") -> Iterator[str]:
+def _doubts(
+    data: Path, training: "LabelledVideos", held_out: "LabelledVideos | None"
+) -> Iterator[str]:
     """What is not measured, and which classes may be one."""
     from stdeploy.train.data.classes import classes_alike
+    from stdeploy.train.data.labelled import passed_over_in
 
+    if words := passed_over_in([training, *([held_out] if held_out else [])]).in_words():
+        yield f"{data}: {words}"
     if held_out is None:
         yield "no --validation: accuracy is not measured"
     elif absent := [n for n, c in zip(held_out.labels, held_out.counts(), strict=True) if not c]:
@@ -285,7 +302,8 @@ def _doubts(training: "LabelledVideos", held_out: "LabelledVideos | None") -> It
     if alike := [found.labels for found in classes_alike(training)]:
         more = f" (and {counted(len(alike) - 1, 'more pair')})" if alike[1:] else ""
         one, other = alike[0]
-        yield f"{one!r} and {other!r}{more} may be one class; run stdeploy data check"
+        look = f"stdeploy data check {shlex.quote(str(data))}"
+        yield f"{one!r} and {other!r}{more} may be one class; run {look}"
 
 
 @contextlib.contextmanager

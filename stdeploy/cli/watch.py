@@ -4,6 +4,7 @@ import datetime
 import json
 import math
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,6 +34,9 @@ _NO_FRAME = (
 )
 
 
+_TRIES = 5
+
+
 def command(
     source: Annotated[
         str,
@@ -51,7 +55,8 @@ def command(
         bool | None,
         typer.Option(
             "--reconnect/--no-reconnect",
-            help="Open a source again that breaks off or is not there yet. Default: all but pipes.",
+            help="Open a source again that breaks off or is not there yet. Default: all but pipes, "
+            f"and one that was never there {_TRIES} times.",
             show_default=False,
         ),
     ] = None,
@@ -99,7 +104,13 @@ def command(
         after = -math.inf
         no_frame = _NO_FRAME if source == STANDARD_INPUT else "the source ended without a frame"
         try:
-            with LiveClips(open_stream, classifier.card.clip, reconnect=again, report=note) as live:
+            with LiveClips(
+                open_stream,
+                classifier.card.clip,
+                reconnect=again,
+                tries=_TRIES if reconnect is None else None,
+                report=note,
+            ) as live:
                 while (window := live.next(after=after)) is not None:
                     after = window.end_seconds + max(hop, 1e-6)
                     labels, scores = classifier.classify_clips(window.frames[None])
@@ -112,9 +123,21 @@ def command(
         except NoStreamError as error:
             if source == STANDARD_INPUT:
                 raise VideoError(no_frame) from error
-            raise
+            advice = _cameras_here() if source.isdecimal() else "is its address right?"
+            waiting = "; --reconnect waits for it without end" if again else ""
+            raise VideoError(f"{named}: {error}; {advice}{waiting}") from error
         if after == -math.inf:
             raise VideoError(no_frame)
+
+
+def _cameras_here() -> str:
+    """Which cameras this machine has."""
+    there = sorted(str(path) for path in Path("/dev").glob("video*"))
+    if not there:
+        return "this machine has no camera (/dev/video*)"
+    return (
+        f"this machine has {', '.join(there)}; may you read it, and is no other program using it?"
+    )
 
 
 def _print(best: list[tuple[str, float]], seconds: float, lag: float, *, as_json: bool) -> None:

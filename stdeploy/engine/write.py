@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from stdeploy.digest import DIGEST_FIELD, content_sha256, sidecar_part
 from stdeploy.engine.flavour import Flavour, import_flavour
 from stdeploy.engine.plan import BuildOptions, Progress, build_plan
 from stdeploy.errors import ArtifactError
-from stdeploy.files import existing, sha256_of, sidecar_path, whole_file
+from stdeploy.files import existing, sha256_of, sidecar_path, unfinished_folder, whole_file
 from stdeploy.hardware import gpus
 from stdeploy.sidecar import EngineSidecar
 
@@ -115,15 +114,15 @@ def rebuilt(engine: Path, sidecar: EngineSidecar) -> Iterator[Path]:
     if sha256_of(onnx_file) != sidecar.onnx_sha256:
         raise ArtifactError(
             f"{str(onnx_file)!r} is not the file that {engine.name!r} was built from; run: "
-            f"{sidecar.rebuild_command}"
+            f"{sidecar.rebuild_command(engine)}"
         )
     options = BuildOptions(
         batches=sidecar.batches,
         hardware_compatible=sidecar.hardware_compatible,
         version_compatible=sidecar.version_compatible,
     )
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=engine.parent) as folder:
-        unproven = Path(folder) / engine.name
+    with unfinished_folder(engine.parent) as folder:
+        unproven = folder / engine.name
         write_engine(
             onnx_file,
             read_card(onnx_file),

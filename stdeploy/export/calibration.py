@@ -10,27 +10,35 @@ from numpy.typing import NDArray
 
 from stdeploy.card import Calibration
 from stdeploy.errors import DatasetError, VideoError
-from stdeploy.files import VIDEO_SUFFIXES, videos_in
 from stdeploy.spec import ClipSpec
 from stdeploy.video.samples import middle_clips
+from stdeploy.video_files import SUFFIXES_IN_WORDS, PassedOver, holds_no_video, videos_in
 
-_WANTED = (
-    "--calibrate wants real videos of the kind that will be classified "
-    f"({', '.join(VIDEO_SUFFIXES)})"
-)
+_WANTED = f"--calibrate wants real videos of the kind that will be classified ({SUFFIXES_IN_WORDS})"
+# Of 255; the pixels of a frame differ by 20 in a transparent drawing, by 40 to 120 in most videos.
+_SINGLE_COLOUR_LEVELS = 5.0
+_HELD_OUT_OF = 4  # one of so many clips judges, the others set the ranges
+_FEW_CLIPS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationClips:
-    """Clips of real videos.
+    """Clips of real videos, no two alike.
 
     Attributes:
         record: what the card says about them.
-        frames: uint8 (N, T, H, W, 3), RGB.
+        frames: uint8 (N, T, H, W, 3), RGB; those that judge only come last.
+        notes: which videos gave no clip that is of use, and that there are few.
     """
 
     record: Calibration
     frames: NDArray[np.uint8] = dataclasses.field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def for_ranges(self) -> NDArray[np.uint8]:
+        """The clips that ranges are measured on."""
+        return self.frames[: self.record.clips - self.record.held_out]
 
 
 def read_calibration(
@@ -39,38 +47,104 @@ def read_calibration(
     *,
     max_clips: int,
     videos: Sequence[Path] = (),
+    hold_out: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CalibrationClips:
     """Take the middle clip of videos that are evenly spaced over all that there are.
+
+    Clips of a single colour, and those with the very frames of another, are left out: they say
+    nothing about the ranges of real videos, and judge nothing.
 
     Args:
         source: a folder of videos, at any depth; only a name for the card where `videos` are given.
         clip: which frames, and how large.
         max_clips: most clips to take; more than a few dozen change little.
         videos: to take instead of all those in the folder.
+        hold_out: keep every fourth clip, at least one, for judging alone: what ranges are measured
+            on cannot say how others fare.
         progress: is told clips read and wanted.
 
     Raises:
-        DatasetError: no folder, or no video in it that can be read.
+        DatasetError: no folder, no video in it that gives a clip, or one alone where one has to be
+            held out.
     """
     if not videos:
         if not source.is_dir():
             raise DatasetError(f"{str(source)!r} is no folder; {_WANTED}")
-        videos = sorted(videos_in(source, recursive=True))
-    if not videos:
-        raise DatasetError(f"{str(source)!r} holds no video; {_WANTED}")
+        passed = PassedOver()
+        videos = sorted(videos_in(source, recursive=True, passed_over=passed))
+        if not videos:
+            raise DatasetError(f"{str(source)!r} {holds_no_video(passed)}; {_WANTED}")
     count = min(max_clips, len(videos))
     clips: list[NDArray[np.uint8]] = []
+    by_digest: dict[str, Path] = {}
+    refused: list[str] = []
+
+    def accept(video: Path, frames: NDArray[np.uint8]) -> bool:
+        first = by_digest.setdefault(hashlib.sha256(frames.data).hexdigest(), video)
+        why = single_colour(frames)
+        if why is None and first is not video:
+            why = f"has the frames of {str(first)!r}"
+        if why is not None:
+            refused.append(f"{str(video)!r} {why}")
+        return why is None
+
     try:
-        for frames_of_one in middle_clips(videos, clip, count=count):
+        for frames_of_one in middle_clips(videos, clip, count=count, accept=accept):
             clips.append(frames_of_one)
             progress(len(clips), count)
     except VideoError as error:
-        raise DatasetError(f"{str(source)!r}: {error}; {_WANTED}") from error
-    frames = np.stack(clips)
+        reason = _several(refused) if refused else str(error)
+        raise DatasetError(f"{str(source)!r}: {reason}; {_WANTED}") from error
+    left_out = f", and {_several(refused)}" if refused else ""
+    if hold_out and len(clips) == 1:
+        raise DatasetError(
+            f"{str(source)!r} gives one clip{left_out}: what sets the ranges of int8 must not be "
+            f"all that judges it; name at least 2 different videos, better {_FEW_CLIPS} or more"
+        )
+    judges = _judges(len(clips)) if hold_out else set()
+    order = sorted(range(len(clips)), key=lambda number: (number in judges, number))
+    frames = np.stack([clips[number] for number in order])
     record = Calibration(
         source=str(source),
         clips=len(clips),
+        held_out=len(judges),
         frames_sha256=hashlib.sha256(frames.data).hexdigest(),
     )
-    return CalibrationClips(record, frames)
+    notes = [f"left out: {_several(refused)}"] if refused else []
+    if hold_out and len(clips) < _FEW_CLIPS:
+        notes.append(
+            f"only {len(clips)} clips of {source}: {len(clips) - len(judges)} set the ranges of "
+            f"int8, and {len(judges)} and the synthetic ones judge them; {_FEW_CLIPS} or more are "
+            "advised"
+        )
+    return CalibrationClips(record, frames, tuple(notes))
+
+
+def single_colour(frames: NDArray[np.uint8]) -> str | None:
+    """Why a clip shows nothing: each of its frames is of one colour, or nearly.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+
+    Returns:
+        The reason, to follow the name of the video; None for a clip that shows something.
+    """
+    spread = np.mean([frame.std(axis=(0, 1)).max() for frame in frames])  # over T
+    if spread >= _SINGLE_COLOUR_LEVELS:
+        return None
+    return (
+        f"shows single colours (the pixels of a frame differ by {spread:.1f} of 255 levels, "
+        f"{_SINGLE_COLOUR_LEVELS:g} are wanted)"
+    )
+
+
+def _judges(count: int) -> set[int]:
+    """Numbers of the clips that judge only: they stand for the whole folder as the others do."""
+    return set(range(_HELD_OUT_OF - 1, count, _HELD_OUT_OF)) or {count - 1}
+
+
+def _several(reasons: Sequence[str]) -> str:
+    """The first of some reasons in full, and the others by number."""
+    more = len(reasons) - 3
+    return "; ".join(reasons[:3]) + (f"; and {more} more" if more > 0 else "")

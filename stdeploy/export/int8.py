@@ -22,7 +22,8 @@ class Int8Search:
 
     Args:
         graph: in fp32.
-        frames: uint8 (N, T, H, W, 3), the calibration clips.
+        frames: uint8 (N, T, H, W, 3), the clips that set the ranges, which the gate must not be
+            left to alone.
         answer: runs a graph on clips.
     """
 
@@ -73,10 +74,10 @@ class Int8Search:
         named = ", ".join(f"{name} ({error:.1e})" for name, error in ranking[:3])
         raise ParityError(
             f"int8 fails its gate even with {kept // 2} of {len(layers)} layers in fp32: "
-            f"{failed[0].check} {failed[0].error:.1e}, allowed {failed[0].tolerance:.1e}; the "
-            f"largest errors of single layers: {named}; nothing was written. Use more clips "
-            "that are like those to be classified, --precision fp16, or other thresholds with "
-            "--allow"
+            f"{failed[0].check} {failed[0].error:.1e}, allowed {failed[0].tolerance:.1e} "
+            f"({failed[0].detail}); the largest errors of single layers: {named}; nothing was "
+            "written. Use more clips that are like those to be classified, --precision fp16, or "
+            "other thresholds with --allow"
         )
 
     def ranking(

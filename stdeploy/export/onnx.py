@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
+import shlex
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,7 @@ def export_onnx(
     output: Path | None = None,
     options: ExportOptions | None = None,
     progress: Progress = lambda _what, _done, _total: None,
+    tell: Callable[[str], None] = lambda _text: None,
 ) -> ExportResult:
     """Export a fused network: uint8 frames (N, T, H, W, 3) in, logits (N, K) out, any N.
 
@@ -92,11 +94,12 @@ def export_onnx(
             ckpt.fused.safetensors.
         options: precision, calibration clips, thresholds; None is fp32.
         progress: is told what is done, how much of it and of how much.
+        tell: is told which videos are of no use, and that there are few.
 
     Raises:
         ArtifactError: the file cannot be used or is not fused.
         SpecError: int8 without calibration clips, or an unknown threshold.
-        DatasetError: no calibration clip can be read.
+        DatasetError: no video gives a clip that shows something, or for int8 one alone does.
         ParityError: the exported network answers differently; nothing is written.
         BackendError: this processor cannot verify the precision.
         MissingExtraError: onnxscript, ONNX Runtime or, for bf16, OpenVINO is not installed.
@@ -119,13 +122,17 @@ def export_onnx(
     allowed = thresholds(precision, options.allow)
     model, card = load_model(fused)
     if not card.model.fused:
-        raise ArtifactError(f"{str(fused)!r} is not fused yet; run: stdeploy fuse {fused.name}")
+        command = f"stdeploy fuse {shlex.quote(str(fused))}"
+        raise ArtifactError(f"{str(fused)!r} is not fused yet; run: {command}")
     clips = _calibration(card, options, progress)
+    for text in clips.notes if clips else ():
+        tell(text)
     reference = Reference.of(
         lambda frames: logits_of(model, card.clip, frames),
         card,
         clips.frames if clips else None,
         progress,
+        for_ranges=len(clips.for_ranges) if clips and precision == "int8" else 0,
     )
     check_golden(
         card.golden.logits,
@@ -212,6 +219,7 @@ def _calibration(
         card.clip,
         max_clips=options.max_clips,
         videos=options.videos,
+        hold_out=options.precision == "int8",
         progress=lambda done, total: progress("reading clips", done, total),
     )
 
@@ -247,7 +255,7 @@ def _int8(
                 return failed
         return []
 
-    search = Int8Search(to_onnx(model, card), clips.frames, answer)
+    search = Int8Search(to_onnx(model, card), clips.for_ranges, answer)
     return search.run(failures, lambda done, total: progress("finding spoilers", done, total))
 
 

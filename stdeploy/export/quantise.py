@@ -23,6 +23,7 @@ from onnxruntime.quantization import (
     create_calibrator,
 )
 
+from stdeploy.files import naming, unfinished_folder
 from stdeploy.hardware import cpu_multiplies
 
 _OP = "Conv"
@@ -46,13 +47,14 @@ class Quantiser:
         self._graph = onnx.shape_inference.infer_shapes(graph)
         _hold_concatenations(self._graph)
         self.layers = _layers(self._graph)
-        with tempfile.TemporaryDirectory(prefix="stdeploy-") as folder, _quiet():
-            path = Path(folder) / "float32.onnx"
+        temporary = Path(tempfile.gettempdir())
+        with naming(temporary), unfinished_folder(temporary) as folder, _quiet():
+            path = folder / "float32.onnx"
             onnx.save_model(self._graph, path)
             calibrator = create_calibrator(
                 path,
                 [_OP],
-                augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                augmented_model_path=str(folder / "augmented.onnx"),
                 providers=["CPUExecutionProvider"],
             )
             calibrator.collect_data(_Clips(frames))

@@ -1,7 +1,7 @@
 """TensorRT engines from verified .onnx files, proven on the GPU where there is one."""
 
 import dataclasses
-import tempfile
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from stdeploy.engine.plan import BuildOptions, Progress, check_targets
 from stdeploy.engine.write import move_engine, timing_path, write_engine, write_sidecar
 from stdeploy.errors import ArtifactError, BackendError, SpecError
 from stdeploy.export.gate import BATCHES, Reference, check, prove, thresholds
-from stdeploy.files import ONNX_SUFFIX, checked_output, engine_path, existing
+from stdeploy.files import ONNX_SUFFIX, checked_output, engine_path, existing, unfinished_folder
 from stdeploy.hardware import gpus
 from stdeploy.runtime.base import Backend, RuntimeOptions
 from stdeploy.runtime.opening import open_backend
@@ -72,8 +72,8 @@ def build_engine(
     checked_output(path, ".engine")
     notes: tuple[str, ...] = ()
     # An engine and its sidecar belong together: both are made, and proven, in a folder beside.
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-        unproven = Path(folder) / path.name
+    with unfinished_folder(path.parent) as folder:
+        unproven = folder / path.name
         sidecar = write_engine(
             onnx_file,
             card,
@@ -115,6 +115,7 @@ def checked_options(options: BuildOptions) -> BuildOptions:
 
 def _flavour(onnx_file: Path, options: BuildOptions) -> Flavour:
     """The TensorRT to use, or what to run where."""
+    named = shlex.quote(str(onnx_file))
     written = f"{str(onnx_file)!r} is written and verified, but no engine is built"
     if options.targets:
         return import_flavour("tensorrt_rtx")
@@ -122,7 +123,7 @@ def _flavour(onnx_file: Path, options: BuildOptions) -> Flavour:
     if not flavours:
         raise BackendError(
             f"{written}: TensorRT is not installed here; on the GPU host run: pip install "
-            f"'stdeploy[trt]' and: stdeploy export {onnx_file.name} --trt"
+            f"'stdeploy[trt]' and: stdeploy export {named} --trt"
         )
     if not gpus():
         ahead = (
@@ -132,7 +133,7 @@ def _flavour(onnx_file: Path, options: BuildOptions) -> Flavour:
         )
         raise BackendError(
             f"{written}: there is no NVIDIA GPU here; on the GPU host run: stdeploy export "
-            f"{onnx_file.name} --trt, {ahead}"
+            f"{named} --trt, {ahead}"
         )
     return flavours[0]
 

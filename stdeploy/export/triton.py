@@ -16,13 +16,19 @@ import dataclasses
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stdeploy.card import ModelCard, read_card
 from stdeploy.errors import ArtifactError, SpecError
-from stdeploy.files import ENGINE_SUFFIX, ONNX_SUFFIX, UNFINISHED, existing, sha256_of, whole_file
+from stdeploy.files import (
+    ENGINE_SUFFIX,
+    ONNX_SUFFIX,
+    existing,
+    sha256_of,
+    unfinished_folder,
+    whole_file,
+)
 from stdeploy.sidecar import EngineSidecar
 from stdeploy.spec import Precision
 
@@ -319,8 +325,7 @@ def _appearing(folder: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: another process has made `folder` meanwhile.
     """
-    temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
-    try:
+    with unfinished_folder(folder.parent) as temporary:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
@@ -333,8 +338,6 @@ def _appearing(folder: Path) -> Iterator[Path]:
             raise ArtifactError(
                 f"{str(folder)!r} has been written by another process meanwhile; run this again"
             ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _text(lines: Sequence[str]) -> str:

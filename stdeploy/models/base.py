@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stdeploy.layers.temporal import Padding, Size3, TemporalFilter
-from stdeploy.spec import ModelSpec
+from stdeploy.spec import ModelSpec, Precision
 
 
 class Counterpart(NamedTuple):
@@ -35,6 +35,7 @@ class ActionModel(nn.Module):
         spec: what it was built from.
         head: features (N, C, t, h, w) -> logits (N, K).
         imagenet_url: where the 2D weights that it can start from are; "" where there are none.
+        stored: type of the weights in the file that it was read from.
     """
 
     head: "AveragePoolHead"
@@ -43,6 +44,7 @@ class ActionModel(nn.Module):
         super().__init__()
         self.spec = spec
         self.imagenet_url = ""
+        self.stored: Precision = "fp32"
 
     def counterparts(self) -> Iterator[Counterpart]:
         """The filters that can start from 2D weights; none unless an architecture says so."""

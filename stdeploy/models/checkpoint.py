@@ -1,10 +1,14 @@
 """Networks in files: checkpoints (.pt) of training, and fused weights (.safetensors)."""
 
+import errno
+import logging
+import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from stdeploy.card import ModelCard, read_card
 from stdeploy.contents import read_checkpoint
@@ -18,8 +22,15 @@ from stdeploy.digest import (
 )
 from stdeploy.errors import ArtifactError
 from stdeploy.files import whole_file
+from stdeploy.golden import check_golden
 from stdeploy.models.base import ActionModel
+from stdeploy.models.inference import golden_of
 from stdeploy.models.registry import build
+from stdeploy.models.wrapped import stored_precision, unwrapped
+from stdeploy.parity import RUNTIME_TOLERANCE
+from stdeploy.spec import Precision
+
+_log = logging.getLogger(__name__)
 
 
 def save_checkpoint(path: Path, model: ActionModel, card: ModelCard) -> None:
@@ -40,18 +51,17 @@ def write_tensors(content: object, path: Path) -> None:
     """torch.save, with a full disk reported as what it is.
 
     Raises:
-        ArtifactError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     try:
         with path.open("wb") as file:
             torch.save(content, file)
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         # torch reports a failed write as a RuntimeError about positions in its archive.
-        cause = error if isinstance(error, OSError) else error.__context__
-        reason = cause.strerror if isinstance(cause, OSError) else "is the disk full?"
-        raise ArtifactError(
-            f"cannot write in {str(path.parent)!r}: {reason}; free some space"
-        ) from error
+        cause = error.__context__
+        if not isinstance(cause, OSError):
+            cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise cause from error
 
 
 def save_fused(path: Path, model: ActionModel, card: ModelCard) -> None:
@@ -65,19 +75,25 @@ def save_fused(path: Path, model: ActionModel, card: ModelCard) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     text = card.to_json()
     digest = content_sha256((card_part(text), *torch_parts(tensors)))
-    metadata = {CARD_KEY: text, DIGEST_KEY: digest, "format": "pt"}
+    content = save(tensors, metadata={CARD_KEY: text, DIGEST_KEY: digest, "format": "pt"})
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        # Not save_file, which would put a file of its own in the place of the locked one.
+        temporary.write_bytes(content)
 
 
 def load_model(path: Path) -> tuple[ActionModel, ModelCard]:
     """Read a network of either kind, in evaluation mode, float32, on the CPU.
+
+    Weights under the names of wrappers (`module.`, `_orig_mod.`, `ema_model.`, ...) or in half
+    precision are taken, and the log says what was done. What half precision changes is compared
+    with the golden clip, whose logits in the card become those of the weights as they are.
 
     Args:
         path: a .pt or .safetensors file.
 
     Raises:
         ArtifactError: not such a file, or its weights do not fit its card.
+        ParityError: rounded to half precision they answer the golden clip otherwise.
     """
     if path.suffix == ".pt":
         content = read_checkpoint(path)
@@ -94,6 +110,8 @@ def load_model(path: Path) -> tuple[ActionModel, ModelCard]:
             f"{str(path)!r} holds no weights for torch; give a .pt or .fused.safetensors file"
         )
     model = build(card.model)
+    tensors, renamed = unwrapped(tensors, model.state_dict())
+    stored = stored_precision(tensors)
     try:
         model.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -101,4 +119,38 @@ def load_model(path: Path) -> tuple[ActionModel, ModelCard]:
         raise ArtifactError(
             f"the weights of {str(path)!r} do not fit its card: {reason}"
         ) from error
-    return model.eval(), card
+    model.eval()
+    model.stored = stored
+    done = [renamed] if renamed else []
+    if stored != "fp32":
+        off, card = _rebased(model, card, stored, path)
+        done.append(
+            f"weights of {stored} were widened to fp32 (golden clip: relative error {off:.1e}, "
+            f"{RUNTIME_TOLERANCE[stored]:.0e} is allowed)"
+        )
+    if done:
+        say(f"{path.name}: {'; '.join(done)}")
+    return model, card
+
+
+def _rebased(
+    model: ActionModel, card: ModelCard, stored: Precision, path: Path
+) -> tuple[float, ModelCard]:
+    """How far rounded weights are from their card's golden clip, and a card with their own."""
+    golden = golden_of(model, card.clip, card.golden.seed)
+    error = check_golden(
+        card.golden.logits,
+        np.asarray(golden.logits),
+        magnitude=card.golden.magnitude,
+        tolerance=RUNTIME_TOLERANCE[stored],
+        source=f"{path.name!r}, rounded to {stored},",
+    )
+    described = f"{card.lineage.origin}, weights rounded to {stored}".removeprefix(", ")
+    lineage = card.lineage.model_copy(update={"origin": described})
+    return error, card.model_copy(update={"golden": golden, "lineage": lineage})
+
+
+def say(text: str) -> None:
+    """Log what was done to the weights of a file; of several processes the first one does."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        _log.warning("%s", text)

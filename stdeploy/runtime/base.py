@@ -87,7 +87,13 @@ class RunsClips(Protocol):
 
 
 class Runtime(RunsClips, Protocol):
-    """An opened artifact that classifies clips; a context manager."""
+    """An opened artifact that classifies clips; a context manager.
+
+    Attributes:
+        stored: type of its weights in the file, where that is coarser than the card says.
+    """
+
+    stored: Precision
 
     def __enter__(self) -> Self: ...
 
@@ -138,6 +144,7 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
 
     device: str
     precision: Precision
+    stored: Precision = "fp32"
 
     @classmethod
     @abc.abstractmethod

@@ -92,7 +92,7 @@ def replay_golden(runtime: Runtime, card: ModelCard, *, source: str) -> float:
         card.golden.logits if own is None else own,
         runtime.run(frames)[0],
         magnitude=card.golden.magnitude,
-        tolerance=RUNTIME_TOLERANCE[runtime.precision],
+        tolerance=_tolerance(runtime),
         source=f"{source!r} on {runtime.name} ({runtime.device})",
     )
 
@@ -107,9 +107,13 @@ def golden_row(runtime: Runtime, card: ModelCard, *, source: str) -> ParityRow:
         check=f"{runtime.name}, golden clip",
         precision=runtime.precision,
         error=replay_golden(runtime, card, source=source),
-        tolerance=RUNTIME_TOLERANCE[runtime.precision],
+        tolerance=_tolerance(runtime),
         detail=runtime.device,
     )
+
+
+def _tolerance(runtime: Runtime) -> float:
+    return max(RUNTIME_TOLERANCE[name] for name in (runtime.precision, runtime.stored))
 
 
 def _checked(backend: type[BaseRuntime], options: RuntimeOptions) -> RuntimeOptions:

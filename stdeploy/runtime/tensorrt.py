@@ -105,7 +105,7 @@ class TensorRtRuntime(BaseRuntime):
         if reason is not None:
             raise ArtifactError(
                 f"{str(artifact)!r} does not fit this host: {reason}; run: "
-                f"{sidecar.rebuild_command}, or pass --rebuild"
+                f"{sidecar.rebuild_command(artifact)}, or pass --rebuild"
             )
         runtime, engine = _deserialise(artifact, content, sidecar, flavour)
         _check_engine(artifact, card, engine, flavour)
@@ -295,7 +295,7 @@ def _deserialise(
     if engine is None:
         raise ArtifactError(
             f"{flavour.name} {flavour.version} refuses {str(artifact)!r}: {messages.last()}; "
-            f"run: {sidecar.rebuild_command}"
+            f"run: {sidecar.rebuild_command(artifact)}"
         )
     return runtime, engine
 

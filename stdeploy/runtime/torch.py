@@ -55,8 +55,10 @@ class TorchRuntime(BaseRuntime):
         card: ModelCard,
         precision: Precision,
         options: RuntimeOptions,
+        stored: Precision = "fp32",
     ) -> None:
         self._card = card
+        self.stored = stored
         self._on_gpu = options.device == "cuda"
         self._graph: Callable[[Tensor], Tensor] | None = graph
         if options.compile:
@@ -92,6 +94,7 @@ class TorchRuntime(BaseRuntime):
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         model, _ = load_model(artifact)
+        stored = model.stored
         if precision != "fp32":
             halve_trunk(model, _DTYPES[precision])
         graph = FramesToLogits(model, card.clip).eval()
@@ -105,7 +108,7 @@ class TorchRuntime(BaseRuntime):
             for parameter in graph.parameters():
                 if parameter.dim() == 5:
                     parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
-        return cls(graph, card, precision, options)
+        return cls(graph, card, precision, options, stored)
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""

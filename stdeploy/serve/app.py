@@ -1,9 +1,13 @@
 """The application: its routes, and what surrounds them."""
 
+import base64
+import hashlib
+import re
 from importlib.resources import files
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
@@ -18,14 +22,15 @@ from stdeploy.serve.refusal import MOST_SHOWN, RefusalError, in_words
 
 _PAGE = str(files("stdeploy.serve") / "page")
 _INDEX = "index.html"
+_NO_OTHERS = "object-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
-        "object-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+        f"default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; {_NO_OTHERS}"
     ),
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+_SWAGGER = "static-offline-docs"  # where fastapi_offline has its files
 
 
 def application(desk: Desk, *, api_key: str | None, own_metrics: bool) -> FastAPI:
@@ -42,6 +47,8 @@ def application(desk: Desk, *, api_key: str | None, own_metrics: bool) -> FastAP
         description="What happens in a video: labels, scores and spans of time.",
         license_info={"name": "Apache-2.0"},
         redoc_url=None,
+        docs_url=None,
+        redirect_slashes=False,  # the address that it would send is made of the header Host
     )
     app.include_router(v1.routes(desk), tags=["videos"])
     app.include_router(inference_protocol.routes(desk), tags=["Open Inference Protocol"])
@@ -54,13 +61,17 @@ def application(desk: Desk, *, api_key: str | None, own_metrics: bool) -> FastAP
     async def page() -> Response:
         return FileResponse(f"{_PAGE}/{_INDEX}", headers=_PAGE_HEADERS)
 
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return _docs(app.title)
+
     _surround(app, desk, api_key)
     return app
 
 
 def metrics_application(desk: Desk) -> FastAPI:
     """Metrics and probes alone, for a port of their own."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.include_router(probes.routes(desk.life))
     app.include_router(probes.metrics_routes(desk.metrics))
     _surround(app, desk, api_key=None)
@@ -78,11 +89,32 @@ class _Assets(StaticFiles):
         return answer
 
 
+def _docs(title: str) -> Response:
+    """The page that describes the routes, with a policy that lets its own script run only."""
+    page = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=title,
+        swagger_js_url=f"{_SWAGGER}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_SWAGGER}/swagger-ui.css",
+        swagger_favicon_url=f"{_SWAGGER}/favicon.png",
+    )
+    scripts = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{each}'" for each in hashes)
+    policy = (
+        f"default-src 'self'; script-src 'self' {allowed}; style-src 'self' 'unsafe-inline'; "
+        f"img-src 'self' data:; {_NO_OTHERS}"
+    )
+    page.headers.update(_PAGE_HEADERS | {"Content-Security-Policy": policy})
+    return page
+
+
 def _surround(app: FastAPI, desk: Desk, api_key: str | None) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     # The last one added is the outermost.
-    app.add_middleware(Reception, metrics=desk.metrics, api_key=api_key)
+    hosts = desk.settings.hosts
+    app.add_middleware(Reception, metrics=desk.metrics, hosts=hosts, api_key=api_key)
     app.add_middleware(Linger)
 
 
@@ -93,13 +125,14 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    headers = error.headers or {}
     path = request.url.path[:MOST_SHOWN]
     if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "GET")
+        reads = allowed == "GET"  # and then HEAD, see `Reception`
         raise RefusalError(
             "method_not_allowed",
-            f"{path!r} takes no {request.method}; {headers.get('Allow', 'GET')} is allowed",
-            headers=headers,
+            f"{path!r} takes no {request.method[:MOST_SHOWN]}; {allowed} is allowed",
+            headers={"Allow": "GET, HEAD" if reads else allowed},
         )
     if error.status_code == 404:
         raise RefusalError("not_found", f"there is nothing at {path!r}")

@@ -15,13 +15,14 @@ from stdeploy.serve.job import Job
 from stdeploy.serve.life import Life
 from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.network import NetworkFailedError, UnwantedError
-from stdeploy.serve.refusal import RefusalError
+from stdeploy.serve.refusal import MOST_SHOWN, RefusalError
 from stdeploy.serve.service import Service
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import Budget, UploadFolder, VideoBody, too_large
 from stdeploy.video.decode_pool import DecoderKilledError, NoDecoderError
 
 Answer = TypeVar("Answer")
+_GRACE_SECONDS = 5.0  # before it matters how fast a body comes
 _BODIES_IN_MEMORY = 8  # of the largest size
 
 
@@ -155,27 +156,51 @@ class Desk:
 
     async def _body(self, request: Request, limit: int) -> AsyncIterator[bytes]:
         """The body, piece by piece, within size and time."""
+        _check_encoding(request.headers.get("content-encoding", ""))
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
             raise too_large(limit)
         received = 0
         self._receiving += 1
+        start = asyncio.get_running_loop().time()
+        whole, slowest = self.settings.upload_seconds, self.settings.min_upload_bytes_per_second
+
+        def allowed_seconds() -> float:
+            return min(whole, _GRACE_SECONDS + received / slowest) if slowest else whole
+
         try:
-            async with asyncio.timeout(self.settings.upload_seconds):
+            async with asyncio.timeout_at(start + allowed_seconds()) as clock:
                 async for chunk in request.stream():
                     received += len(chunk)
                     if received > limit:
                         raise too_large(limit)
+                    clock.reschedule(start + allowed_seconds())
                     yield chunk
         except TimeoutError as error:
             raise RefusalError(
                 "too_slow",
-                f"the body took longer than {self.settings.upload_seconds:g} s to come",
+                f"the body took longer than {whole:g} s to come"
+                if allowed_seconds() == whole
+                else f"the body came slower than {slowest} bytes a second",
             ) from error
         except ClientDisconnect as error:
             raise GoneError from error
         finally:
             self._receiving -= 1
+
+
+def _check_encoding(encoding: str) -> None:
+    """Bodies are taken as they are: what is compressed could grow without a limit.
+
+    Raises:
+        RefusalError: it is compressed.
+    """
+    if encoding.strip().lower() not in ("", "identity"):
+        raise RefusalError(
+            "unsupported_type",
+            f"the content encoding is {encoding[:MOST_SHOWN]!r}; send the body without one",
+            headers={"Accept-Encoding": "identity"},
+        )
 
 
 def client_of(request: Request) -> str:

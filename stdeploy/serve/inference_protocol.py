@@ -28,6 +28,7 @@ from stdeploy.serve.service import Model
 VERSION = "1"
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _EXTENSIONS = ("binary_tensor_data", "classification")
+_SHARED_MEMORY = "shared_memory_"
 _MOST_OUTPUTS = 8
 _MOST_DIGITS = 12
 # A Kinetics clip takes 35 MiB; what JSON becomes in memory is several times its text.
@@ -289,6 +290,8 @@ def _parameters(of: dict[str, Any]) -> dict[str, Any]:
     parameters = of.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise _bad("parameters: an object is wanted")
+    if any(str(name).startswith(_SHARED_MEMORY) for name in parameters):
+        raise _bad("shared memory is not offered here; send and ask for binary data")
     return parameters
 
 

@@ -1,8 +1,12 @@
 """Logs: a line of JSON each, or text on a terminal; each with the id of its request."""
 
+import collections
 import contextvars
 import logging
+import math
 import sys
+import time
+from collections.abc import Callable
 from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
@@ -39,9 +43,48 @@ class _Text(logging.Formatter):
         else:
             words = [record.message, *(f"{name}={value}" for name, value in more.items())]
         level = None if record.levelno == logging.INFO else record.levelname
-        time = self.formatTime(record, "%H:%M:%S")
-        line = (time, level, *words, request_id[:_MOST_ID])
+        clock = self.formatTime(record, "%H:%M:%S")
+        line = (clock, level, *words, request_id[:_MOST_ID])
         return " ".join(str(word) for word in line if word not in (None, ""))
+
+
+class Seldom(logging.Filter):
+    """Lets only so many records of one place in the code through in a while.
+
+    What goes wrong without an end would otherwise fill the disk. The first record after the while
+    tells how many were left out. Lines of requests are never left out.
+
+    Args:
+        most: in the while.
+        seconds: that it lasts.
+        clock: of the time, in seconds.
+    """
+
+    def __init__(
+        self,
+        most: int = 5,
+        seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self._most = most
+        self._seconds = seconds
+        self._clock = clock
+        self._begun: dict[tuple[str, int], float] = {}
+        self._count: collections.Counter[tuple[str, int]] = collections.Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging."""
+        if record.name == REQUESTS:
+            return True
+        place, now = (record.pathname, record.lineno), self._clock()
+        if now - self._begun.get(place, -math.inf) >= self._seconds:
+            left_out = self._count[place] - self._most
+            self._begun[place], self._count[place] = now, 0
+            if left_out > 0:
+                record.left_out = left_out
+        self._count[place] += 1
+        return self._count[place] <= self._most
 
 
 def set_up(form: Literal["auto", "json", "text"], level: str) -> None:
@@ -64,11 +107,13 @@ def set_up(form: Literal["auto", "json", "text"], level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     handler.addFilter(_WithRequest())
-    for name in ("stdeploy", "uvicorn"):
+    handler.addFilter(Seldom())
+    for name in ("stdeploy", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level.upper())
         logger.propagate = False
     # A line for each request is written by `middleware.py`, with more in it.
     logging.getLogger("uvicorn.access").handlers = []
-    logging.getLogger("uvicorn.error").setLevel("WARNING")
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).setLevel("WARNING")

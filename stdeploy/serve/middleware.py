@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stdeploy.serve import logs
 from stdeploy.serve.desk import GoneError
+from stdeploy.serve.hosts import AllowedHosts
 from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.refusal import MOST_SHOWN, RefusalError
 
@@ -22,6 +23,7 @@ _PROTECTED = ("/v1", "/v2")
 # Asked by orchestrators, which hold no key, and again and again.
 _PROBES_OF_V2 = ("/v2/health/live", "/v2/health/ready")
 _PROBES = ("/livez", "/readyz", "/startupz", "/metrics", *_PROBES_OF_V2)
+_NO_PAGE = "default-src 'none'; frame-ancestors 'none'"  # for all that has no policy of its own
 _CLIENT_GONE = 499  # as nginx logs it; nobody sees it
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 64 * 2**20
@@ -33,12 +35,16 @@ class Reception:
     Args:
         app: the rest.
         metrics: count answers and refusals.
+        hosts: names by which the server may be asked.
         api_key: that requests to /v1 and /v2 carry; None asks for none.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, api_key: str | None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, hosts: AllowedHosts, api_key: str | None
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._hosts = hosts
         self._api_key = api_key.encode() if api_key is not None else None
         self._last: dict[str, int] = {}  # what each probe was answered
 
@@ -48,6 +54,9 @@ class Reception:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        method = scope["method"]
+        # What a GET is answered, a HEAD is, too; uvicorn leaves the body out.
+        scope = {**scope, "method": "GET"} if method == "HEAD" else scope
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         token = logs.request_id.set(request_id)
@@ -63,6 +72,7 @@ class Reception:
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-ID"] = request_id
                 answer["X-Content-Type-Options"] = "nosniff"
+                answer.setdefault("Content-Security-Policy", _NO_PAGE)
             elif not message.get("more_body"):
                 end = time.monotonic()  # before `Linger` waits for the rest of a body
             await send(message)
@@ -90,11 +100,18 @@ class Reception:
             code = failed.code
             await refuse(failed, self._metrics, send_with_id)
         finally:
-            self._end(scope, status, code, (end or time.monotonic()) - start)
+            self._end(scope, method, status, code, (end or time.monotonic()) - start)
             logs.request_id.reset(token)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        if scope["method"] not in ("GET", "HEAD") and _is_of_another_site(headers):
+        host = headers.get("host")
+        if host is not None and host not in self._hosts:  # only HTTP/1.0 has none, and no browser
+            raise RefusalError(
+                "unknown_host",
+                f"this server does not go by the name {host[:MOST_SHOWN]!r}; if it should, start "
+                "it with that name in --allowed-hosts",
+            )
+        if scope["method"] != "GET" and _is_of_another_site(headers):
             # A page of another site could let a visitor's browser work here unasked.
             origin = headers.get("origin", "")[:MOST_SHOWN]
             raise RefusalError(
@@ -112,7 +129,9 @@ class Reception:
                 "unauthorized", "the API key is missing or wrong; send Authorization: Bearer KEY"
             )
 
-    def _end(self, scope: Scope, status: int, code: str | None, seconds: float) -> None:
+    def _end(
+        self, scope: Scope, method: str, status: int, code: str | None, seconds: float
+    ) -> None:
         route = getattr(scope.get("route"), "path", None) or "other"
         self._metrics.requests.labels(route, status).inc()
         code = code or scope.get("state", {}).get("refused")  # a stream says so after its head
@@ -123,7 +142,7 @@ class Reception:
             logging.DEBUG if known else logging.INFO,
             "request",
             extra={
-                "method": scope["method"],
+                "method": method,
                 "path": scope.get("raw_path", b"").decode("latin-1"),  # as it came, so one line
                 "status": status,
                 "seconds": round(seconds, 4),

@@ -5,16 +5,19 @@ import collections
 from typing import Any, cast
 
 import h11
+from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stdeploy.serve.refusal import error_json
+from stdeploy.serve.schemas import STATUS
+from stdeploy.serve.strict_http import StrictConnection
 
 _MOST_AHEAD = 65_536  # bytes of later requests that a client may send before it is answered
 _JSON = (b"content-type", b"application/json")
 
 
 def guarded_protocol(
-    *, header_seconds: float, unread_seconds: float, max_connections: int
+    *, header_seconds: float, unread_seconds: float, max_connections: int, max_head_bytes: int
 ) -> type[H11Protocol]:
     """A protocol for uvicorn.
 
@@ -24,11 +27,17 @@ def guarded_protocol(
         unread_seconds: that an answer may wait for a client that does not read it.
         max_connections: open at once; a further one is closed, or, where another address has more
             of them than its own, takes the place of one of these.
+        max_head_bytes: of the head of a request.
     """
 
     class Guarded(H11Protocol):
         _head_timer: asyncio.TimerHandle | None = None
         _unread_timer: asyncio.TimerHandle | None = None
+        conn: StrictConnection
+
+        def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
+            super().__init__(config, *args, **kwargs)
+            self.conn = StrictConnection(max_head_bytes)
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -69,9 +78,8 @@ def guarded_protocol(
                 self._watch()
 
         def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-            limit = self.config.h11_max_incomplete_event_size
-            sentence = f"this is no HTTP request, or its head is larger than {limit} bytes"
-            self._refuse(400, sentence, "bad_request")
+            code = "head_too_large" if self.conn.head_too_large else "bad_request"
+            self._refuse(STATUS[code], self.conn.why, code)
 
         def _has_taken_a_place(self) -> bool:
             """Close a connection of the address that has the most, where that has more than ours.

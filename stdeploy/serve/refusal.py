@@ -74,3 +74,8 @@ class RefusalError(Exception):
 def error_json(sentence: str, code: str) -> bytes:
     """An error as JSON, with the id of the request where there is one."""
     return as_json({"error": sentence, "code": code, "request_id": logs.request_id.get()})
+
+
+def given_twice(option: str) -> RefusalError:
+    """The refusal of an option that stands twice: two programs could each take another one."""
+    return RefusalError("invalid", f"{option[:MOST_SHOWN]} is given twice; give it once")

@@ -5,7 +5,6 @@ import contextlib
 import errno
 import logging
 import os
-import resource
 import signal
 import socket
 import ssl
@@ -20,6 +19,7 @@ from fastapi import FastAPI
 from stdeploy.errors import BackendError, SpecError
 from stdeploy.serve.app import application, metrics_application
 from stdeploy.serve.desk import Desk
+from stdeploy.serve.open_files import Listener, allow_many_files, connections_within, has_gpu
 from stdeploy.serve.opening import model_of, open_service
 from stdeploy.serve.protocol import guarded_protocol
 from stdeploy.serve.service import Model, Service
@@ -50,12 +50,12 @@ def serve(
 
     Raises:
         ArtifactError: the artifact cannot be used.
-        BackendError: what runs it is not there, or an address is taken.
+        BackendError: what runs it is not there, an address is taken, or too few files may be open.
     """
     model = model_of(artifact)  # first: what is no artifact is said before anything listens
     api_key = settings.key()
     give_back_large_arrays()
-    _allow_many_files()
+    settings = _within_open_files(settings)
     with contextlib.ExitStack() as held:
         uploads = held.enter_context(UploadFolder(settings.upload_folder))
         desk = Desk(settings, uploads)
@@ -175,6 +175,18 @@ class _House:
             _end_now()  # its thread is inside the runtime, and would be waited for
 
 
+def _within_open_files(settings: ServeSettings) -> ServeSettings:
+    """Settings with no more connections than the system has room for."""
+    connections = connections_within(
+        allow_many_files(),
+        max_connections=settings.max_connections,
+        decode_workers=settings.workers,
+        metrics=settings.metrics_port is not None,
+        gpu=settings.device != "cpu" and has_gpu(),
+    )
+    return settings.model_copy(update={"max_connections": connections})
+
+
 def _config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
@@ -182,13 +194,13 @@ def _config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
             header_seconds=settings.header_seconds,
             unread_seconds=settings.upload_seconds,
             max_connections=settings.max_connections,
+            max_head_bytes=settings.max_header_bytes,
         ),
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        h11_max_incomplete_event_size=settings.max_header_bytes,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=int(_LAST_SECONDS),
         proxy_headers=True,
@@ -223,9 +235,7 @@ def _listen(host: str, port: int, flag: str) -> Iterator[socket.socket]:
         BackendError: the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named, because asyncio switches Nagle's delay (40 ms an answer) off for this protocol only.
-    door = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    with contextlib.closing(door):
+    with contextlib.closing(Listener(family)) as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             door.bind((host, port))
@@ -237,13 +247,6 @@ def _listen(host: str, port: int, flag: str) -> Iterator[socket.socket]:
             ) from error
         door.set_inheritable(False)
         yield door
-
-
-def _allow_many_files() -> None:
-    """As many open files as the system lets us have: an upload takes two."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _end_now() -> None:

@@ -1,6 +1,7 @@
 """All settings of the server: each one a flag, an environment variable and a key of a TOML file."""
 
 import difflib
+import ipaddress
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from stdeploy.errors import SpecError
 from stdeploy.runtime.base import Backend, Device, RuntimeOptions
+from stdeploy.serve.hosts import ANY, AllowedHosts, is_name
 from stdeploy.spec import Precision
 from stdeploy.video.limits import Limits
 
@@ -83,8 +85,14 @@ class ServeSettings(BaseModel):
     )
     tls_certificate: Path | None = Field(None, description="A PEM file; with its key: HTTPS.")
     tls_key: Path | None = Field(None, description="A PEM file.")
+    allowed_hosts: str | None = Field(
+        None,
+        description="Names by which it may be asked, beside localhost and addresses: "
+        "videos.example.com,*.lan or * for any.",
+    )
     forwarded_allow_ips: str = Field(
-        "127.0.0.1", description="Proxies whose X-Forwarded-For is believed."
+        "127.0.0.1",
+        description="Proxies whose X-Forwarded-For is believed: addresses, networks, or * for any.",
     )
     api_key: SecretStr | None = Field(
         None, description="A key that requests have to carry; safer in a file."
@@ -114,6 +122,9 @@ class ServeSettings(BaseModel):
 
     header_seconds: float = Field(10.0, gt=0, description="For the head of a request, else 408.")
     upload_seconds: float = Field(60.0, gt=0, description="For its body, else 408.")
+    min_upload_bytes_per_second: int = Field(
+        1024, ge=0, description="A body that comes slower, after 5 s, gets a 408."
+    )
     request_seconds: float = Field(60.0, gt=0, description="From then to the answer, else 504.")
     stream_seconds: float = Field(600.0, gt=0, description="The same, of a timeline.")
     network_seconds: float = Field(
@@ -147,7 +158,27 @@ class ServeSettings(BaseModel):
                 "metrics_port",
                 "port",
             )
+        for name in _listed(self.allowed_hosts or ""):
+            if not is_name(name):
+                raise WrongSettingsError(
+                    f"{{}}: {_shown(name)} is no name of a host; names such as videos.example.com "
+                    "or *.lan are allowed, with commas between them, or * for any",
+                    "allowed_hosts",
+                )
+        for proxy in _listed(self.forwarded_allow_ips):
+            if not _is_proxy(proxy):
+                raise WrongSettingsError(
+                    f"{{}}: {_shown(proxy)} is neither an address nor a network (10.0.0.0/8); "
+                    "these are allowed, with commas between them, or * for any",
+                    "forwarded_allow_ips",
+                )
         return self
+
+    @property
+    def hosts(self) -> AllowedHosts:
+        """Names by which the server may be asked."""
+        # Where it listens is a name of it, if it is a name.
+        return AllowedHosts((*_listed(self.allowed_hosts or ""), self.host))
 
     def key(self) -> str | None:
         """The API key, if one is asked for.
@@ -199,6 +230,24 @@ class ServeSettings(BaseModel):
             cpu_seconds=int(longest) + 1,
             wall_seconds=longest,
         )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """What stands between the commas."""
+    return tuple(word for word in map(str.strip, text.split(",")) if word)
+
+
+def _is_proxy(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return text == ANY
+    return True
+
+
+def _shown(text: str) -> str:
+    """A text in a sentence of `WrongSettingsError`, where braces mean settings."""
+    return repr(text).replace("{", "{{").replace("}", "}}")
 
 
 def load(flags: Mapping[str, Any], file: Path | None) -> ServeSettings:

@@ -9,6 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from email.message import Message
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -16,7 +17,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from stdeploy.errors import BackendError
-from stdeploy.serve.refusal import MOST_SHOWN, RefusalError
+from stdeploy.serve.refusal import MOST_SHOWN, RefusalError, given_twice
 from stdeploy.video.containers import HEAD_BYTES, container_of
 
 MULTIPART = "multipart/form-data"
@@ -273,7 +274,7 @@ class VideoBody:
 
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
-        self._in_video = b"filename" in options
+        self._in_video = b"filename" in options or _has_encoded_name(self._disposition)
         self._has_file |= self._in_video
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         if self._in_video and self._video_bytes:
@@ -293,12 +294,24 @@ class VideoBody:
 
     def _part_end(self) -> None:
         if not self._in_video:
+            if self._name in self.fields:
+                raise given_twice(self._name)
             self.fields[self._name] = self._value.decode("utf-8", "replace")
             self._value.clear()
         self._in_video = False
 
     def _form_end(self) -> None:
         self._ended = True
+
+
+def _has_encoded_name(disposition: bytes) -> bool:
+    """Whether a part has a filename*=, as some clients write names beyond ASCII, and alone.
+
+    The parser of forms passes it over, because RFC 7578 does not want it there.
+    """
+    header = Message()
+    header["Content-Disposition"] = disposition.decode("latin-1")
+    return header.get_filename() is not None
 
 
 def too_large(max_bytes: int) -> RefusalError:

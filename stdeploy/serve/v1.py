@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from stdeploy.serve import logs
 from stdeploy.serve.desk import Desk, refusal_of
 from stdeploy.serve.job import Job
-from stdeploy.serve.refusal import RefusalError, in_words
+from stdeploy.serve.refusal import RefusalError, given_twice, in_words
 from stdeploy.serve.schemas import (
     REFUSED,
     Classified,
@@ -79,6 +79,7 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:
         start = time.monotonic()
+        _check_once(request.query_params.multi_items())
         service = desk.service()
         async with contextlib.AsyncExitStack() as held:
             video, body = await held.enter_async_context(desk.upload(request))
@@ -246,13 +247,16 @@ class _Events(StreamingResponse):
 
 
 def _whole(options: ClassifyOptions, fields: dict[str, str]) -> ClassifyOptions:
-    """Options of the query, and those of the form that the query does not name.
+    """Options of the query and those of the form.
 
     Raises:
-        RefusalError: an option that is not there, not allowed, or without effect.
+        RefusalError: an option that is not there, not allowed, given twice, or without effect.
     """
+    in_query = options.model_dump(exclude_unset=True)
+    if twice := sorted(fields.keys() & in_query.keys()):
+        raise given_twice(twice[0])
     try:
-        whole = ClassifyOptions(**(fields | options.model_dump(exclude_unset=True)))
+        whole = ClassifyOptions(**(fields | in_query))
     except ValidationError as error:
         raise RefusalError("invalid", in_words(error.errors()[0])) from error
     if "hop_seconds" in whole.model_fields_set and not whole.timeline:
@@ -262,6 +266,19 @@ def _whole(options: ClassifyOptions, fields: dict[str, str]) -> ClassifyOptions:
             "send timeline=1 with it",
         )
     return whole
+
+
+def _check_once(items: list[tuple[str, str]]) -> None:
+    """Whether each option of a query stands there once.
+
+    Raises:
+        RefusalError: one does not.
+    """
+    seen = set()
+    for name, _ in items:
+        if name in seen:
+            raise given_twice(name)
+        seen.add(name)
 
 
 def _event(name: str, data: BaseModel) -> str:

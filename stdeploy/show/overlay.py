@@ -150,7 +150,7 @@ def _strip(lines: list[tuple[str, float]], size: tuple[int, int]) -> Image:
         strip[top + 1 : bottom - 1, : round(width * min(score, 1.0))] = _BAR
         cv2.putText(
             strip,
-            _fitted(f"{score:.2f}  ", label, width - 2 * indent, scale, thickness),
+            fitted(f"{score:.2f}  ", label, width - 2 * indent, scale, thickness),
             (indent, bottom - round(0.28 * step)),
             _FONT,
             scale,
@@ -161,8 +161,16 @@ def _strip(lines: list[tuple[str, float]], size: tuple[int, int]) -> Image:
     return strip
 
 
-def _fitted(score: str, label: str, width: int, scale: float, thickness: int) -> str:
-    """A score and its label in so many pixels, the label shortened where it has to be."""
+def fitted(score: str, label: str, width: int, scale: float, thickness: int) -> str:
+    """A score and its label in so many pixels, the label shortened where it has to be.
+
+    Args:
+        score: stands first, whole.
+        label: of any signs; those that OpenCV's font lacks become question marks.
+        width: in pixels.
+        scale: of OpenCV's font.
+        thickness: of its lines, in pixels.
+    """
     label = label.encode("ascii", "replace").decode()  # the only signs that OpenCV's font has
     text = score + label
     for length in range(len(label) - 1, -1, -1):

@@ -52,7 +52,9 @@ def check_resumable(folder: Path) -> None:
     """
     if (folder / STATE).is_file():
         return
-    why = "was stopped before its first save" if folder.is_dir() else "does not exist"
+    why = "does not exist"
+    if folder.is_dir():
+        why = f"was stopped before its first save{_diverged(folder)}"
     what_then = "leave --resume out, or name the run's folder with --run"
     states = sorted(_RUNS.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime)
     if states:
@@ -61,6 +63,16 @@ def check_resumable(folder: Path) -> None:
         how = f": `{command}`" if command else ", with the settings that it was begun with"
         what_then = f"{str(other)!r} can go on{how}"
     raise TrainingError(f"{str(folder)!r} {why}, so there is nothing to resume; {what_then}")
+
+
+def _diverged(folder: Path) -> str:
+    """Why a run ended, in brackets, if it was because it diverged."""
+    try:
+        *_, last = (folder / LOG).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return ""
+    _, found, reason = last.partition(" diverged: ")
+    return f" ({reason})" if found else ""
 
 
 def _command_of(folder: Path) -> str | None:

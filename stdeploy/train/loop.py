@@ -16,7 +16,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from stdeploy.card import Lineage, ModelCard
-from stdeploy.errors import DatasetError, TrainingError
+from stdeploy.errors import ArtifactError, DatasetError, TrainingError
 from stdeploy.files import CHECKPOINT_SUFFIX, checked_output
 from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.base import ActionModel
@@ -37,11 +37,14 @@ from stdeploy.train.folder import STATE
 from stdeploy.train.objective import objective
 from stdeploy.train.optimisation import (
     average_of,
+    check_norms,
     freeze,
+    is_usable,
     learning_rate_factor,
     parameter_groups,
 )
 from stdeploy.train.processes import (
+    DivergedRunError,
     InterruptedRunError,
     Machine,
     Stop,
@@ -126,7 +129,13 @@ def train(
     if folder is None:
         return None
     card = trainer.card()
-    save_checkpoint(output, trainer.trained(), card)
+    try:
+        save_checkpoint(output, trainer.trained(), card)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{error}; the run is done and its state saved: the same command with --resume writes "
+            "the checkpoint"
+        ) from error
     folder.finish(card, trainer.progress.rows)
     return card
 
@@ -155,8 +164,10 @@ class _Trainer:
         self._fingerprint = fingerprint(recipe, data, validation, fabric.world_size)
         self.progress = Progress()
         self._unreadable: set[str] = set()  # validation videos
+        self._before_last_step: RunState | None = None  # of the epoch that goes on
         clip, model = self._started.clip, self._started.model
         model.head.dropout.p = how.dropout
+        check_norms(model, clip, recipe.start, how, fabric.world_size)
         if how.sync_batch_norm:
             model = cast(ActionModel, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
         freeze(model, recipe.start)
@@ -237,13 +248,17 @@ class _Trainer:
         """Of the network that the run has made."""
         model, clip, started = self.trained(), self._started.clip, self._started
         rows = self.progress.rows
+        try:
+            golden = golden_of(model, clip)
+        except (ArtifactError, ValueError) as error:  # finite weights whose answers are not
+            raise self._diverged("the network's answers are not finite") from error
         names = ("validation_top1", "validation_top5")
         origin = "trained with stdeploy train"
         return ModelCard(
             model=model.spec,
             clip=clip,
             labels=self._data.labels,
-            golden=golden_of(model, clip),
+            golden=golden,
             lineage=Lineage(
                 origin=f"{origin}, {started.origin}" if started.origin else origin,
                 licence=started.licence,
@@ -254,6 +269,20 @@ class _Trainer:
         )
 
     def _epoch(self, stop: Stop) -> None:
+        try:
+            self._steps(stop)
+            self._check_usable()
+            self._share_broken()
+            report = self._validate(stop)
+            self._finish_epoch(report)
+        except DivergedRunError as error:
+            raise self._kept_before(error) from error
+        self._before_last_step = None
+        self._tell(report)
+        self._end_if_told(stop, f"after epoch {self.progress.epoch}")
+
+    def _steps(self, stop: Stop) -> None:
+        """The steps of an epoch that are still to be done."""
         progress = self.progress
         self._keys.epoch, self._keys.skip = progress.epoch, progress.step
         self._model.train()
@@ -263,6 +292,9 @@ class _Trainer:
             batches = iter(self._loader)
         while progress.step < self._keys.steps:
             number = progress.epoch * self._keys.steps + progress.step
+            if progress.step == self._keys.steps - 1 and self._folder is not None:
+                # What the last step spoils would be seen only when there is no way back.
+                self._before_last_step = copy.deepcopy(self._state())
             loss, right, waited = self._step(batches, number)
             progress.step += 1
             progress.loss_sum += loss
@@ -279,11 +311,6 @@ class _Trainer:
             if now - saved > self._save_seconds:
                 self._save()
                 saved = time.perf_counter()
-        self._share_broken()
-        report = self._validate(stop)
-        self._finish_epoch(report)
-        self._tell(report)
-        self._end_if_told(stop, f"after epoch {progress.epoch}")
 
     def _tell(self, report: Report) -> None:
         if self._fabric.is_global_zero:
@@ -345,11 +372,8 @@ class _Trainer:
             sums[0] /= fabric.world_size
         mean_loss, right_clips = sums.tolist()
         if not math.isfinite(mean_loss):
-            raise TrainingError(
-                f"the loss of epoch {self.progress.epoch + 1}, step {self.progress.step + 1} is "
-                f"not a number; lower learning_rate ({how.learning_rate}) or lengthen "
-                f"warmup_epochs ({how.warmup_epochs})"
-            )
+            step = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}"
+            raise self._diverged(f"the loss of {step} is not a number")
         self._stepper.step()
         self._stepper.zero_grad()
         if self._average is not None:
@@ -451,10 +475,43 @@ class _Trainer:
             parts["average"] = self._average
         return parts
 
+    def _state(self) -> RunState:
+        return RunState.of(self._fingerprint, self.progress, self._parts)
+
     def _save(self) -> None:
-        if self._folder is not None:
-            state = RunState.of(self._fingerprint, self.progress, self._parts)
-            state.save(self._folder.state)
+        # A state that cannot be gone on with must not replace one that can.
+        if self._folder is not None and is_usable(self._model):
+            self._state().save(self._folder.state)
+
+    def _check_usable(self) -> None:
+        """See that all weights and statistics are numbers, in every process.
+
+        Raises:
+            DivergedRunError: they are not.
+        """
+        spoilt = torch.tensor(float(not is_usable(self._model)), device=self._fabric.device)
+        if self._fabric.world_size > 1:
+            spoilt = cast(Tensor, self._fabric.all_reduce(spoilt, reduce_op="sum"))
+        if spoilt > 0:
+            after = f"after epoch {self.progress.epoch + 1}"
+            raise self._diverged(f"{after} weights are not finite, or too large to compute with")
+
+    def _diverged(self, what: str) -> DivergedRunError:
+        return DivergedRunError(
+            f"{what}; lower learning_rate ({self._how.learning_rate}) or lengthen warmup_epochs "
+            f"({self._how.warmup_epochs})"
+        )
+
+    def _kept_before(self, error: DivergedRunError) -> DivergedRunError:
+        """The same, when what there was before the last step is saved and that is said."""
+        if self._folder is None:
+            return error
+        if self._before_last_step is not None:
+            self._before_last_step.save(self._folder.state)
+        there = [path for path in (self._folder.state, self._folder.best) if path.is_file()]
+        kept = f"; what was good before is kept: {', '.join(map(str, there))}" if there else ""
+        self._folder.log(f"diverged: {error}")
+        return DivergedRunError(f"{error}{kept}")
 
 
 def _versions() -> dict[str, str]:

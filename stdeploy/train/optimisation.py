@@ -1,13 +1,19 @@
 """How the weights are moved: which, rates, decay, and their running average."""
 
+import copy
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from stdeploy.errors import TrainingError
 from stdeploy.models.base import ActionModel
+from stdeploy.spec import ClipSpec
 from stdeploy.train.recipe import Optimisation, Start
+
+_LARGEST = 1e18  # products of two larger numbers are beyond float32
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, how: Optimisation) -> float:
@@ -38,6 +44,51 @@ def freeze(model: nn.Module, first: Start) -> None:
                 module.eval()
 
 
+def check_norms(
+    model: ActionModel, clip: ClipSpec, first: Start, how: Optimisation, world_size: int
+) -> None:
+    """See that every norm that is trained gets more than one number a channel.
+
+    Only shapes are computed, on a copy without numbers.
+
+    Args:
+        model: the network; not changed.
+        clip: what it sees.
+        first: which norms keep their statistics.
+        how: gives the clips of a step, and in how many parts they come.
+        world_size: processes that share them.
+
+    Raises:
+        TrainingError: a norm gets one, whose mean it is and whose variance is 0.
+    """
+    if how.batch_size // (how.accumulate * (1 if how.sync_batch_norm else world_size)) > 1:
+        return
+    shapes = copy.deepcopy(model).to("meta").train()
+    freeze(shapes, first)
+    alone = list[str]()
+
+    def look(name: str, norm: nn.Module, features: Tensor) -> None:
+        if norm.training and features.numel() == features.shape[1]:
+            alone.append(name)
+
+    for name, module in shapes.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_pre_hook(lambda norm, x, name=name: look(name, norm, x[0]))
+            # Its own would refuse what is looked for here.
+            module.forward = lambda x: x  # type: ignore[assignment,method-assign]
+    with torch.no_grad():
+        side = clip.crop_px
+        shapes(torch.empty((1, 3, clip.num_frames, side, side), device="meta"))
+    if alone:
+        raise TrainingError(
+            f"a feature map of 1 x 1 x 1 is left in front of {alone[0]!r}, and its process sees "
+            f"one clip at a time (batch_size {how.batch_size}, accumulate {how.accumulate}, "
+            f"processes {world_size}), so that a norm has one number to take the mean and variance "
+            f"of; raise batch_size, lower accumulate or the number of processes, or enlarge "
+            f"clip.crop_px ({side}) or clip.num_frames ({clip.num_frames})"
+        )
+
+
 def parameter_groups(model: ActionModel, how: Optimisation) -> list[dict[str, Any]]:
     """Weight decay for kernels and the classifier, none for norms and biases.
 
@@ -54,6 +105,12 @@ def parameter_groups(model: ActionModel, how: Optimisation) -> list[dict[str, An
         {"params": parameters, "weight_decay": decay, "scale": scale}
         for (decay, scale), parameters in groups.items()
     ]
+
+
+def is_usable(model: nn.Module) -> bool:
+    """Whether all weights and statistics of a network are numbers that can be computed with."""
+    tensors = [t for t in model.state_dict().values() if t.is_floating_point()]
+    return all(bool((t.abs() < _LARGEST).all()) for t in tensors)  # of NaN this is false
 
 
 def average_of(model: nn.Module, how: Optimisation) -> AveragedModel | None:

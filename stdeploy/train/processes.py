@@ -39,6 +39,10 @@ class InterruptedRunError(TrainingError):
         self.exit_status = 128 + (number or signal.SIGTERM)
 
 
+class DivergedRunError(TrainingError):
+    """The weights of the run, or what it computes with them, are no longer numbers."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
     """What a run may use.

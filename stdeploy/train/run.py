@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 
 from stdeploy.card import ModelCard
 from stdeploy.errors import MissingExtraError, SpecError, TrainingError
-from stdeploy.files import UNFINISHED, whole_file
+from stdeploy.files import clear_unfinished, naming, whole_file
 from stdeploy.hardware import cpu_count, cpu_name, gpus
 from stdeploy.train.filter_shares import (
     FilterShares,
@@ -84,8 +84,7 @@ class RunFolder:
             rows: metrics of the epochs that are done already.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in self.path.glob(f"{UNFINISHED}*"):  # of a run that was killed while writing
-            leftover.unlink()
+        clear_unfinished(self.path)
         if not step:  # of a run whose state was deleted
             (self.path / EVALUATION).unlink(missing_ok=True)
         self._metrics(rows)
@@ -111,7 +110,8 @@ class RunFolder:
 
     def step(self, number: int, loss: float, learning_rate: float) -> None:
         """Log one step, counted from 1 over the whole run."""
-        with (self.path / "losses.csv").open("a") as file:
+        losses = self.path / "losses.csv"
+        with naming(losses), losses.open("a") as file:
             # Enough digits to give the same number back.
             file.write(f"{number},{loss!r},{learning_rate:.6g}\n")
         if self._board is not None:
@@ -139,7 +139,7 @@ class RunFolder:
     def log(self, line: str) -> None:
         """Add a line to log.txt, with the time."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with (self.path / LOG).open("a", encoding="utf-8") as file:
+        with naming(self.path / LOG), (self.path / LOG).open("a", encoding="utf-8") as file:
             file.write(f"{now} {line}\n")
 
     def finish(self, card: ModelCard, rows: list[dict[str, float]]) -> None:

@@ -1,6 +1,7 @@
 """The weights before training: random, from a 2D network, or from a checkpoint."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -15,10 +16,20 @@ from stdeploy.errors import ArtifactError, DownloadError, SpecError
 from stdeploy.files import cache_folder, existing
 from stdeploy.layers.temporal import Inflation
 from stdeploy.models.base import ActionModel
-from stdeploy.models.checkpoint import load_model
+from stdeploy.models.checkpoint import load_model, say
 from stdeploy.models.registry import build
+from stdeploy.models.wrapped import stored_precision, unwrapped
 from stdeploy.spec import ClipSpec, ModelSpec
 from stdeploy.train.recipe import IMAGENET, Recipe
+
+# A name of a tensor tells whose network it is.
+_OTHERS = {
+    "stem.0.weight": "torchvision (r3d_18, mc3_18, r2plus1d_18)",
+    "blocks.0.conv.weight": "PyTorchVideo",
+    "blocks.0.multipathway_blocks.0.conv.weight": "PyTorchVideo (SlowFast)",
+    "backbone.conv1.conv.weight": "MMAction2",
+    "Conv3d_1a_7x7.conv3d.weight": "pytorch-i3d",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +70,7 @@ def start(recipe: Recipe, labels: tuple[str, ...]) -> Started:
     clip = recipe.clip_spec()
     if not weights:
         return Started(model, clip)
-    tensors = _from_hub(model) if weights == IMAGENET else _from_file(Path(weights))
+    tensors = _from_hub(model) if weights == IMAGENET else _unwrapped_2d(Path(weights), model)
     inflate_network(model, tensors, recipe.start.inflation, source=weights)
     return Started(model, clip, origin=f"inflated from {weights}")
 
@@ -84,6 +95,8 @@ def inflate_network(
         SpecError: the network extends no 2D network.
         ArtifactError: a tensor is missing or has another shape.
     """
+    if video := sorted(name for name, tensor in tensors.items() if tensor.ndim == 5):
+        raise ArtifactError(_of_another_program(source, tensors, video))
     counterparts = list(model.counterparts())
     if not counterparts:
         raise SpecError(
@@ -106,6 +119,19 @@ def inflate_network(
                 assert variance is not None
                 mean.copy_(_tensor(tensors, f"{norm}.running_mean", source))
                 variance.copy_(_tensor(tensors, f"{norm}.running_var", source))
+
+
+def _of_another_program(source: str, tensors: Mapping[str, Tensor], video: list[str]) -> str:
+    """What weights of a 3D network are whose modules are not those of this program."""
+    whose = next((whose for name, whose in _OTHERS.items() if name in tensors), "another program")
+    shape = "x".join(map(str, tensors[video[0]].shape))
+    return (
+        f"{source!r} is a state_dict of a 3D network of {whose} ({len(video)} convolutions over "
+        f"time, {video[0]} is {shape}), whose modules are others than here; start from a 2D ResNet "
+        "(--weights imagenet, or torchvision's resnet50.pth), from a checkpoint of stdeploy "
+        "(stdeploy pull kinetics400-i3d), or look into it: stdeploy analyze filters "
+        f"{shlex.quote(source)}"
+    )
 
 
 def _tensor(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
@@ -190,6 +216,20 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise ArtifactError(f"{str(path)!r} holds no tensors by name")
     return cast(dict[str, Tensor], content)
+
+
+def _unwrapped_2d(path: Path, model: ActionModel) -> Mapping[str, Tensor]:
+    """Bare 2D tensors by the names of the bare network; what was done to them is logged."""
+    counterparts = list(model.counterparts())
+    needed = [f"{conv}.weight" for _, conv, _ in counterparts]
+    needed += [f"{norm}.running_mean" for _, _, norm in counterparts]
+    tensors, done = unwrapped(_from_file(path), needed)
+    if (stored := stored_precision(tensors)) != "fp32":
+        widened = f"weights of {stored} were widened to fp32"
+        done = f"{done}; {widened}" if done else widened
+    if done:
+        say(f"{path.name}: {done}")
+    return tensors
 
 
 def _from_hub(model: ActionModel) -> dict[str, Tensor]:

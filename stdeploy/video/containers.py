@@ -4,9 +4,11 @@ FFmpeg opens whatever a file says it is: a text file named .mp4 can be a list of
 files, and a playlist can name URLs. Only real containers, only local files.
 """
 
+from pathlib import Path
+
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,asf,ogg,gif,mjpeg,"
-    "h264,hevc,ivf,av1,obu,dv,nut,rm"
+    "h264,hevc,ivf,av1,obu,dv,nut,rm,mxf,yuv4mpegpipe,apng,dhav"
 )
 PROTOCOLS = "file"
 CAPTURE_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # a variable that OpenCV reads
@@ -24,6 +26,19 @@ def capture_options(streams: int | None = None) -> str:
     return "|".join(f"{name};{value}" for name, value in options.items())
 
 
+# By their contents FFmpeg takes these for one JPEG picture, which is no video.
+_DEMUXERS = {".mjpeg": "mjpeg", ".mjpg": "mjpeg"}
+
+
+def demuxer_of(path: Path) -> str | None:
+    """What FFmpeg has to take a file for where its name tells more than its contents.
+
+    Returns:
+        A name of `CONTAINERS`; None where the contents decide, as they nearly always do.
+    """
+    return _DEMUXERS.get(path.suffix.lower())
+
+
 TRANSPORT_STREAM = "MPEG transport stream"
 _PACKET = 188  # bytes, of an MPEG transport stream
 _STARTS = {
@@ -36,6 +51,14 @@ _STARTS = {
     b"\x00\x00\x01\xb3": "MPEG video",
     b"DKIF": "IVF",
     b".RMF": "RealMedia",
+    b"nut/multimedia container\0": "NUT",
+    b"YUV4MPEG2 ": "Y4M",
+    b"DHAV": "Dahua DAV",
+    b"DAHUA": "Dahua DAV",
+    b"\x12\x00\x0a": "AV1 video",  # a temporal delimiter, then a sequence header
+    b"\x1f\x07\x00": "DV",
+    # A partition pack of the header. What may stand before it is found by decoding alone.
+    b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02": "MXF",
 }
 # Of `container_of`: those whose packets need not say when they are shown.
 WITHOUT_TIMES = {
@@ -44,6 +67,7 @@ WITHOUT_TIMES = {
     TRANSPORT_STREAM,
     "H.264, HEVC or MPEG-4 video",
 }
+_PNG = b"\x89PNG\r\n\x1a\n"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 HEAD_BYTES = 2 * _PACKET
 
@@ -63,6 +87,8 @@ def container_of(head: bytes) -> str | None:
     for start, name in _STARTS.items():
         if head.startswith(start):
             return name
+    if head.startswith(_PNG) and b"acTL" in head:
+        return "APNG"  # other PNG files are pictures
     if head[4:8] in _BOXES:
         return "MP4 or QuickTime"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":

@@ -82,10 +82,21 @@ class Limits:
             VideoError: it is longer.
         """
         if seconds > self.seconds:
-            raise VideoError(
-                f"lasts {seconds / 3600:.0f} hours by its timestamps; at most "
-                f"{self.seconds / 3600:.0f} are allowed"
-            )
+            found, most = lasting(seconds), lasting(self.seconds)
+            if found == most:
+                found, most = f"{seconds:.10g} s", f"{self.seconds:.10g} s"
+            raise VideoError(f"lasts {found} by its timestamps; the longest allowed is {most}")
+
+
+def lasting(seconds: float) -> str:
+    """How long something lasts, in words.
+
+    >>> lasting(10), lasting(90), lasting(3600), lasting(5400), lasting(31_536_000)
+    ('10 s', '1.5 min', '1 hour', '1.5 hours', '8,760 hours')
+    """
+    unit, name = (3600, "hours") if seconds >= 3600 else (60, "min") if seconds >= 60 else (1, "s")
+    number = f"{seconds / unit:,.1f}".removesuffix(".0")
+    return "1 hour" if (number, name) == ("1", "hours") else f"{number} {name}"
 
 
 _UNLIMITED = 2**62

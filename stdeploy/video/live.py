@@ -95,6 +95,7 @@ class LiveClips:
         open_stream: opens the source, and again when it breaks off.
         clip: which frames, and how large.
         reconnect: open it again, after pauses of 1 to 30 s, instead of ending with it.
+        tries: how often a source is opened that has never given a frame; None for no end.
         report: is told in words when the source breaks off and comes back.
     """
 
@@ -104,11 +105,13 @@ class LiveClips:
         clip: ClipSpec,
         *,
         reconnect: bool,
+        tries: int | None = None,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._open_stream = open_stream
         self._clip = clip
         self._reconnect = reconnect
+        self._tries = tries
         self._report = report
         self._newest: deque[tuple[float, float, Image]] = deque(maxlen=clip.num_frames)
         self._changed = threading.Condition()
@@ -178,6 +181,7 @@ class LiveClips:
 
     def _follow(self) -> None:
         pause, clock = _FIRST_PAUSE, _Clock()
+        seen, tried, start = False, 0, time.monotonic()
         while not self._stop.is_set():
             try:
                 with self._open_stream() as stream:
@@ -185,13 +189,18 @@ class LiveClips:
                     with self._changed:
                         self._newest.clear()  # a clip does not go over a break
                     while not self._stop.is_set() and self._take(stream, clock):
-                        pause = _FIRST_PAUSE
+                        pause, seen = _FIRST_PAUSE, True
                 reason = "the source has ended"
             except VideoError as error:
                 reason = f"the source {error}"
                 if not self._reconnect:
                     self._error = type(error)(reason)
             if self._stop.is_set() or not self._reconnect:
+                break
+            tried += 1
+            if not seen and tried == self._tries:
+                took = time.monotonic() - start
+                self._error = NoStreamError(f"{reason}, in {tried} tries over {took:.0f} s")
                 break
             self._report(f"{reason}; trying again in {pause:g} s")
             self._stop.wait(pause)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stdeploy.errors import VideoError, require
-from stdeploy.video.containers import CONTAINERS, PROTOCOLS
+from stdeploy.video.containers import CONTAINERS, PROTOCOLS, demuxer_of
 from stdeploy.video.decoder import NO_VIDEO, Index, Packet
 from stdeploy.video.limits import Limits
 from stdeploy.video.opencv import decoding_threads
@@ -164,6 +164,7 @@ def _container(
     try:
         container = av.open(
             str(path.absolute()),
+            format=demuxer_of(path),
             options={
                 "protocol_whitelist": PROTOCOLS,
                 "format_whitelist": CONTAINERS,

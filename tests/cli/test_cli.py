@@ -209,6 +209,21 @@ def test_bad_input_is_one_clear_line(
         ("fuse", "missing argument 'checkpoint'; see stdeploy fuse --help"),
         ("pull", "missing argument 'item'. Choose from: kinetics400-i3d, sample-video; see "),
         ("card a b", "got unexpected extra argument(s) (b); see stdeploy card --help"),
+        ("predict a.mp4", "no such command 'predict'; use stdeploy classify; see stdeploy --help"),
+        ("eval a.onnx", "no such command 'eval'; use stdeploy evaluate; see stdeploy --help"),
+        ("check clips", "no such command 'check'; use stdeploy data check; see"),
+        ("train --epochs 3", "no such option: --epochs; use --set optimisation.epochs=N; see"),
+        ("train --lr 1", "no such option: --lr; use --set optimisation.learning_rate=X; see"),
+        ("train --batch-size 1", "no such option: --batch-size; use --set optimisation.batch_siz"),
+        ("train --gpus 2", "no such option: --gpus; use --devices; see stdeploy train --help"),
+        ("train --song 2", "no such option: --song; see stdeploy train --help"),
+        ("classify --epochs 3", "no such option: --epochs; see stdeploy classify --help"),
+        (
+            "classify https://a.b/c.mp4?d=1",
+            "'https://a.b/c.mp4?d=1' is an address, no file; download it first (curl -LO "
+            "'https://a.b/c.mp4?d=1'), or watch it if it is a stream: stdeploy watch ",
+        ),
+        ("classify rtsp://a/b", "'rtsp://a/b' is an address, no file; watch it if it is a stream"),
         ("fuze", "no such command 'fuze'. Did you mean 'fuse'?"),
     ],
 )

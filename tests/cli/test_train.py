@@ -55,7 +55,7 @@ def test_a_run_says_what_is_doubtful_then_a_line_an_epoch(
     assert unmeasured == (
         "no validation video of 'fihgt' (nor of 1 more class): those classes are not measured"
     )
-    assert alike == "'fight' and 'fihgt' may be one class; run stdeploy data check"
+    assert alike == "'fight' and 'fihgt' may be one class; run stdeploy data check lists"
     assert len(epochs) == 2
     for number, line in enumerate(epochs, start=1):
         assert re.fullmatch(
@@ -151,3 +151,31 @@ def test_an_epoch_names_what_could_not_be_read() -> None:
         "2 broken videos replaced (a.mp4, ...), 1 validation video unreadable (c.mp4), "
         "see runs/a/log.txt"
     )
+
+
+@pytest.mark.parametrize(
+    ("readable", "said"),
+    [
+        (1, r"exit status 1: 2 validation videos could not be read; bad\.pt is whole$"),
+        (
+            0,
+            r"none of the 2 videos could be read; .*; bad\.pt is whole, but not measured \(exit",
+        ),
+    ],
+)
+def test_unreadable_validation_videos_leave_the_checkpoint_whole_and_the_status_is_told(
+    finished: tuple[Path, str, str], tmp_path: Path, readable: int, said: str
+) -> None:
+    lists = finished[0] / "lists"
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"no video")
+    whole = (lists / "validation.csv").read_text().splitlines()[1 : 1 + readable]
+    rows = ["path,label", "a.mp4,fight", "b.mp4,walking", *whole]
+    (tmp_path / "bad.csv").write_text("\n".join(rows))
+    settings = ("--set=optimisation.epochs=1", "--data", lists, "--validation", "bad.csv")
+    result = stdeploy(*TRAIN, *settings, "-o", "bad.pt", cwd=tmp_path)
+    assert result.returncode == 1, result.stderr
+    assert re.search(said, result.stderr, re.MULTILINE)
+    assert "Traceback" not in result.stderr
+    shown = stdeploy("card", "bad.pt", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr

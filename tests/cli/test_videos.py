@@ -321,7 +321,9 @@ def test_pictures_and_videos_of_results(folder: Path, tmp_path: Path) -> None:
     (row,) = records(result)
     assert row["contact_sheet"] == str(tmp_path / "sheet.png")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    assert sheet.shape == (2 * (160 + 18 + 4), 4 + 8 * 164, 3)
+    assert sheet.shape == (24 + 2 * (160 + 18 + 4), 4 + 8 * 164, 3)
+    assert (sheet[:24, :656] < 128).any()  # score and label
+    assert (sheet[:24, 656:] < 128).any()  # the name
     written = VideoReader(tmp_path / "videos" / "long.labels.mp4").timing
     assert len(written.timestamps) == 250
     assert written.duration == pytest.approx(10.0, abs=0.05)

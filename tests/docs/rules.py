@@ -17,6 +17,7 @@ FOREIGN = {
     r"bash \.ci/run": "runs everything, this test included",
     r"([A-Z]+=\S+ )?docker .+": "needs Docker, and images from a registry",
     r"kubectl .+": "needs a cluster",
+    r"openssl .+": "is not on every machine; makes a key for the cluster",
     r"install -D? ?-?m? ?.+": "writes into /etc",
     r"systemctl .+": "needs systemd as the first process",
     r"serve (run|deploy) .+": "starts Ray for good; tests/serve/test_on_ray.py does it",

@@ -156,7 +156,8 @@ def test_engine_that_does_not_fit_the_host_says_why(built: BuiltEngine) -> None:
     lasting = sidecar.model_copy(update={"version_compatible": True, "version": "10.16.1"})
     assert lasting.mismatch("11.4.0", L4) is None
     assert lasting.mismatch("10.9.0", L4) is not None
-    assert sidecar.rebuild_command == "stdeploy export a.onnx --trt --batches 2,4"
+    command = "stdeploy export runs/a.onnx --trt --batches 2,4"
+    assert sidecar.rebuild_command(Path("runs/a.sm90.fp32.engine")) == command
 
 
 @pytest.mark.skipif(bool(gpus()), reason="about hosts without a GPU")

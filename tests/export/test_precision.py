@@ -1,6 +1,7 @@
 """Lower precisions: what is written has passed its gate, and damage to it is caught."""
 
 import collections
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +14,17 @@ from onnx import numpy_helper
 from stdeploy.card import read_card
 from stdeploy.errors import ArtifactError, BackendError, DatasetError, ParityError, SpecError
 from stdeploy.export import onnx as exporter
+from stdeploy.export.calibration import read_calibration
 from stdeploy.export.onnx import ExportOptions, export_onnx
 from stdeploy.fuse import fuse_model
+from stdeploy.golden import golden_clip
 from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.checkpoint import load_model, save_fused
 from stdeploy.parity import GATES, difference
 from stdeploy.runtime.base import RuntimeOptions
 from stdeploy.runtime.opening import open_runtime
-from tests.conftest import card_of, tiny_model, write_signed
-from tests.video.videos import write_golden_videos
+from tests.conftest import TINY_CLIP, card_of, tiny_model, write_signed
+from tests.video.videos import write_golden_videos, write_video
 
 BF16 = pytest.param(
     "bf16", marks=pytest.mark.skipif(not cpu_emulates_bf16(), reason="needs AVX-512 to verify")
@@ -35,8 +38,8 @@ HESITANT = {"top1_changed": 1.0}
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Videos to calibrate on, in a folder with subfolders, one of them broken."""
     folder = tmp_path_factory.mktemp("clips")
-    for name in ("0", "1"):
-        write_golden_videos(folder / name, count=2)
+    for number in (0, 1):
+        write_golden_videos(folder / str(number), count=2, first_seed=2 * number)
     (folder / "0" / "broken.mp4").write_bytes(b"no video")
     return folder
 
@@ -69,6 +72,7 @@ def test_card_records_gate_clips_and_answer(exported: Path, precision: str, clip
     assert card.precision == precision
     assert card.calibration is not None
     assert (card.calibration.source, card.calibration.clips) == (str(clips), 4)
+    assert card.calibration.held_out == (1 if precision == "int8" else 0)
     rows = {row.check.partition(", ")[2]: row for row in card.parity}
     assert list(rows) == [
         *("batch 1", "batch 2", "batch 5"),
@@ -77,7 +81,12 @@ def test_card_records_gate_clips_and_answer(exported: Path, precision: str, clip
     ]
     assert all(row.passed and row.precision == precision for row in card.parity)
     assert rows["largest logit error"].tolerance == GATES[precision].max_error
-    assert rows["mean logit error"].detail == "4 real clips and the golden clip"
+    groups = {"int8": {"3 real clips of the ranges", "1 real clip held out"}}.get(
+        precision, {"4 real clips"}
+    )
+    for name in ("largest logit error", "mean logit error", "KL of the probabilities, nats"):
+        assert rows[name].detail in {"5 synthetic clips", *groups}
+    assert rows["top-1 changed"].detail == "9 clips"
     # It is its own answer that is remembered beside its parent's, and they differ a little.
     assert card.golden.verified is not None
     changed = difference(np.array([card.golden.logits]), np.array([card.golden.verified]))
@@ -237,6 +246,82 @@ def test_bf16_is_not_written_where_it_cannot_be_verified(
     with pytest.raises(BackendError, match="lacks AVX-512"):
         export_onnx(fused, options=ExportOptions(precision="bf16"))
     assert [p.name for p in tmp_path.iterdir()] == [fused.name]
+
+
+def plain(colour: tuple[int, int, int], noise: int = 0) -> list[np.ndarray]:
+    draw = np.random.default_rng(0)
+    frames = np.full((20, 48, 64, 3), colour) + draw.integers(-noise, noise + 1, (20, 48, 64, 3))
+    return list(frames.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("videos", "message"),
+    [
+        ({"black": plain((0, 0, 0))}, r"/black\.mp4' shows single colours .* differ by 0\.0 of"),
+        (
+            {name: plain((9, 90, 200), noise=5) for name in "ab"},
+            r"/a\.mp4' shows single colours .*/b\.mp4' shows single colours",
+        ),
+        (
+            {"fade": [np.full((48, 64, 3), 12 * n, np.uint8) for n in range(20)]},
+            r"/fade\.mp4' shows single colours",
+        ),
+        (
+            {"one": list(golden_clip(0, (20, 48, 64, 3)))},
+            r"/clips' gives one clip: what sets the ranges of int8 must not be all that judges it",
+        ),
+        (
+            {name: list(golden_clip(0, (20, 48, 64, 3))) for name in "ab"},
+            r"gives one clip, and '.*/b\.mp4' has the frames of '.*/a\.mp4': what sets",
+        ),
+    ],
+    ids=("black", "single colour", "fade", "one video", "the same twice"),
+)
+def test_int8_is_refused_where_its_clips_say_nothing_or_would_judge_themselves(
+    tmp_path: Path, videos: dict[str, list[np.ndarray]], message: str
+) -> None:
+    (tmp_path / "clips").mkdir()
+    for name, frames in videos.items():
+        write_video(tmp_path / "clips" / f"{name}.mp4", frames, fps=12.0)
+    options = ExportOptions(precision="int8", calibrate=tmp_path / "clips")
+    with pytest.raises(DatasetError, match=message):
+        export_onnx(fused_file(tmp_path), options=options)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.fused.safetensors", "clips"]
+
+
+def test_a_clip_of_one_colour_is_left_out_and_few_clips_are_warned_of(tmp_path: Path) -> None:
+    folder = write_golden_videos(tmp_path / "clips", count=5)
+    write_video(folder / "black.mp4", plain((0, 0, 0)), fps=12.0)
+    clips = read_calibration(folder, TINY_CLIP, max_clips=32, hold_out=True)
+    assert (clips.record.clips, clips.record.held_out) == (5, 1)
+    assert (len(clips.frames), len(clips.for_ranges)) == (5, 4)
+    left_out, few = clips.notes
+    assert re.match(r"left out: '.*/black\.mp4' shows single colours", left_out)
+    assert re.match(r"only 5 clips of .*: 4 set the ranges of int8, and 1 and the synthetic", few)
+    # The fourth in the order of the folder judges, and comes last.
+    alone = read_calibration(folder, TINY_CLIP, max_clips=1, videos=[folder / "3.mp4"])
+    assert np.array_equal(clips.frames[-1], alone.frames[0])
+    assert alone.notes == ()
+
+
+def test_eight_clips_are_enough_to_say_nothing(tmp_path: Path) -> None:
+    folder = write_golden_videos(tmp_path / "clips", count=8)
+    clips = read_calibration(folder, TINY_CLIP, max_clips=8, hold_out=True)
+    assert (clips.record.held_out, len(clips.for_ranges), clips.notes) == (2, 6, ())
+
+
+def test_int8_is_judged_by_clips_that_did_not_set_its_ranges(tmp_path: Path) -> None:
+    """Ranges of dim clips cut off what others need, which dim clips alone do not show."""
+    (tmp_path / "dim").mkdir()
+    for seed in range(8):
+        frames = golden_clip(seed, (20, 48, 64, 3)) // 8
+        write_video(tmp_path / "dim" / f"{seed}.mp4", list(frames), fps=12.0)
+    options = ExportOptions(precision="int8", calibrate=tmp_path / "dim", allow=HESITANT)
+    card = export_onnx(fused_file(tmp_path), options=options).card
+    assert len(card.kept) >= 2  # none would be kept if those clips alone judged
+    mean = next(row for row in card.parity if row.check.endswith("mean logit error"))
+    assert mean.detail == "5 synthetic clips"
+    assert mean.error > 0.01
 
 
 def test_a_folder_without_readable_videos_is_refused(tmp_path: Path) -> None:

@@ -106,7 +106,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(
-    artifact: Path, *options: str, ready: bool = True, **variables: str
+    artifact: Path,
+    *options: str,
+    ready: bool = True,
+    open_files: int | None = None,
+    **variables: str,
 ) -> Iterator[Server]:
     """Start a server on a free port; at the end it is told to go, and has to.
 
@@ -114,14 +118,17 @@ def running(
         artifact: what answers.
         options: of the command line.
         ready: wait until it says that it answers; otherwise until it listens.
+        open_files: that the system allows it.
         variables: of its environment.
     """
+    limited = ("sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh") if open_files else ()
     port = 0 if ready else free_port()  # what it takes is said when it answers
     awaited = r" at (http://\S+)" if ready else "^opening "
     with tempfile.TemporaryDirectory() as uploads:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "stdeploy", "serve", str(artifact), "--port", str(port)),
+                *(*limited, sys.executable, "-m", "stdeploy"),
+                *("serve", str(artifact), "--port", str(port)),
                 *("--backend", BACKEND, "--threads", "1", "--upload-folder", uploads, *options),
             ],
             stderr=subprocess.PIPE,

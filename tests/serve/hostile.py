@@ -47,7 +47,7 @@ class Hostile:
             "bad chunks": (self._bad_chunks, {0, 400, 408, 415}),
             "slow head": (self._slow_head, {0, 408}),
             "slow body": (self._slow_body, {0, 408, 415}),
-            "large head": (self._large_head, {0, 400}),
+            "large head": (self._large_head, {0, 431}),
             "no HTTP": (self._no_http, {0, 400, 408}),
             "many requests in a row": (self._pipeline, {200}),
             "options": (self._options, {404, 422, 503}),
@@ -168,7 +168,7 @@ class Hostile:
         connection.shutdown(socket.SHUT_WR)
 
     def _pipeline(self, connection: socket.socket, _draw: random.Random) -> None:
-        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
 
     def _options(self, connection: socket.socket, draw: random.Random) -> None:
         query = draw.choice(
@@ -182,7 +182,7 @@ class Hostile:
             ]
         )
         connection.sendall(
-            f"POST /v1/classify?{query} HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\n"
+            f"POST /v1/classify?{query} HTTP/1.1\r\nHost: localhost\r\nContent-Type: video/mp4\r\n"
             "Content-Length: 5\r\nConnection: close\r\n\r\nhello".encode()
         )
 
@@ -207,7 +207,7 @@ class Hostile:
         body = json.dumps(anything(4)).encode()
         length = draw.choice(["", "Inference-Header-Content-Length: 7\r\n"])
         connection.sendall(
-            f"POST /v2/models/{self._model}/infer HTTP/1.1\r\nHost: x\r\n{length}"
+            f"POST /v2/models/{self._model}/infer HTTP/1.1\r\nHost: localhost\r\n{length}"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
             + body
         )
@@ -218,7 +218,7 @@ class Hostile:
 
 
 def _head(*lines: str) -> bytes:
-    first = ("POST /v1/classify HTTP/1.1", "Host: x", "Connection: close")
+    first = ("POST /v1/classify HTTP/1.1", "Host: localhost", "Connection: close")
     return ("\r\n".join((*first, *lines)) + "\r\n\r\n").encode("latin-1")
 
 

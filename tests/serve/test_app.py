@@ -1,6 +1,7 @@
 """The application in this process: states that a real server passes through too fast, or never."""
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +74,9 @@ class House:
 
         async def all_of_them() -> list[httpx.Response]:
             transport = httpx.ASGITransport(self.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://localhost"
+            ) as client:
                 return await asyncio.gather(*(client.request(m, p, **k) for m, p, k in calls))
 
         return asyncio.run(all_of_them())
@@ -156,7 +159,7 @@ def test_a_network_that_hangs_turns_liveness_red(house: House, video: Path) -> N
 
     async def look() -> int:
         transport = httpx.ASGITransport(house.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             method, path, content = classify(video)
             work = asyncio.ensure_future(client.request(method, path, **content))
             status = 200
@@ -212,10 +215,20 @@ def test_the_page_and_its_parts_come_with_their_headers(house: House) -> None:
         assert "default-src 'self'" in answer.headers["content-security-policy"]
         assert answer.headers["cache-control"] == "no-cache"
     assert house.get("/page/index.html").status_code == 404
+    # What is no page may do nothing, should a browser take it for one.
+    for path in ("/livez", "/openapi.json", "/nothing"):
+        policy = house.get(path).headers["content-security-policy"]
+        assert policy == "default-src 'none'; frame-ancestors 'none'"
 
 
 def test_the_documentation_needs_no_internet(house: House) -> None:
-    text = house.get("/docs").text
+    answer = house.get("/docs")
+    policy = answer.headers["content-security-policy"]
+    assert re.search(r"script-src 'self' 'sha256-[\w+/]{43}='; ", policy)
+    assert "frame-ancestors 'none'" in policy
+    text = answer.text
+    for asset in re.findall(r"static-offline-docs/[\w.-]+", text):
+        assert house.get(f"/{asset}").status_code == 200
     assert "http://" not in text
     assert "https://" not in text
     paths = house.get("/openapi.json").json()["paths"]

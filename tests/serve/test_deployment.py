@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 from prometheus_client.parser import text_string_to_metric_families
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from stdeploy.serve.on_ray import RayArguments
 from stdeploy.serve.schemas import STATUS
@@ -29,6 +34,7 @@ DASHBOARD = json.loads((SERVE / "grafana" / "stdeploy.json").read_text())
 DOCKERFILE = (SERVE / "Dockerfile").read_text().replace("\\\n", "")
 UNIT = (SERVE / "stdeploy.service").read_text()
 SETTINGS = ServeSettings()
+NGINX = "nginx.ingress.kubernetes.io"
 OF_PROMETHEUS = {"up"}
 OF_EVERY_SERIES = {"instance", "job"}
 
@@ -191,14 +197,148 @@ def test_health_check_of_the_image_tells_a_live_server_from_none(watched: Server
         assert (result.returncode == 0) == healthy
 
 
-def test_image_installs_extras_that_are_there() -> None:
+def locked(name: str) -> dict[str, tuple[Version, str]]:
+    """Version and hashes of each package of a lock."""
+    text = (SERVE / "requirements" / f"{name}.txt").read_text().replace("\\\n", "")
+    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+    found = {}
+    for line in lines:
+        package, version, hashes = re.fullmatch(r"([\w.-]+)==(\S+)\s+(--hash=.*)", line).groups()  # type: ignore[union-attr]
+        found[canonicalize_name(package)] = (Version(version), hashes)
+    assert len(found) == len(lines)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("target", "extras"),
+    [("cpu", {"cpu", "openvino", "serve", "pyav"}), ("gpu", {"gpu", "serve", "pyav"})],
+)
+def test_image_installs_what_the_project_asks_for_by_version_and_hash(
+    target: str, extras: set[str]
+) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = re.findall(r"'\.\[([a-z,]+)\]'", DOCKERFILE)
-    assert len(named) == 2
-    for extras in named:
-        assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    asked = list(project["dependencies"])
+    asked += [one for extra in extras for one in project["optional-dependencies"][extra]]
+    packages = locked(target)
+    for requirement in map(Requirement, asked):
+        version, hashes = packages[canonicalize_name(requirement.name)]
+        assert version in requirement.specifier
+        assert re.fullmatch(r"(--hash=sha256:[0-9a-f]{64}\s*)+", hashes)
+    stage = re.findall(rf"AS build-{target}\n(.*?)\nFROM", DOCKERFILE, re.DOTALL)[0]
+    assert f"COPY serve/requirements/build.txt serve/requirements/{target}.txt ./" in stage
+    commands = re.split(r"&&|\n", stage)
+    installs = [one for one in commands if re.search(r"/pip .*\b(install|wheel) ", one)]
+    assert len(installs) == 4
+    for line in installs:
+        assert ("--require-hashes" in line) ^ ("--no-index" in line)
+
+
+def test_what_builds_the_wheel_is_locked_and_no_more() -> None:
+    system = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    (asked,) = map(Requirement, system["requires"])
+    ((name, (version, _)),) = locked("build").items()
+    assert name == asked.name
+    assert version in asked.specifier
+    commands = (ROOT / "Makefile").read_text()
+    assert f"echo '{asked}'" in commands
+
+
+def test_images_are_of_an_exact_version() -> None:
+    bases = re.findall(r"^ARG \w+_IMAGE=(\S+)", DOCKERFILE, re.MULTILINE)
+    compose = [s["image"] for s in loaded("compose.yaml")["services"].values()]
+    foreign = [image for image in (*bases, *compose) if not image.startswith("stdeploy:")]
+    assert len(foreign) == 4
+    for image in foreign:
+        assert re.search(r":v?\d+\.\d+\.\d+", image), image
     assert {"cpu", "gpu"} == set(re.findall(r" AS (\w+)\n", DOCKERFILE))
     assert DOCKERFILE.count('ENTRYPOINT ["stdeploy", "serve"]') == 2
+
+
+def test_the_server_takes_what_the_manifests_set(tmp_path: Path) -> None:
+    """Every setting of the manifests, and the key from the file that they mount."""
+    (container,) = deployment()["spec"]["template"]["spec"]["containers"]
+    env = {variable["name"]: variable.get("value") for variable in container["env"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    key = Path(env["STDEPLOY_SERVE_API_KEY_FILE"])
+    assert str(key.parent) == mounts["api-key"]
+    given = {
+        name.removeprefix(ENV_PREFIX).lower(): value.replace("$(POD_NAMESPACE)", "films")
+        for name, value in env.items()
+        if name.startswith(ENV_PREFIX)
+    }
+    (tmp_path / key.name).write_text("sesame\n")
+    settings = ServeSettings(**given | {"api_key_file": tmp_path / key.name})
+    assert settings.key() == "sesame"
+    for host in ("stdeploy", "stdeploy.films", "stdeploy.films.svc.cluster.local", "10.0.0.7:8000"):
+        assert host in settings.hosts
+    assert "evil.example" not in settings.hosts
+
+    async def app(*_: object) -> None: ...
+
+    trusted = ProxyHeadersMiddleware(app, settings.forwarded_allow_ips).trusted_hosts
+    assert trusted.get_trusted_client_address("6.6.6.6, 203.0.113.9, 10.1.2.3")[0] == "203.0.113.9"
+
+
+def test_only_named_namespaces_reach_the_pods() -> None:
+    for rule in loaded("kubernetes/base/network.yaml")["spec"]["ingress"]:
+        (source,) = rule["from"]
+        selector = source["namespaceSelector"]
+        named = selector.get("matchLabels") or selector["matchExpressions"][0]["values"]
+        assert named
+    assert "egress" not in loaded("kubernetes/base/network.yaml")["spec"]
+
+
+def test_the_ingress_lets_through_what_the_server_takes() -> None:
+    ingress = loaded("kubernetes/ingress/ingress.yaml")
+    annotations = ingress["metadata"]["annotations"]
+    for prefix, size in (("nginx.org", "client-max-body-size"), (NGINX, "proxy-body-size")):
+        megabytes = int(annotations[f"{prefix}/{size}"].removesuffix("m"))
+        assert megabytes << 20 > SETTINGS.max_body_bytes
+        seconds = int(annotations[f"{prefix}/proxy-read-timeout"].removesuffix("s"))
+        assert seconds > SETTINGS.stream_seconds
+        assert annotations[f"{prefix}/proxy-buffering"] in ("off", "False")
+    (rule,) = ingress["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    service = loaded("kubernetes/base/service.yaml")
+    assert path["backend"]["service"]["name"] == service["metadata"]["name"]
+    assert path["backend"]["service"]["port"]["name"] == service["spec"]["ports"][0]["name"]
+
+
+def test_pods_are_added_by_metrics_that_are_exported_and_adapted(
+    exported: dict[str, set[str]],
+) -> None:
+    metrics = loaded("kubernetes/base/autoscaling.yaml")["spec"]["metrics"]
+    names = {metric["pods"]["metric"]["name"] for metric in metrics}
+    assert names == {"stdeploy_queue_videos", "stdeploy_queue_clips"}
+    assert names <= set(exported)
+    (rule,) = loaded("kubernetes/prometheus-adapter.yaml")["rules"]["custom"]
+    (pattern,) = re.findall(r'__name__=~"([^"]+)"', rule["seriesQuery"])
+    assert all(re.fullmatch(pattern, name) for name in names)
+
+
+def test_kustomize_puts_the_name_of_the_ingress_where_it_belongs(tmp_path: Path) -> None:
+    program = shutil.which("kubectl")
+    if program is None:
+        pytest.skip("kubectl is not here")
+    folder = tmp_path / "kubernetes"
+    shutil.copytree(SERVE / "kubernetes", folder)
+    for path, old, new in (
+        ("gpu/kustomization.yaml", "# components:", "components:"),
+        ("ingress/ingress.yaml", "host: videos.example.com", "host: films.example.org"),
+    ):
+        text = (folder / path).read_text()
+        assert old in text
+        (folder / path).write_text(text.replace(old, new))
+    built = subprocess.run(
+        [program, "kustomize", folder / "gpu"], capture_output=True, text=True, check=True
+    )
+    found = {each["kind"]: each["spec"] for each in yaml.safe_load_all(built.stdout)}
+    assert found["Ingress"]["tls"][0]["hosts"] == ["films.example.org"]
+    (container,) = found["Deployment"]["template"]["spec"]["containers"]
+    (hosts,) = (v["value"] for v in container["env"] if v["name"].endswith("ALLOWED_HOSTS"))
+    assert hosts.startswith("films.example.org,stdeploy,stdeploy.$(POD_NAMESPACE),")
+    assert found["HorizontalPodAutoscaler"]["maxReplicas"] == 4
+    assert "replicas" not in found["Deployment"]
 
 
 def test_all_run_as_the_same_user_who_is_not_root() -> None:

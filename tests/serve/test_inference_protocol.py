@@ -134,6 +134,17 @@ def test_plain_json_is_enough(server: Server, runtime: Runtime) -> None:
             {},
             "a number of classes",
         ),
+        (
+            request(parameters={"shared_memory_region": "a", "shared_memory_byte_size": 18432}),
+            {},
+            "shared memory is not offered here; send and ask for binary data",
+        ),
+        (
+            request()
+            | {"outputs": [{"name": "logits", "parameters": {"shared_memory_region": "a"}}]},
+            {},
+            "shared memory is not offered here",
+        ),
         (b"{}", {"Inference-Header-Content-Length": "3"}, "the body has 2 bytes"),
         (b"{}", {"Inference-Header-Content-Length": "-1"}, "the body has 2 bytes"),
         (b"{}", {"Inference-Header-Content-Length": "1" * 5000}, "the body has 2 bytes"),

@@ -186,7 +186,7 @@ def test_a_client_that_leaves_takes_its_work_with_it(artifact: Path, long_video:
         host, port = server.address
         content = long_video.read_bytes()
         head = (
-            f"POST /v1/classify?timeline=1&hop_seconds=0.1 HTTP/1.1\r\nHost: x\r\n"
+            f"POST /v1/classify?timeline=1&hop_seconds=0.1 HTTP/1.1\r\nHost: localhost\r\n"
             f"Content-Type: video/mp4\r\nContent-Length: {len(content)}\r\n\r\n"
         ).encode()
         for _ in range(10):
@@ -219,7 +219,7 @@ def test_a_client_of_v2_that_leaves_does_not_take_the_network_with_it(
     }
     text = json.dumps({"inputs": [tensor]}).encode()
     head = (
-        f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\n"
+        f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: localhost\r\n"
         f"Inference-Header-Content-Length: {len(text)}\r\n"
         f"Content-Length: {len(text) + clips.nbytes}\r\n\r\n"
     ).encode()
@@ -241,7 +241,7 @@ def test_a_body_that_is_coming_at_sigterm_is_answered(artifact: Path, video: Pat
     content = video.read_bytes()
     with running(artifact) as server, socket.create_connection(server.address) as connection:
         head = (
-            f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\n"
+            f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: video/mp4\r\n"
             f"Connection: close\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         connection.sendall(head.encode() + content[:1000])

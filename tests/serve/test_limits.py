@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from tests.serve.conftest import Server, running
 from tests.serve.test_v1 import post
 
-HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\n"
+HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: video/mp4\r\n"
 MP4 = b"\0\0\0\x20ftypisom"
 
 
@@ -112,6 +113,21 @@ def test_a_body_that_drips_is_given_up(hasty_with_bodies: Server) -> None:
     assert hasty_with_bodies.left_uploads() == []
 
 
+def test_a_body_that_comes_too_slowly_is_given_up_before_its_time(artifact: Path) -> None:
+    with (
+        running(artifact, "--min-upload-bytes-per-second", "100000") as server,
+        socket.create_connection(server.address, timeout=60) as connection,
+    ):
+        start = time.monotonic()
+        connection.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n" + MP4 + bytes(50_000))
+        with dripping(connection):
+            status, error = read(connection)
+        assert (status, error["code"]) == (408, "too_slow")
+        assert error["error"] == "the body came slower than 100000 bytes a second"
+        # 5 s, and half a second that what came has earned; then it lingers for 2 s.
+        assert 5.4 < time.monotonic() - start < 30
+
+
 def test_a_head_that_is_not_finished_is_given_up(hasty_with_heads: Server) -> None:
     with socket.create_connection(hasty_with_heads.address, timeout=60) as connection:
         with contextlib.suppress(OSError):  # it was given up before this process went on
@@ -141,7 +157,7 @@ def connection_with_an_answer(server: Server) -> socket.socket:
     for _ in range(20):
         connection = socket.create_connection(server.address, timeout=60)
         with contextlib.suppress(OSError, http.client.HTTPException):
-            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = http.client.HTTPResponse(connection)
             answer.begin()
             answer.read()  # it may come in pieces
@@ -152,11 +168,17 @@ def connection_with_an_answer(server: Server) -> socket.socket:
 
 
 @pytest.mark.parametrize(
-    "head", [b"GET /livez HTTP/1.1\r\nX: " + b"y" * 10_000, b"\x16\x03\x01 hello\r\n\r\n"]
+    ("head", "status", "code"),
+    [
+        (b"GET /livez HTTP/1.1\r\nX: " + b"y" * 10_000, 431, "head_too_large"),
+        (b"\x16\x03\x01 hello\r\n\r\n", 400, "bad_request"),
+    ],
 )
-def test_a_head_that_is_too_large_or_none_is_refused(strict: Server, head: bytes) -> None:
-    status, error = raw(strict, head)
-    assert (status, error["code"]) == (400, "bad_request")
+def test_a_head_that_is_too_large_or_none_is_refused(
+    strict: Server, head: bytes, status: int, code: str
+) -> None:
+    found, error = raw(strict, head)
+    assert (found, error["code"]) == (status, code)
 
 
 def test_more_connections_than_allowed_are_closed_and_room_comes_back(strict: Server) -> None:
@@ -179,7 +201,7 @@ def test_another_address_takes_a_place_from_the_one_that_holds_all(strict: Serve
         with socket.create_connection(
             strict.address, timeout=60, source_address=("127.0.0.2", 0)
         ) as other:
-            other.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            other.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert read(other)[0] == 200
         strict.wait_until(lambda: len(strict.left_uploads()) == 19)
     finally:
@@ -249,7 +271,7 @@ def test_an_answer_that_comes_too_late_is_a_504_and_the_work_ends(
 
 
 def test_an_answer_that_nobody_reads_is_given_up(hasty_with_bodies: Server) -> None:
-    request = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(hasty_with_bodies.address)

@@ -1,6 +1,7 @@
 """What the server writes about its requests, for people and for programs."""
 
 import json
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stdeploy.serve.logs import REQUESTS, Seldom
 from tests.serve.conftest import Server, running
 from tests.serve.test_v1 import RAW, post
 
@@ -92,7 +94,7 @@ def test_at_debug_level_each_probe_is_a_line(artifact: Path) -> None:
 def test_seconds_of_a_request_end_with_its_answer(json_server: Server) -> None:
     """What is refused before it is sent is read for 2 s more, so that its client hears why."""
     head = (
-        "POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
+        "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
         "X-Request-ID: lingers\r\nContent-Length: 1000\r\n\r\n"
     )
     start = time.monotonic()
@@ -111,3 +113,22 @@ def test_no_line_holds_what_a_client_made_up(text_server: Server) -> None:
     post(text_server, b"", RAW)
     httpx.get(f"{text_server.url}/a%0AINFO%20forged")
     assert "GET /a%0AINFO%20forged 404" in line_with(text_server, "forged")
+
+
+def test_what_goes_wrong_without_an_end_is_a_few_lines_in_a_while() -> None:
+    now = 0.0
+    seldom = Seldom(most=2, seconds=10, clock=lambda: now)
+    logger = logging.Logger("x")
+
+    def passes(name: str, line: int) -> logging.LogRecord | None:
+        record = logger.makeRecord(name, logging.WARNING, "a.py", line, "full", (), None)
+        return record if seldom.filter(record) else None
+
+    assert [passes("asyncio", 1) is not None for _ in range(5)] == [True, True, False, False, False]
+    assert passes("asyncio", 2) is not None  # another place
+    assert all(passes(REQUESTS, 3) for _ in range(5))
+    now = 10.0
+    told = passes("asyncio", 1)
+    assert told is not None
+    assert told.left_out == 3  # type: ignore[attr-defined]
+    assert not hasattr(passes("asyncio", 1), "left_out")

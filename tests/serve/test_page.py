@@ -199,6 +199,16 @@ def test_page_asks_for_the_key_and_goes_on_with_it(
         assert page.run("return localStorage.length") == 0
 
 
+def test_the_documentation_runs_under_its_policy(page: Page, server: Server) -> None:
+    page.open(f"{server.url}/docs")
+    shown = "return document.querySelectorAll('.opblock').length"
+    end = time.monotonic() + 30
+    while (count := page.run(shown)) == 0 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert count == 17
+    assert page.errors() == []
+
+
 def test_page_classifies_what_the_camera_sees(page: Page) -> None:
     page.run("document.querySelector('#camera').click()")
     page.wait_for("#said", "Live: class ")

@@ -74,6 +74,16 @@ def test_keys_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
             "leave it out",
         ),
         (
+            {"allowed_hosts": "a.example,http://{b}"},
+            "--allowed-hosts a.example,http://{b}: 'http://{b}' is no name of a host; names such "
+            "as videos.example.com or *.lan are allowed, with commas between them, or * for any",
+        ),
+        (
+            {"forwarded_allow_ips": "10.0.0.1, 10.0.0.1/8"},
+            "--forwarded-allow-ips 10.0.0.1, 10.0.0.1/8: '10.0.0.1/8' is neither an address nor a "
+            "network (10.0.0.0/8); these are allowed, with commas between them, or * for any",
+        ),
+        (
             {"metrics_port": 8000},
             "--metrics-port 8000 and --port 8000 (the default) are the same port; give metrics one "
             "of their own, or leave it out",

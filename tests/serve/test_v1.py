@@ -226,6 +226,32 @@ def test_options_of_a_form_are_checked_as_those_of_the_query(server: Server, vid
     assert form(colour="red").json()["error"].startswith("there is no option 'colour'")
 
 
+def test_an_option_that_is_given_twice_is_refused(server: Server, video: Path) -> None:
+    files = {"file": ("a.mp4", video.read_bytes())}
+    for query, fields in (
+        ("?top_k=1&top_k=3", {}),
+        ("?top_k=2&views=1&top_k=2", {}),
+        ("?top_k=1", {"top_k": "3"}),
+        ("", {"top_k": ["1", "3"]}),
+    ):
+        answer = httpx.post(f"{server.url}/v1/classify{query}", files=files, data=fields)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+        assert answer.json()["error"] == "top_k is given twice; give it once"
+    assert server.left_uploads() == []
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v2/models/tiny/infer"])
+def test_a_compressed_body_is_refused(server: Server, video: Path, path: str) -> None:
+    content = video.read_bytes()
+    for encoding in ("gzip", "br", "gzip, identity"):
+        headers = RAW | {"Content-Encoding": encoding}
+        answer = httpx.post(server.url + path, content=content, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_type")
+        assert f"the content encoding is {encoding!r}; send the body" in answer.json()["error"]
+        assert answer.headers["accept-encoding"] == "identity"
+    assert post(server, content, RAW | {"Content-Encoding": "identity"}).status_code == 200
+
+
 def test_paths_of_the_host_never_show(server: Server) -> None:
     broken = b"\x1aE\xdf\xa3" + bytes(range(256)) * 20
     for query in ({}, {"stream": 1}):
@@ -257,11 +283,18 @@ def test_the_model_is_described(server: Server, library: Classifier) -> None:
         ({"Sec-Fetch-Site": "same-site"}, False),
         ({"Sec-Fetch-Site": "same-origin", "Origin": "http://behind.a.proxy"}, True),
         ({"Sec-Fetch-Site": "none"}, True),
-        # Browsers leave Sec-Fetch-Site out where they are old, or the server is http://a.lan.
-        ({"Host": "a.lan:8000", "Origin": "http://A.lan:8000"}, True),
-        ({"Host": "a.lan:8000", "Origin": "http://a.lan:8001"}, False),
-        ({"Host": "a.lan", "Origin": "https://evil.example"}, False),
-        ({"Host": "inner", "X-Forwarded-Host": "a.lan, x", "Origin": "https://a.lan"}, True),
+        # Browsers leave Sec-Fetch-Site out where they are old, or the server is http://a.localhost.
+        ({"Host": "a.localhost:8000", "Origin": "http://A.localhost:8000"}, True),
+        ({"Host": "a.localhost:8000", "Origin": "http://a.localhost:8001"}, False),
+        ({"Host": "a.localhost", "Origin": "https://evil.example"}, False),
+        (
+            {
+                "Host": "inner.localhost",
+                "X-Forwarded-Host": "a.localhost, x",
+                "Origin": "https://a.localhost",
+            },
+            True,
+        ),
         ({"Origin": "null"}, False),
         ({"Origin": ""}, False),
     ],

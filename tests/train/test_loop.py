@@ -16,7 +16,9 @@ from stdeploy.classify import Classifier, ClassifyOptions
 from stdeploy.errors import ArtifactError, BackendError, DatasetError, TrainingError
 from stdeploy.fuse import filters_of
 from stdeploy.models.checkpoint import load_model
+from stdeploy.models.registry import build
 from stdeploy.prediction import average_views
+from stdeploy.spec import ModelSpec
 from stdeploy.train.augment import Augmentation
 from stdeploy.train.clips import ShuffledKeys, TrainingClips, collate
 from stdeploy.train.data.labelled import LabelledVideos, Sample
@@ -24,9 +26,9 @@ from stdeploy.train.data.something import read_something
 from stdeploy.train.evaluate import evaluate
 from stdeploy.train.filter_shares import filter_shares, read_shares
 from stdeploy.train.loop import train
-from stdeploy.train.optimisation import learning_rate_factor
+from stdeploy.train.optimisation import check_norms, learning_rate_factor
 from stdeploy.train.processes import Machine
-from stdeploy.train.recipe import Recipe
+from stdeploy.train.recipe import Recipe, Start
 from stdeploy.train.report import Report
 from stdeploy.train.run import RunFolder, read_evaluation, write_evaluation
 from stdeploy.train.state import RunState
@@ -310,6 +312,51 @@ def test_a_diverging_run_says_so_and_writes_nothing(folder: Path, tmp_path: Path
     with pytest.raises(TrainingError, match="is not a number; lower learning_rate"):
         train(recipe, data, tmp_path / "a.pt", run=tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_weights_spoilt_by_the_last_step_are_told_and_the_state_before_it_is_kept(
+    folder: Path, tmp_path: Path
+) -> None:
+    # One step an epoch: its loss is a number, the weights that it makes are not.
+    recipe = small_recipe(epochs=1, batch_size=40, learning_rate=1e38, warmup_epochs=0.0)
+    data, run = read_something(folder, "train"), tmp_path / "run"
+    message = r"after epoch 1 weights are not finite.*; lower learning_rate .*run/last\.state"
+    with pytest.raises(TrainingError, match=message):
+        train(recipe, data, tmp_path / "a.pt", run=run)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    state = RunState.load(run / "last.state")
+    assert (state.progress.epoch, state.progress.step) == (0, 0)
+    assert all(torch.isfinite(t).all() for t in state.tensors["model"].values())
+    assert "diverged: after epoch 1" in (run / "log.txt").read_text().splitlines()[-1]
+    with pytest.raises(TrainingError, match=message):  # it goes on, and comes to the same
+        train(recipe, data, tmp_path / "a.pt", run=run, resume=True)
+
+
+def of_one_number(**changes: object) -> Recipe:
+    """A recipe whose last feature maps are 1 x 1 x 1."""
+    fields = small_recipe(epochs=1, **changes).model_dump()
+    fields["clip"] |= {"num_frames": 1, "short_side_px": 32, "crop_px": 32}
+    return Recipe.parse(fields)
+
+
+def test_a_norm_that_sees_one_number_is_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path
+) -> None:
+    data = read_something(folder, "train")
+    for changes in ({"batch_size": 1}, {"batch_size": 2, "accumulate": 2}):
+        message = rf"1 x 1 x 1 .*conv5.*batch_size {changes['batch_size']}, accumulate"
+        with pytest.raises(TrainingError, match=message):
+            train(of_one_number(**changes), data, tmp_path / "a.pt", run=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    fields = ModelSpec.parse({"architecture": "i3d-resnet18", "num_classes": 2, "width": 0.125})
+    model, clip = build(fields), of_one_number().clip_spec()
+    two = of_one_number(batch_size=2).optimisation
+    with pytest.raises(TrainingError, match="processes 2"):
+        check_norms(model, clip, Start(), two, world_size=2)
+    check_norms(model, clip, Start(), two, world_size=1)
+    # Norms that keep their statistics, or see more of a picture, want no second clip.
+    check_norms(model, clip, Start(freeze_norms=True), two, world_size=2)
+    check_norms(model, small_recipe().clip_spec(), Start(), two, world_size=2)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -165,6 +165,19 @@ def test_what_does_not_fit_is_named(weights: Path, tmp_path: Path) -> None:
             start(recipe(tmp_path / name), LABELS)
 
 
+def test_weights_of_another_programs_3d_network_say_what_they_are(tmp_path: Path) -> None:
+    kernels = {"stem.0.weight": (64, 3, 3, 7, 7), "layer1.0.conv1.0.weight": (8, 8, 3, 3, 3)}
+    tensors = {name: torch.zeros(shape) for name, shape in kernels.items()}
+    torch.save(tensors | {"fc.weight": torch.zeros(400, 8)}, tmp_path / "r3d_18.pt")
+    message = (
+        r"r3d_18\.pt' is a state_dict of a 3D network of torchvision \(r3d_18, mc3_18, "
+        r"r2plus1d_18\) \(2 convolutions over time, layer1\.0\.conv1\.0\.weight is 8x8x3x3x3\).*; "
+        r"start from a 2D ResNet .*stdeploy analyze filters .*r3d_18\.pt$"
+    )
+    with pytest.raises(ArtifactError, match=message):
+        start(recipe(tmp_path / "r3d_18.pt"), LABELS)
+
+
 FLAT = (1, 1, 1, 1, 1)
 
 

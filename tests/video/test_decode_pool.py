@@ -14,7 +14,7 @@ from stdeploy.spec import ClipSpec
 from stdeploy.video import messages
 from stdeploy.video.clips import ClipRequest, Clips, read_clips
 from stdeploy.video.decode_pool import DecodePool
-from stdeploy.video.limits import Limits
+from stdeploy.video.limits import Limits, lasting
 from tests.video.attacks import ATTACKS, write_secret
 from tests.video.odd import coloured_frames, encode
 
@@ -72,7 +72,7 @@ def test_an_attack_ends_in_an_error_and_the_next_video_is_fine(
         except VideoError:
             pass
         else:
-            assert clips[0].frames.shape == (2, *CLIP.frames_shape)
+            assert clips[0].frames.shape[1:] == CLIP.frames_shape
     else:
         with pytest.raises(VideoError, match=expected):
             list(pool.read_clips(folder / name, request))
@@ -191,10 +191,25 @@ def test_after_closing_nothing_is_decoded(folder: Path) -> None:
             list(pool.read_clips(folder / "good.mp4", REQUEST))
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(10.0, "10 s"), (90.0, "1.5 min"), (3600.0, "1 hour"), (31_536_000.0, "8,760 hours")],
+)
+def test_a_length_is_told_in_words(seconds: float, words: str) -> None:
+    assert lasting(seconds) == words
+
+
+def test_a_video_that_is_hardly_too_long_is_told_by_the_second() -> None:
+    words = r"lasts 3600\.4 s by its timestamps; the longest allowed is 3600 s$"
+    with pytest.raises(VideoError, match=words):
+        dataclasses.replace(LIMITS, seconds=3600.0).check_duration(3600.4)
+
+
 def test_a_video_that_lasts_for_years_is_refused(folder: Path, tmp_path: Path) -> None:
     times = [number * 299_000 for number in range(400)]
     encode(tmp_path / "years.mkv", coloured_frames(40) * 10, "libx264", times=times)
-    with DecodePool(1, LIMITS) as pool, pytest.raises(VideoError, match="33 hours by its timest"):
+    words = r"lasts 33\.2 hours by its timestamps; the longest allowed is 24 hours$"
+    with DecodePool(1, LIMITS) as pool, pytest.raises(VideoError, match=words):
         list(pool.read_clips(tmp_path / "years.mkv", ClipRequest(clip=CLIP, hop_seconds=0.1)))
 
 

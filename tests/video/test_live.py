@@ -16,7 +16,7 @@ import pytest
 
 from stdeploy.errors import SpecError, VideoError
 from stdeploy.spec import ClipSpec
-from stdeploy.video.live import LiveClips, Opener, opener
+from stdeploy.video.live import LiveClips, NoStreamError, Opener, opener
 from tests.video.odd import coloured_frames, encode
 
 CLIP = ClipSpec(num_frames=4, frame_stride=2, fps=20.0, short_side_px=32, crop_px=32)
@@ -116,6 +116,28 @@ def test_a_source_that_cannot_be_opened_says_so() -> None:
         pytest.raises(VideoError, match="the source cannot be opened"),
     ):
         live.next(after=-math.inf)
+
+
+def test_a_source_that_was_never_there_is_tried_so_often_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stdeploy.video.live._FIRST_PAUSE", 0.01)
+    told: list[str] = []
+    with (
+        LiveClips(opening(), CLIP, reconnect=True, tries=3, report=told.append) as live,
+        pytest.raises(NoStreamError, match=r"sends no video, in 3 tries over 0 s$"),
+    ):
+        live.next(after=-math.inf)
+    assert len(told) == 2
+
+
+def test_a_source_that_was_there_is_tried_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stdeploy.video.live._FIRST_PAUSE", 0.001)
+    told: list[str] = []
+    with LiveClips(opening(Film(10)), CLIP, reconnect=True, tries=2, report=told.append) as live:
+        assert live.next(after=-math.inf) is not None
+        while len(told) < 5:
+            time.sleep(0.005)
 
 
 @pytest.mark.parametrize("source", ["a.mp4", "file:///etc/passwd", "concat:a|b", "x://y", ""])

@@ -55,10 +55,10 @@ def set_rotation(path: Path, degrees: int) -> None:
     path.write_bytes(content)
 
 
-def write_golden_videos(folder: Path, *, count: int) -> Path:
+def write_golden_videos(folder: Path, *, count: int, first_seed: int = 0) -> Path:
     """Videos with the statistics of golden clips, for calibrating random networks on."""
     folder.mkdir(exist_ok=True)
-    for seed in range(count):
+    for seed in range(first_seed, first_seed + count):
         frames = golden_clip(seed, (20, 48, 64, 3))
         write_video(folder / f"{seed}.mp4", list(frames), fps=12.0)
     return folder

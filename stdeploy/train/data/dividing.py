@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from stdeploy.errors import DatasetError
-from stdeploy.files import VIDEO_SUFFIXES, meant_beside, videos_in
+from stdeploy.files import meant_beside
 from stdeploy.train.data.folders import folders_in, split_folder
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
+from stdeploy.video_files import SUFFIXES_IN_WORDS, PassedOver, videos_in
 
 
 def divide(folder: Path, *, share: float, seed: int) -> dict[Split, LabelledVideos]:
@@ -46,25 +47,39 @@ def divide(folder: Path, *, share: float, seed: int) -> dict[Split, LabelledVide
             f"{deeper}"
         )
     samples: dict[Split, list[Sample]] = {"train": [], "validation": []}
+    passed_over = PassedOver()
     for label, inside in enumerate(classes):
         rng = np.random.default_rng([seed, label])
-        for split, videos in _divided(inside, share, rng).items():
+        for split, videos in _divided(inside, share, rng, passed_over).items():
             samples[split] += [Sample(video, label) for video in videos]
     labels = tuple(path.name for path in classes)
-    return {split: LabelledVideos(labels, tuple(found)) for split, found in samples.items()}
+    return {
+        # All of it with the one, so that whoever adds up both counts nothing twice.
+        split: LabelledVideos(
+            labels,
+            tuple(found),
+            passed_over=passed_over if split == "train" else PassedOver(),
+        )
+        for split, found in samples.items()
+    }
 
 
-def _divided(folder: Path, share: float, rng: np.random.Generator) -> dict[Split, list[Path]]:
+def _divided(
+    folder: Path, share: float, rng: np.random.Generator, passed_over: PassedOver
+) -> dict[Split, list[Path]]:
     """The videos of one class, each side sorted."""
     groups: dict[str, list[Path]] = {}
-    for video in sorted(videos_in(folder, recursive=True)):
+    passed = PassedOver()
+    for video in sorted(videos_in(folder, recursive=True, passed_over=passed)):
         groups.setdefault(video.relative_to(folder).parts[0], []).append(video)
     if len(groups) < 2:
+        words = passed.in_words()
         found = f"only {next(iter(groups))!r}" if groups else "no video"
         raise DatasetError(
-            f"{str(folder)!r} holds {found}, so nothing can be held out; a class wants two or more "
-            f"videos (which end in {', '.join(VIDEO_SUFFIXES)}), or folders of them"
+            f"{str(folder)!r} holds {found}{f' ({words})' if words else ''}, so nothing can be "
+            f"held out; a class wants two or more videos, or folders of them; {SUFFIXES_IN_WORDS}"
         )
+    passed_over.add(passed)
     wanted = max(1, round(share * sum(map(len, groups.values()))))
     names = list(groups)
     held_out: list[Path] = []

@@ -4,12 +4,13 @@ train/waving/1.mp4
 validation/waving/2.mp4     also val/ or test/
 """
 
+import shlex
 from pathlib import Path
 
 from stdeploy.errors import DatasetError, did_you_mean
-from stdeploy.files import VIDEO_SUFFIXES, videos_in
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
 from stdeploy.train.data.layout import Layout
+from stdeploy.video_files import SUFFIXES_IN_WORDS, PassedOver, holds_no_video, videos_in
 
 FOLDERS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -40,27 +41,31 @@ def read_folders(folder: Path, split: Split) -> LabelledVideos:
     classes = _classes(folder, "train")
     labels = tuple(sorted(classes))
     samples = []
+    passed_over = PassedOver()
     for name, class_folder in sorted(_classes(folder, split).items()):
         if name not in classes:
             raise DatasetError(
                 f"{str(class_folder)!r} is a class that {str(split_folder(folder, 'train'))!r} "
                 f"does not have{did_you_mean(name, classes)}"
             )
-        videos = sorted(videos_in(class_folder, recursive=True))
+        passed = PassedOver()
+        videos = sorted(videos_in(class_folder, recursive=True, passed_over=passed))
         if not videos:
             raise DatasetError(
-                f"{str(class_folder)!r} holds no video; add some, or remove the folder "
-                f"(videos end in {', '.join(VIDEO_SUFFIXES)})"
+                f"{str(class_folder)!r} {holds_no_video(passed)}; add some, or remove the folder "
+                f"({SUFFIXES_IN_WORDS})"
             )
+        passed_over.add(passed)
         samples += [Sample(video, labels.index(name)) for video in videos]
-    return LabelledVideos(labels, tuple(samples))
+    return LabelledVideos(labels, tuple(samples), passed_over=passed_over)
 
 
 def _classes(folder: Path, split: Split) -> dict[str, Path]:
     inside = split_folder(folder, split)
     if inside is None:
         training = split_folder(folder, "train")
-        way_out = f"; `stdeploy data split {training} -o LISTS` holds some out" if training else ""
+        named = shlex.quote(str(training))
+        way_out = f"; `stdeploy data split {named} -o LISTS` holds some out" if training else ""
         raise DatasetError(
             f"{str(folder)!r} holds none of the folders {', '.join(FOLDERS[split])}{way_out}"
         )

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stdeploy.errors import DatasetError
-from stdeploy.files import videos_in
 from stdeploy.train.data.folders import split_folder
 from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
 from stdeploy.train.data.layout import Layout
 from stdeploy.train.data.listing import read_table
+from stdeploy.video_files import PassedOver, videos_in
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 _FILES: dict[Split, tuple[str, ...]] = {
@@ -56,7 +56,9 @@ def read_kinetics(folder: Path, split: Split) -> LabelledVideos:
         )
     labels = tuple(sorted({row["label"] for row in read_table(training, "label")}))
     numbers = {label: number for number, label in enumerate(labels)}
-    there = {path.stem: path for path in sorted(videos_in(videos, recursive=True))}
+    passed_over = PassedOver()
+    found_there = sorted(videos_in(videos, recursive=True, passed_over=passed_over))
+    there = {path.stem: path for path in found_there}
     samples = []
     for row in read_table(path, *_COLUMNS):
         if row["label"] not in numbers:
@@ -71,7 +73,7 @@ def read_kinetics(folder: Path, split: Split) -> LabelledVideos:
             f"none of the clips of {str(path)!r} is in {str(videos)!r}; files are called "
             "YOUTUBEID_000095_000105.mp4, after the seconds where they start and end"
         )
-    return LabelledVideos(labels, tuple(samples))
+    return LabelledVideos(labels, tuple(samples), passed_over=passed_over)
 
 
 def _names(row: dict[str, str], path: Path) -> Iterator[str]:

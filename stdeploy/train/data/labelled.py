@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from stdeploy.errors import DatasetError, did_you_mean
 from stdeploy.spec import check_labels
+from stdeploy.video_files import PassedOver
 
 Split = Literal["train", "validation"]
 SPLIT_NAMES: Mapping[Split, str] = {"train": "training", "validation": "validation"}  # in words
@@ -35,11 +36,15 @@ class LabelledVideos:
         labels: K class names; the index is the class.
         samples: the videos.
         reverse: class -> the class that its videos show when played backwards, where known.
+        passed_over: what was found in folders and not taken, where folders were looked through.
     """
 
     labels: tuple[str, ...]
     samples: tuple[Sample, ...]
     reverse: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    passed_over: PassedOver = dataclasses.field(
+        default_factory=PassedOver, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         """Refuse names that no card takes, before hours of training.
@@ -97,6 +102,7 @@ class LabelledVideos:
                 for one, other in self.reverse.items()
                 if min(number[one], number[other]) >= 0
             },
+            self.passed_over,
         )
 
     def half_of_classes(self, seed: int, *, share: float = 0.5) -> "LabelledVideos":
@@ -125,6 +131,14 @@ class LabelledVideos:
         labels = tuple(label for label in self.labels if label in kept)
         inside = tuple(sample for sample in self.samples if self.labels[sample.label] in kept)
         return dataclasses.replace(self, samples=inside).with_labels(labels, source="the mini set")
+
+
+def passed_over_in(splits: Iterable[LabelledVideos]) -> PassedOver:
+    """What was passed over in all of them."""
+    total = PassedOver()
+    for part in splits:
+        total.add(part.passed_over)
+    return total
 
 
 def _named(label: str, known: Sequence[str]) -> str:

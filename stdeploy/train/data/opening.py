@@ -5,12 +5,13 @@ import shlex
 from pathlib import Path
 
 from stdeploy.errors import DatasetError
-from stdeploy.files import VIDEO_SUFFIXES, meant_beside, videos_in
+from stdeploy.files import meant_beside
 from stdeploy.train.data.folders import folders_in
 from stdeploy.train.data.labelled import SPLIT_NAMES, LabelledVideos, Split
 from stdeploy.train.data.layout import Layout
 from stdeploy.train.data.listing import read_list
 from stdeploy.train.data.registry import LAYOUTS, layout
+from stdeploy.video_files import SUFFIXES_IN_WORDS, PassedOver, holds_no_video, videos_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +22,13 @@ class NamedVideos:
         source: what was named.
         split: which part of it they are, where it is a data set.
         videos: the files, each once.
+        passed_over: what was found in folders and not taken.
     """
 
     source: Path
     split: Split | None
     videos: tuple[Path, ...] = dataclasses.field(repr=False)
+    passed_over: PassedOver = dataclasses.field(default_factory=PassedOver, repr=False)
 
     def some(self, count: int) -> str:
         """How many of them are taken, in words: "32 of the 196 training videos of my-lists"."""
@@ -87,12 +90,11 @@ def videos_of(named: Path, split: Split) -> NamedVideos:
             f"path,label, or the folder of a data set{meant_beside(named)}"
         )
     if named.is_dir() and _layout_of(named) is None:
-        videos = tuple(sorted(videos_in(named, recursive=True)))
+        passed = PassedOver()
+        videos = tuple(sorted(videos_in(named, recursive=True, passed_over=passed)))
         if not videos:
-            raise DatasetError(
-                f"{str(named)!r} holds no video; their names end in {', '.join(VIDEO_SUFFIXES)}"
-            )
-        return NamedVideos(named, None, videos)
+            raise DatasetError(f"{str(named)!r} {holds_no_video(passed)}; {SUFFIXES_IN_WORDS}")
+        return NamedVideos(named, None, videos, passed)
     try:
         found = read_split(named, split, missing_ok=True)
     except DatasetError as error:
@@ -104,7 +106,9 @@ def videos_of(named: Path, split: Split) -> NamedVideos:
         ) from error
     _check_there(found, named, split)
     videos = tuple(dict.fromkeys(sample.video for sample in found.samples))
-    return NamedVideos(named, split if named.is_dir() else None, videos)
+    return NamedVideos(
+        named, split if named.is_dir() else None, videos, passed_over=found.passed_over
+    )
 
 
 def known_layouts() -> str:
