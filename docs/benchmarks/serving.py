@@ -89,7 +89,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         library, single = _library(artifact, videos)
         rates["library"].append(library)
-        with _server(artifact) as (url, _):
+        with server_process(artifact) as (url, _):
             rates["server"].append(_load(url, "/v1/classify", videos, arguments.seconds).rate())
             one = _load(url, "/v1/classify", videos[:20], arguments.seconds, clients=1)
         slower.append(statistics.median(one.good()) / statistics.median(single))
@@ -113,7 +113,7 @@ def _overload(artifact: Path, videos: Sequence[Path], capacity: float, seconds: 
     wanted = TIMES_CAPACITY * capacity
     # Each client waits for its answer, so there have to be many for the rate to be kept up.
     clients = min(400, max(50, round(wanted * 8)))
-    with _server(artifact) as (url, process):
+    with server_process(artifact) as (url, process):
         before = resident_mib(process.pid)
         answers = _load(
             url,
@@ -176,7 +176,8 @@ def _load(
 
 
 @contextlib.contextmanager
-def _server(artifact: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def server_process(artifact: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """A server of its own, ready; its address and its process."""
     port = _free_port()
     command = (sys.executable, "-m", "stdeploy", "serve", "-m", str(artifact), "--port", str(port))
     with _running(command, f"http://127.0.0.1:{port}", "/readyz") as process:

@@ -1,23 +1,28 @@
 """Whether the server stays right and small under hostile and mixed load, for a long time.
 
-    python docs/benchmarks/serving_endurance.py ARTIFACT VIDEO ... [--each N] [--minutes N]
+    python docs/benchmarks/serving_endurance.py ARTIFACT VIDEO ... [--attack N] [--each N]
+        [--minutes N]
 
-First N of each hostile request of tests/serve/hostile.py, with good ones between. Then minutes of
-good videos, hostile ones, clients that vanish, and decoding processes that are killed, all at once.
+First an attack of N requests of all kinds at random, 16 at once, while another process asks the
+probes. Then N of each hostile request of tests/serve/hostile.py, with good ones between. Then
+minutes of good videos, hostile ones, clients that vanish, and decoding processes that are killed,
+all at once.
 Every good answer has to be the one that was given in peace, or a 503 or 504; no answer a 500.
 """
 
 import argparse
 import collections
+import contextlib
 import itertools
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,19 @@ from tests.serve.hostile import Hostile
 
 GOOD_CLIENTS, HOSTILE_CLIENTS, VANISHING_CLIENTS = 4, 2, 1
 KILL_EACH_SECONDS = 5.0
+ATTACKERS = 16
+PROBES = """
+import http.client, sys, threading, time
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+while not ended.wait(0.02):
+    start = time.monotonic()
+    connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=60)
+    connection.request("GET", "/livez")
+    assert connection.getresponse().status == 200
+    print(time.monotonic() - start)
+    connection.close()
+"""
 FAST = {"large head", "no HTTP", "many requests in a row", "options", "tensors", "wrong type"}
 
 
@@ -40,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("artifact", type=Path)
     parser.add_argument("videos", type=Path, nargs="+")
+    parser.add_argument("--attack", type=int, default=2000)
     parser.add_argument("--each", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=30.0)
     arguments = parser.parse_args()
@@ -50,11 +69,63 @@ def main() -> None:
             wanted = {video: _good(server, video).json() for video in arguments.videos}
             peace = {video: answer["predictions"] for video, answer in wanted.items()}
             _show(server, "in peace")
-            _each(server, hostile, peace, arguments.each)
-            _mixed(server, hostile, peace, 60 * arguments.minutes)
+            if arguments.attack:
+                _attack(server, hostile, arguments.attack)
+                _show(server, "after the attack")
+            if arguments.each:
+                _each(server, hostile, peace, arguments.each)
+            if arguments.minutes:
+                _mixed(server, hostile, peace, 60 * arguments.minutes)
             _show(server, "at the end")
             print("files left:", len(server.left_uploads()))
             print("tracebacks in the log:", sum("Traceback" in line for line in server.log))
+
+
+def _attack(server: Server, hostile: Hostile, count: int) -> None:
+    with _probed(server) as in_peace:
+        time.sleep(10.0)
+    statuses: collections.Counter[int] = collections.Counter()
+    draw = random.Random(count)
+    kinds = [draw.choice(list(hostile.kinds)) for _ in range(count)]
+    with _probed(server) as attacked, ThreadPoolExecutor(ATTACKERS) as pool:
+        sent = [
+            # Any body may be too slow for the limits above, and room may be short.
+            pool.submit(hostile.send, kind, server.address, seed, also=frozenset({408, 503}))
+            for seed, kind in enumerate(kinds)
+        ]
+        statuses.update(future.result() for future in sent)
+    print(f"attack of {count}: {dict(sorted(statuses.items()))}")
+    for when, seconds in (("in peace", in_peace), ("in the attack", attacked)):
+        ordered = sorted(seconds)
+        print(
+            f"  {len(ordered)} probes {when}: median {ordered[len(ordered) // 2] * 1e3:.1f} ms, "
+            f"99 of 100 under {ordered[len(ordered) * 99 // 100] * 1e3:.0f} ms, "
+            f"slowest {ordered[-1] * 1e3:.0f} ms",
+            flush=True,
+        )
+
+
+@contextlib.contextmanager
+def _probed(server: Server) -> Iterator[list[float]]:
+    """Ask a probe all the time, from a process of its own.
+
+    Yields:
+        A list that has the seconds of each answer when the block has ended.
+    """
+    seconds: list[float] = []
+    host, port = server.address
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROBES, host, str(port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield seconds
+        output, _ = process.communicate()
+        seconds += map(float, output.split())
+    finally:
+        process.kill()
 
 
 def _each(server: Server, hostile: Hostile, peace: dict[Path, Any], count: int) -> None:

@@ -2,19 +2,21 @@
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from stdeploy.errors import VideoError
-from stdeploy.serve.admission import Admission, TurnedAwayError
+from stdeploy.serve.admission import Admission, Place, TurnedAwayError, client_name
 from stdeploy.serve.job import Job
 from stdeploy.serve.life import Life
 from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.network import NetworkFailedError, UnwantedError
+from stdeploy.serve.pace import Pace
 from stdeploy.serve.refusal import MOST_SHOWN, RefusalError
 from stdeploy.serve.service import Service
 from stdeploy.serve.settings import ServeSettings
@@ -78,26 +80,55 @@ class Desk:
         return self.life.service
 
     @contextlib.contextmanager
-    def admitted(self, request: Request) -> Iterator[str]:
+    def admitted(self, request: Request, pace: Pace, clips: float) -> Iterator[Place]:
         """Count a request while it is worked on; its body is here already.
 
         A body that comes slowly takes no room from requests that could be answered.
 
-        Yields:
-            The client that it counts for.
+        Args:
+            request: its client is whom it counts for.
+            pace: of what answers.
+            clips: that it needs; infinite where nobody can tell yet.
 
         Raises:
             RefusalError: there is no room for it.
         """
         client = client_of(request)
         try:
-            self._admission.enter(client, time.monotonic())
+            place = self._admission.enter(client, pace.seconds(client, clips))
         except TurnedAwayError as error:
             raise _turned_away(error) from error
         try:
-            yield client
+            yield place
         finally:
-            self._admission.leave(client, time.monotonic())
+            self._admission.leave(place)
+
+    @contextlib.asynccontextmanager
+    async def in_time(self, job: Job) -> AsyncIterator[None]:
+        """Let work go on until its deadline, or until its place is taken back.
+
+        Raises:
+            TimeoutError: its deadline has passed.
+            RefusalError: its place was taken back.
+        """
+        place = job.place
+        try:
+            async with asyncio.timeout_at(job.deadline) as limit:
+
+                def end() -> None:
+                    if not limit.expired():
+                        limit.reschedule(-math.inf)
+
+                place.on_taken_back = end
+                if place.taken_back is not None:
+                    end()
+                yield
+        except TimeoutError as error:
+            if place.taken_back is not None:
+                raise _turned_away(place.taken_back) from error
+            raise
+        finally:
+            place.on_taken_back = lambda: None
 
     @contextlib.asynccontextmanager
     async def upload(self, request: Request) -> AsyncIterator[tuple[Path, VideoBody]]:
@@ -123,11 +154,19 @@ class Desk:
             yield path, body
 
     @contextlib.asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytearray]:
-        """Receive the body of a request into memory; raises what `upload` raises."""
+    async def body(
+        self, request: Request, limit: int, too_large: Callable[[int], RefusalError]
+    ) -> AsyncIterator[bytearray]:
+        """Receive the body of a request into memory; raises what `upload` raises.
+
+        Args:
+            request: its body has not been read.
+            limit: bytes that are allowed.
+            too_large: what is said where there are more.
+        """
         with self._in_memory.account(client_of(request)) as hold:
             body = bytearray()
-            async for chunk in self._body(request, self.settings.max_body_bytes):
+            async for chunk in self._body(request, limit, too_large):
                 hold(len(chunk))
                 body += chunk
             yield body
@@ -142,11 +181,13 @@ class Desk:
         task = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(disconnected(request))
         try:
-            async with asyncio.timeout_at(job.deadline):
+            async with self.in_time(job):
                 await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise GoneError
             return task.result()
+        except RefusalError:
+            raise
         except Exception as error:
             raise refusal_of(error) from error
         finally:
@@ -154,7 +195,9 @@ class Desk:
             gone.cancel()
             task.cancel()
 
-    async def _body(self, request: Request, limit: int) -> AsyncIterator[bytes]:
+    async def _body(
+        self, request: Request, limit: int, too_large: Callable[[int], RefusalError] = too_large
+    ) -> AsyncIterator[bytes]:
         """The body, piece by piece, within size and time."""
         _check_encoding(request.headers.get("content-encoding", ""))
         declared = request.headers.get("content-length", "")
@@ -205,7 +248,7 @@ def _check_encoding(encoding: str) -> None:
 
 def client_of(request: Request) -> str:
     """Whose share a request counts for."""
-    return request.client.host if request.client else ""
+    return client_name(request.client.host) if request.client else ""
 
 
 async def disconnected(request: Request) -> None:
@@ -238,7 +281,7 @@ def _failed() -> RefusalError:
 
 def _turned_away(error: TurnedAwayError) -> RefusalError:
     sentence = (
-        "this client has more requests under way than its share, because others ask too"
+        "this client has more requests under way than others, who ask too"
         if error.reason == "over_share"
         else "the server is full"
     )

@@ -17,12 +17,13 @@ class _Waiting(Generic[Item]):
 class FairQueue(Generic[Item]):
     """Clients take turns; the items of one client keep their order.
 
-    With a1, a2, a3 of client A, then b1 of client B, `take` gives a1, b1, a2, a3.
+    With a1, a2, a3 of client A, then b1 of client B, `take` gives a1, b1, a2, a3. Whoever was
+    served last comes behind those who came meanwhile.
     """
 
     def __init__(self) -> None:
-        # Clients in the order of their turns; the one that was served goes to the end.
-        self._clients: dict[str, deque[_Waiting[Item]]] = {}
+        self._clients: dict[str, deque[_Waiting[Item]]] = {}  # in the order of their turns
+        self._served: str | None = None  # last; it goes to the end when the next is taken
         self._count = 0
 
     def __len__(self) -> int:
@@ -39,16 +40,22 @@ class FairQueue(Generic[Item]):
         self._clients.setdefault(client, deque()).append(_Waiting(item, deadline))
         self._count += 1
 
-    def take(self) -> Item | None:
-        """The next item; None where none waits."""
+    def take(self, held: Callable[[str], int] = lambda _client: 0) -> Item | None:
+        """The next item; None where none waits.
+
+        Args:
+            held: what a client has already of that which is waited for; who has least is next.
+        """
         if not self._clients:
             return None
-        client = next(iter(self._clients))
-        waiting = self._clients.pop(client)
+        if self._served in self._clients:
+            self._clients[self._served] = self._clients.pop(self._served)
+        self._served = client = min(self._clients, key=held)
+        waiting = self._clients[client]
         taken = waiting.popleft()
         self._count -= 1
-        if waiting:
-            self._clients[client] = waiting
+        if not waiting:
+            del self._clients[client]
         return taken.item
 
     def remove(self, unwanted: Callable[[Item], bool]) -> list[Item]:

@@ -7,7 +7,7 @@ classes. Specification: github.com/kserve/open-inference-protocol.
 
 import asyncio
 import dataclasses
-import itertools
+import math
 import time
 from typing import Any
 
@@ -15,15 +15,16 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
-from pydantic_core import from_json
 
 from stdeploy import __version__
 from stdeploy.prediction import Logits
 from stdeploy.serve.desk import Desk
 from stdeploy.serve.job import Job
+from stdeploy.serve.json_tensors import JsonTensorError, JsonWithTensor, most_json_bytes
 from stdeploy.serve.refusal import RefusalError
 from stdeploy.serve.schemas import REFUSED, Json, as_json
 from stdeploy.serve.service import Model
+from stdeploy.serve.turns import Turns
 
 VERSION = "1"
 _HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -31,8 +32,7 @@ _EXTENSIONS = ("binary_tensor_data", "classification")
 _SHARED_MEMORY = "shared_memory_"
 _MOST_OUTPUTS = 8
 _MOST_DIGITS = 12
-# A Kinetics clip takes 35 MiB; what JSON becomes in memory is several times its text.
-_MOST_JSON_BYTES = 48 * 2**20
+_BYTES_OF_NUMBER = 4  # in JSON, about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,22 +93,32 @@ def routes(desk: Desk) -> APIRouter:
             200 if desk.life.ready else 503,
         )
 
-    reading = asyncio.Lock()  # one at a time: JSON grows when it is read
+    reading = Turns(1)  # one at a time: JSON grows when it is read
 
     async def infer(request: Request, model: str, version: str | None) -> Response:
         service = desk.service()
         there = known(model, version)
         start = time.monotonic()
-        async with desk.body(request) as body:
-            with desk.admitted(request) as client:
-                received = time.monotonic()
-                header_length = request.headers.get(_HEADER_LENGTH)
-                async with reading:
-                    asked = await asyncio.to_thread(_read, body, header_length, there)
-                desk.metrics.upload.observe(received - start)
-                desk.metrics.upload_bytes.observe(len(body))
-                job = Job(client, received + desk.settings.request_seconds)
-                logits = await desk.answer(request, job, service.infer(asked.frames, job))
+        header_length = request.headers.get(_HEADER_LENGTH)
+        most = desk.settings.max_body_bytes
+        limit = most if header_length is not None else min(most, most_json_bytes(there.card.clip))
+        async with desk.body(request, limit, _too_large) as body:
+            received = time.monotonic()
+            desk.metrics.upload.observe(received - start)
+            desk.metrics.upload_bytes.observe(len(body))
+            clip_bytes = math.prod(there.card.clip.frames_shape)
+            if header_length is None:
+                clip_bytes *= _BYTES_OF_NUMBER
+            clips = max(1, round(len(body) / clip_bytes))
+            with desk.admitted(request, service.pace, clips) as place:
+                job = Job(place, received + desk.settings.request_seconds)
+
+                async def work() -> tuple[_Asked, NDArray[np.float32]]:
+                    async with reading.turn(job):
+                        asked = await asyncio.to_thread(_read, body, header_length, there)
+                    return asked, await service.infer(asked.frames, job)
+
+                asked, logits = await desk.answer(request, job, work())
                 desk.metrics.queue.observe(sum(job.waited.values()))
                 desk.metrics.total.observe(time.monotonic() - start)
                 return await asyncio.to_thread(_answer, asked, logits, there)
@@ -197,17 +207,13 @@ def _read(body: bytearray, header_length: str | None, model: Model) -> _Asked:
         ):
             raise _bad(f"{_HEADER_LENGTH} is {header_length[:20]!r}; the body has {length} bytes")
         length = int(header_length)
-    if length > _MOST_JSON_BYTES:
-        raise RefusalError(
-            "too_large",
-            f"the JSON is larger than {_MOST_JSON_BYTES / 2**20:.4g} MiB; send the tensor behind "
-            "it, as binary data",
-        )
+    if length > (most := most_json_bytes(model.card.clip)):
+        raise _too_large(most)
     try:
-        # Several times faster than json on tensors; it has the interpreter for itself meanwhile.
-        asked = from_json(bytes(memoryview(body)[:length]))
-    except ValueError as error:
-        raise _bad("the body is no JSON") from error
+        text = JsonWithTensor(body, length)
+    except JsonTensorError as error:
+        raise _bad(str(error)) from error
+    asked = text.beside
     if not isinstance(asked, dict):
         raise _bad("the body is no JSON object")
     inputs = asked.get("inputs")
@@ -222,11 +228,13 @@ def _read(body: bytearray, header_length: str | None, model: Model) -> _Asked:
     if name is not None and not isinstance(name, str):
         raise _bad("id: a string is wanted")
     return _Asked(
-        _frames(inputs[0], memoryview(body)[length:], model), name, _outputs(asked, model)
+        _frames(inputs[0], text, memoryview(body)[length:], model), name, _outputs(asked, model)
     )
 
 
-def _frames(tensor: dict[str, Any], behind: memoryview, model: Model) -> NDArray[np.uint8]:
+def _frames(
+    tensor: dict[str, Any], text: JsonWithTensor, behind: memoryview, model: Model
+) -> NDArray[np.uint8]:
     clip = model.card.clip.frames_shape
     if tensor.get("datatype") != "UINT8":
         raise _bad(f"frames: the datatype is {tensor.get('datatype')!r:.40}; UINT8 is taken")
@@ -240,7 +248,7 @@ def _frames(tensor: dict[str, Any], behind: memoryview, model: Model) -> NDArray
     ):
         needed = ", ".join(map(str, clip))
         raise _bad(f"frames: the shape is {str(shape)[:60]}; [N, {needed}] is taken, N at least 1")
-    size = shape[0] * int(np.prod(clip))
+    size = math.prod(shape)
     in_bytes = _parameters(tensor).get("binary_data_size")
     if in_bytes is not None:
         if in_bytes != size or len(behind) != size or "data" in tensor:
@@ -249,17 +257,12 @@ def _frames(tensor: dict[str, Any], behind: memoryview, model: Model) -> NDArray
                 f"{str(in_bytes)[:20]}; the shape needs {size}"
             )
         return np.frombuffer(behind, np.uint8).reshape(shape)
-    values = tensor.get("data")
-    if not isinstance(values, list):
+    if not isinstance(tensor.get("data"), list):
         raise _bad("frames: data is missing, or no list")
-    for _ in range(len(shape) - 1):  # nested, or flat already
-        if values and all(isinstance(inner, list) for inner in values):
-            values = list(itertools.chain.from_iterable(values))
-    if len(values) != size:
-        raise _bad(f"frames: data holds {len(values)} numbers; the shape needs {size}")
-    if not all(type(value) is int and 0 <= value <= 255 for value in values):
-        raise _bad("frames: data holds other things than integers from 0 to 255")
-    return np.frombuffer(bytes(values), np.uint8).reshape(shape)
+    try:
+        return text.tensor(tuple(shape))
+    except JsonTensorError as error:
+        raise _bad(f"frames: {error}") from error
 
 
 def _outputs(asked: dict[str, Any], model: Model) -> tuple[_Wanted, ...]:
@@ -337,6 +340,14 @@ def _classes(row: Logits, count: int, model: Model) -> list[str]:
     """Triton's way to name classes: value, index and label."""
     order = np.argsort(-row, kind="stable")[:count]
     return [f"{row[index]:f}:{index}:{model.card.labels[index]}" for index in order]
+
+
+def _too_large(most_bytes: int) -> RefusalError:
+    return RefusalError(
+        "too_large",
+        f"the body is larger than {most_bytes / 2**20:.4g} MiB, which is the most that is taken; "
+        "send fewer clips, and the tensor behind the JSON, as binary data",
+    )
 
 
 def _bad(sentence: str) -> RefusalError:

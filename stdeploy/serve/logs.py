@@ -40,6 +40,8 @@ class _Text(logging.Formatter):
             more["seconds"] = f"{more['seconds']:.3f} s"
             order = ("method", "path", "status", "code", "seconds", "client")
             words = [more.get(name) for name in order]
+            if "left_out" in more:
+                words.append(f"left_out={more['left_out']}")
         else:
             words = [record.message, *(f"{name}={value}" for name, value in more.items())]
         level = None if record.levelno == logging.INFO else record.levelname
@@ -52,7 +54,8 @@ class Seldom(logging.Filter):
     """Lets only so many records of one place in the code through in a while.
 
     What goes wrong without an end would otherwise fill the disk. The first record after the while
-    tells how many were left out. Lines of requests are never left out.
+    tells how many were left out. Lines of requests are never left out, those of connections that
+    were refused before there was a request are.
 
     Args:
         most: in the while.
@@ -75,7 +78,7 @@ class Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See logging."""
-        if record.name == REQUESTS:
+        if record.name == REQUESTS and getattr(record, "method", None) is not None:
             return True
         place, now = (record.pathname, record.lineno), self._clock()
         if now - self._begun.get(place, -math.inf) >= self._seconds:

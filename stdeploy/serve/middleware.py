@@ -15,6 +15,7 @@ from stdeploy.serve import logs
 from stdeploy.serve.desk import GoneError
 from stdeploy.serve.hosts import AllowedHosts
 from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.protocol import EarlyRefusal
 from stdeploy.serve.refusal import MOST_SHOWN, RefusalError
 
 _log = logging.getLogger(logs.REQUESTS)
@@ -24,6 +25,7 @@ _PROTECTED = ("/v1", "/v2")
 _PROBES_OF_V2 = ("/v2/health/live", "/v2/health/ready")
 _PROBES = ("/livez", "/readyz", "/startupz", "/metrics", *_PROBES_OF_V2)
 _NO_PAGE = "default-src 'none'; frame-ancestors 'none'"  # for all that has no policy of its own
+_NO_ROUTE = "none"  # of what is refused before it is a request
 _CLIENT_GONE = 499  # as nginx logs it; nobody sees it
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 64 * 2**20
@@ -196,6 +198,24 @@ class Linger:
             await send({"type": "http.response.body", "body": b""})
 
         await self._app(scope, receive_and_see, send_and_linger)
+
+
+def note_early(refused: EarlyRefusal, metrics: Metrics) -> None:
+    """Log and count what never became a request."""
+    metrics.requests.labels(_NO_ROUTE, refused.status).inc()
+    metrics.rejections.labels(refused.code).inc()
+    _log.info(
+        "request",
+        extra={
+            "method": None,
+            "path": "",
+            "status": refused.status,
+            "seconds": round(refused.seconds, 4),
+            "client": refused.client,
+            "code": refused.code,
+            "request_id": refused.request_id,
+        },
+    )
 
 
 async def refuse(error: RefusalError, metrics: Metrics, send: Send) -> None:

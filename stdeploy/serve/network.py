@@ -152,6 +152,7 @@ class Network:
         self._busy_since = start = time.monotonic()
         for job, since in {clip.job: clip.since for clip in batch}.items():
             # Not the time in which other clips of the same request were in the network.
+            job.start()
             job.waited["network"] += max(0.0, start - max(since, job.left_network))
         logits = self.runtime.run(_together(batch))
         self._busy_since = None

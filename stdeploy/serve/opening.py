@@ -1,12 +1,16 @@
 """From an artifact to a service that answers."""
 
+import time
 from pathlib import Path
 
-from stdeploy.card import read_card
+from stdeploy.card import ModelCard, read_card
 from stdeploy.files import sha256_of
+from stdeploy.golden import golden_clip
+from stdeploy.runtime.base import Runtime
 from stdeploy.runtime.opening import open_runtime
 from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.network import Network
+from stdeploy.serve.pace import Pace
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import ServeSettings
 
@@ -43,11 +47,17 @@ def open_service(
     on_gpu = "cpu" not in runtime.device.lower()
     # On a CPU larger batches gain nothing, and could change the last bit of an answer.
     max_batch = settings.max_batch or (_GPU_BATCH if on_gpu else 1)
+    pace = Pace(_clip_seconds(runtime, model.card), decoders=settings.workers)
+
+    def ran(clips: int, seconds: float) -> None:
+        pace.ran(clips, seconds)
+        metrics.ran(clips, seconds)
+
     network = Network(
         runtime,
         max_batch=max_batch,
         max_delay_seconds=settings.max_delay_ms / 1e3,
-        ran=metrics.ran,
+        ran=ran,
     )
     service = Service(
         model,
@@ -56,6 +66,7 @@ def open_service(
         limits=settings.limits,
         views=settings.views,
         max_batch=max_batch,
+        pace=pace,
         decoded=metrics.decode.observe,
         lost=metrics.decoders_lost.inc,
     )
@@ -67,3 +78,11 @@ def open_service(
         raise
     metrics.opened(service)
     return service
+
+
+def _clip_seconds(runtime: Runtime, card: ModelCard) -> float:
+    """What a clip takes, so that the first requests are let in by a measurement as well."""
+    clip = golden_clip(0, card.clip.frames_shape)[None]
+    start = time.monotonic()
+    runtime.run(clip)
+    return time.monotonic() - start

@@ -2,12 +2,16 @@
 
 import asyncio
 import collections
+import dataclasses
+import uuid
+from collections.abc import Callable
 from typing import Any, cast
 
 import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from stdeploy.serve.admission import client_name
 from stdeploy.serve.refusal import error_json
 from stdeploy.serve.schemas import STATUS
 from stdeploy.serve.strict_http import StrictConnection
@@ -16,8 +20,32 @@ _MOST_AHEAD = 65_536  # bytes of later requests that a client may send before it
 _JSON = (b"content-type", b"application/json")
 
 
+@dataclasses.dataclass(frozen=True)
+class EarlyRefusal:
+    """What was refused before there was a request.
+
+    Attributes:
+        status: that was answered, or would have been.
+        code: likewise.
+        client: the address of the other side.
+        request_id: that it got.
+        seconds: since the connection was made.
+    """
+
+    status: int
+    code: str
+    client: str | None
+    request_id: str
+    seconds: float
+
+
 def guarded_protocol(
-    *, header_seconds: float, unread_seconds: float, max_connections: int, max_head_bytes: int
+    *,
+    header_seconds: float,
+    unread_seconds: float,
+    max_connections: int,
+    max_head_bytes: int,
+    refused: Callable[[EarlyRefusal], None],
 ) -> type[H11Protocol]:
     """A protocol for uvicorn.
 
@@ -28,9 +56,11 @@ def guarded_protocol(
         max_connections: open at once; a further one is closed, or, where another address has more
             of them than its own, takes the place of one of these.
         max_head_bytes: of the head of a request.
+        refused: is told of all that the application never sees.
     """
 
     class Guarded(H11Protocol):
+        _since = 0.0
         _head_timer: asyncio.TimerHandle | None = None
         _unread_timer: asyncio.TimerHandle | None = None
         conn: StrictConnection
@@ -40,6 +70,7 @@ def guarded_protocol(
             self.conn = StrictConnection(max_head_bytes)
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            self._since = self.loop.time()
             super().connection_made(transport)
             if len(self.connections) > max_connections and not self._has_taken_a_place():
                 self._refuse(503, "there are too many connections", "full")
@@ -93,18 +124,26 @@ def guarded_protocol(
                 return False
             for other in connections:
                 if other.address == most and not other.waits_for_an_answer:
+                    other.tell_refused(503, "full")
                     other.transport.abort()
                     return True
             return False
 
         @property
         def address(self) -> str | None:
-            return self.client[0] if self.client else None
+            return client_name(self.client[0]) if self.client else None
 
         @property
         def waits_for_an_answer(self) -> bool:
             cycle = self.cycle
             return bool(cycle and not cycle.more_body and not cycle.response_complete)
+
+        def tell_refused(self, status: int, code: str) -> str:
+            """Have it logged and counted; the id that it gets."""
+            request_id = uuid.uuid4().hex
+            client = self.client[0] if self.client else None
+            refused(EarlyRefusal(status, code, client, request_id, self.loop.time() - self._since))
+            return request_id
 
         def _watch(self) -> None:
             """Let the clock run while a head is awaited."""
@@ -128,8 +167,15 @@ def guarded_protocol(
             """Answer without having a request, and close."""
             if self.transport.is_closing():
                 return
-            body = error_json(sentence, code)
-            headers = [_JSON, (b"connection", b"close"), (b"content-length", b"%d" % len(body))]
+            request_id = self.tell_refused(status, code)
+            body = error_json(sentence, code, request_id)
+            named = (b"x-request-id", request_id.encode())
+            headers = [
+                _JSON,
+                named,
+                (b"connection", b"close"),
+                (b"content-length", b"%d" % len(body)),
+            ]
             events: list[Any] = [
                 h11.Response(status_code=status, headers=headers),
                 h11.Data(data=body),

@@ -71,9 +71,11 @@ class RefusalError(Exception):
         return headers
 
 
-def error_json(sentence: str, code: str) -> bytes:
-    """An error as JSON, with the id of the request where there is one."""
-    return as_json({"error": sentence, "code": code, "request_id": logs.request_id.get()})
+def error_json(sentence: str, code: str, request_id: str | None = None) -> bytes:
+    """An error as JSON, with the id of the request; by default of that which is answered here."""
+    return as_json(
+        {"error": sentence, "code": code, "request_id": request_id or logs.request_id.get()}
+    )
 
 
 def given_twice(option: str) -> RefusalError:

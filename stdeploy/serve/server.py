@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 import signal
@@ -19,6 +20,8 @@ from fastapi import FastAPI
 from stdeploy.errors import BackendError, SpecError
 from stdeploy.serve.app import application, metrics_application
 from stdeploy.serve.desk import Desk
+from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.middleware import note_early
 from stdeploy.serve.open_files import Listener, allow_many_files, connections_within, has_gpu
 from stdeploy.serve.opening import model_of, open_service
 from stdeploy.serve.protocol import guarded_protocol
@@ -67,7 +70,7 @@ def serve(
         servers = []
         for app, port, flag in apps:
             door = held.enter_context(_listen(settings.host, port, flag))
-            servers.append((_Server(_loaded_config(app, settings)), door))
+            servers.append((_Server(_loaded_config(app, settings, desk.metrics)), door))
         house = _House(artifact, model, desk, say, held.pop_all().close)
         scheme = "https" if settings.tls_certificate else "http"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -187,7 +190,7 @@ def _within_open_files(settings: ServeSettings) -> ServeSettings:
     return settings.model_copy(update={"max_connections": connections})
 
 
-def _config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
+def _config(app: FastAPI, settings: ServeSettings, metrics: Metrics) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=guarded_protocol(
@@ -195,6 +198,7 @@ def _config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
             unread_seconds=settings.upload_seconds,
             max_connections=settings.max_connections,
             max_head_bytes=settings.max_header_bytes,
+            refused=functools.partial(note_early, metrics=metrics),
         ),
         ws="none",
         lifespan="off",
@@ -210,8 +214,8 @@ def _config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
     )
 
 
-def _loaded_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
-    config = _config(app, settings)
+def _loaded_config(app: FastAPI, settings: ServeSettings, metrics: Metrics) -> uvicorn.Config:
+    config = _config(app, settings, metrics)
     try:
         config.load()
     except (OSError, ssl.SSLError) as error:

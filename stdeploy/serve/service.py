@@ -25,6 +25,7 @@ from stdeploy.errors import VideoError
 from stdeploy.prediction import Prediction
 from stdeploy.serve.job import Job
 from stdeploy.serve.network import Network, SharedRuntime, UnwantedError
+from stdeploy.serve.pace import Pace
 from stdeploy.serve.turns import Turns
 from stdeploy.timeline import Cell, Timeline, TimelineOptions
 from stdeploy.video.clips import ClipRequest, Clips
@@ -70,6 +71,7 @@ class Service:
         limits: of each video.
         views: clips that are averaged where a request does not say; None takes the model's.
         max_batch: clips of one video that are offered to the network together.
+        pace: is told how long decoding took; the network tells it as well.
         decoded: is told how many seconds decoding a video took.
         lost: is told of each decoding process that died.
     """
@@ -83,11 +85,13 @@ class Service:
         limits: Limits,
         views: int | None,
         max_batch: int,
+        pace: Pace,
         decoded: Callable[[float], None] = lambda _seconds: None,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self.network = network
+        self.pace = pace
         self._pool = DecodePool(decode_workers, limits)
         self._decoding = threading.Semaphore(decode_workers)
         self._views = views
@@ -108,6 +112,10 @@ class Service:
             VideoError: one does not start.
         """
         self._pool.start()
+
+    def views(self, asked: int | None) -> int:
+        """Clips that are averaged for a video, where a request asks for so many (None: none)."""
+        return asked or self._views or self.model.card.clip.views
 
     @property
     def waiting(self) -> int:
@@ -199,7 +207,9 @@ class Service:
                         if job.unwanted():
                             raise UnwantedError
                     if request.in_one_piece:  # else the network's time lies between
-                        self._decoded(time.monotonic() - start)
+                        seconds = time.monotonic() - start
+                        self._decoded(seconds)
+                        self.pace.decoded(job.client, seconds)
                     return
                 except DecoderLostError as error:
                     self._lost()
@@ -236,6 +246,7 @@ class Service:
                 for turns in (*([first] if first else []), self._turns):
                     await held.enter_async_context(turns.turn(job))
                 started = True
+                job.start()
                 if job.unwanted():
                     raise UnwantedError
                 job.waited["turn"] += time.monotonic() - start

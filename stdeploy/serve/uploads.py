@@ -29,7 +29,10 @@ _SEND_A_FILE = "send the video as a file, in a part named 'file' (curl -F file=@
 
 
 class Budget:
-    """Bytes that may be held at once, by all requests together; by one client, half of them.
+    """Bytes that may be held at once, by all requests together.
+
+    A client may hold as many as it leaves free: one alone half of them, two a third each. So
+    there is room for another, however many there are.
 
     Args:
         most_bytes: of them.
@@ -37,7 +40,6 @@ class Budget:
 
     def __init__(self, most_bytes: int) -> None:
         self._left = most_bytes
-        self._each = most_bytes // 2
         self._held: collections.Counter[str] = collections.Counter()
 
     @contextlib.contextmanager
@@ -54,7 +56,7 @@ class Budget:
 
         def take(count: int) -> None:
             nonlocal held
-            if count > self._left or self._held[client] + count > self._each:
+            if self._held[client] + count > self._left - count:
                 raise _full()
             self._left -= count
             self._held[client] += count

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -85,11 +86,13 @@ def routes(desk: Desk) -> APIRouter:
             video, body = await held.enter_async_context(desk.upload(request))
             uploaded = time.monotonic()
             options = _whole(options, body.fields)
-            client = held.enter_context(desk.admitted(request))
-            settings = desk.settings
             slow = options.timeline or options.stream
+            # How long a video is shows only when it is decoded.
+            clips = math.inf if options.timeline else service.views(options.views)
+            place = held.enter_context(desk.admitted(request, service.pace, clips))
+            settings = desk.settings
             job = Job(
-                client,
+                place,
                 uploaded + (settings.stream_seconds if slow else settings.request_seconds),
             )
             work = _Work(desk, service, request, job, options, video, start, uploaded)
@@ -172,7 +175,7 @@ class _Work:
             loop.call_soon_threadsafe(ready.put_nowait, _event("window", window))
 
         try:
-            async with asyncio.timeout_at(self._job.deadline):
+            async with self._desk.in_time(self._job):
                 answer = await self._classified()
                 ready.put_nowait(_event("prediction", answer))
                 whole: dict[str, Any] = answer.model_dump(include=set(Flaws.model_fields))

@@ -52,6 +52,7 @@ class Hostile:
             "many requests in a row": (self._pipeline, {200}),
             "options": (self._options, {404, 422, 503}),
             "tensors": (self._tensors, {400, 503}),
+            "JSON": (self._json, {0, 400, 413, 503}),
             "vanishes": (self._vanishes, {0}),
         }
 
@@ -210,6 +211,24 @@ class Hostile:
             f"POST /v2/models/{self._model}/infer HTTP/1.1\r\nHost: localhost\r\n{length}"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
             + body
+        )
+
+    def _json(self, connection: socket.socket, draw: random.Random) -> None:
+        size = draw.choice([2**12, 2**18, 2**20, 2**22, 47 * 2**20])
+        before, each = draw.choice(
+            [
+                (b"", b"["),
+                (b"[", b"[],"),
+                (b'{"inputs":[{"name":"frames","data":[', b"[],"),
+                (b'{"inputs":[{"name":"frames","data":[', b"255, "),
+                (b'{"data":[', b'"data":['),
+                (b'{"id":"', b"\\u0041"),
+            ]
+        )
+        connection.sendall(
+            f"POST /v2/models/{self._model}/infer HTTP/1.1\r\nHost: x\r\n"
+            f"Content-Length: {size}\r\nConnection: close\r\n\r\n".encode()
+            + (before + each * (size // len(each)))[:size]
         )
 
     def _vanishes(self, connection: socket.socket, draw: random.Random) -> None:

@@ -20,6 +20,7 @@ from stdeploy.serve.app import application, metrics_application
 from stdeploy.serve.desk import Desk
 from stdeploy.serve.logs import REQUESTS
 from stdeploy.serve.network import Network
+from stdeploy.serve.pace import Pace
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import load
 from stdeploy.serve.uploads import UploadFolder
@@ -62,6 +63,7 @@ class House:
             limits=settings.limits,
             views=None,
             max_batch=1,
+            pace=Pace(),
         )
         self.uploads = UploadFolder(folder)
         desk = Desk(settings, self.uploads)

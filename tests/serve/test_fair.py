@@ -20,10 +20,27 @@ def test_clients_take_turns_and_each_keeps_its_order() -> None:
 
 def test_a_newcomer_waits_for_one_of_each_other_at_most() -> None:
     queue: FairQueue[str] = FairQueue()
+    fill(queue, *(f"a{number}" for number in range(1, 100)), "b1", "b2")
+    assert queue.take() == "a1"
+    fill(queue, "c1")
+    assert [queue.take() for _ in range(3)] == ["b1", "c1", "a2"]
+
+
+def test_who_was_served_last_comes_behind_who_came_meanwhile() -> None:
+    queue: FairQueue[str] = FairQueue()
     fill(queue, *(f"a{number}" for number in range(1, 100)))
     assert queue.take() == "a1"
     fill(queue, "b1")
-    assert [queue.take(), queue.take()] == ["a2", "b1"]
+    assert [queue.take(), queue.take()] == ["b1", "a2"]
+    fill(queue, "b2")
+    assert [queue.take(), queue.take()] == ["b2", "a3"]
+
+
+def test_who_holds_least_is_next() -> None:
+    queue: FairQueue[str] = FairQueue()
+    fill(queue, "a1", "a2", "b1", "c1")
+    held = {"a": 2, "b": 1, "c": 0}
+    assert [queue.take(held.__getitem__) for _ in range(4)] == ["c1", "b1", "a1", "a2"]
 
 
 def test_items_past_their_deadline_leave_without_a_change_of_turns() -> None:

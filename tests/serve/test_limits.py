@@ -254,6 +254,40 @@ def test_a_second_client_gets_in_and_the_first_hears_that_it_takes_too_much(
         assert all(future.result().status_code == 200 for future in taken)
 
 
+def test_a_house_that_one_client_has_filled_makes_room_for_another(
+    artifact: Path, video: Path
+) -> None:
+    content = video.read_bytes()
+    forwarded = {"Content-Type": "video/mp4", "X-Forwarded-For": "10.1.2.3"}
+    with running(artifact, "--max-requests", "8") as server, ThreadPoolExecutor(9) as pool:
+        with server.decoding_stopped():
+            greedy = [pool.submit(post, server, content) for _ in range(8)]
+            server.wait_until(lambda: server.metric("stdeploy_requests_in_progress") == 8)
+            other = pool.submit(post, server, content, forwarded)
+            server.wait_until(lambda: any(future.done() for future in greedy))
+            (gone,) = (future.result() for future in greedy if future.done())
+            assert (gone.status_code, gone.json()["code"]) == (429, "over_share")
+            assert 1 <= int(gone.headers["retry-after"]) <= 60
+        assert other.result().status_code == 200
+        assert sorted(future.result().status_code for future in greedy) == [200] * 7 + [429]
+
+
+def test_a_stream_that_has_to_make_room_ends_with_an_event(artifact: Path, video: Path) -> None:
+    content = video.read_bytes()
+    forwarded = {"Content-Type": "video/mp4", "X-Forwarded-For": "10.1.2.3"}
+    with running(artifact, "--max-requests", "8") as server, ThreadPoolExecutor(9) as pool:
+        with server.decoding_stopped():
+            greedy = [pool.submit(post, server, content, stream=1) for _ in range(8)]
+            server.wait_until(lambda: server.metric("stdeploy_requests_in_progress") == 8)
+            other = pool.submit(post, server, content, forwarded)
+            server.wait_until(lambda: any(future.done() for future in greedy))
+            (gone,) = (future.result() for future in greedy if future.done())
+            assert gone.status_code == 200
+            assert gone.text.startswith("event: error\n")
+            assert '"code":"over_share"' in gone.text
+        assert other.result().status_code == 200
+
+
 def test_an_answer_that_comes_too_late_is_a_504_and_the_work_ends(
     artifact: Path, long_video: Path
 ) -> None:
@@ -300,3 +334,36 @@ def test_answers_are_not_held_back_by_the_system() -> None:
         accepted, _ = door.accept()
         with accepted:
             assert accepted.proto == socket.IPPROTO_TCP
+
+
+def test_what_never_becomes_a_request_has_a_line_and_is_counted(
+    strict: Server, hasty_with_heads: Server
+) -> None:
+    def seen(server: Server, status: int, code: str, answer: dict) -> None:
+        (line,) = (json.loads(line) for line in server.log if answer["request_id"] in line)
+        assert (line["message"], line["status"], line["code"]) == ("request", status, code)
+        assert line["client"] == "127.0.0.1"
+        assert line["seconds"] >= 0
+        counted = server.metric(f'stdeploy_requests_total{{route="none",status="{status}"}}')
+        assert counted >= 1
+        assert server.metric(f'stdeploy_rejections_total{{reason="{code}"}}') >= 1
+
+    def refused(server: Server, *pieces: bytes) -> tuple[int, dict]:
+        status, answer = raw(server, *pieces)
+        server.wait_until(lambda: any(answer["request_id"] in line for line in server.log))
+        return status, answer
+
+    status, answer = refused(strict, b"\x16\x03\x01 hello\r\n\r\n")
+    seen(strict, status, "bad_request", answer)
+    status, answer = refused(hasty_with_heads)
+    assert status == 408
+    seen(hasty_with_heads, 408, "too_slow", answer)
+    held = [socket.create_connection(strict.address) for _ in range(20)]
+    try:
+        status, answer = refused(strict)
+        assert status == 503
+    finally:
+        for connection in held:
+            connection.close()
+    strict.wait_until(lambda: httpx.get(f"{strict.url}/livez").status_code == 200)
+    seen(strict, 503, "full", answer)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from stdeploy.serve.admission import Place
 from stdeploy.serve.job import Job
 from stdeploy.serve.network import Network, NetworkFailedError, UnwantedError
 
@@ -52,7 +53,7 @@ def network(runtime: Sums, *, max_batch: int = 4, delay: float = 0.0) -> Iterato
 
 
 def job(client: str = "a", seconds: float = 20.0) -> Job:
-    return Job(client, time.monotonic() + seconds)
+    return Job(Place(client), time.monotonic() + seconds)
 
 
 def test_clips_come_back_in_their_order() -> None:

@@ -17,6 +17,7 @@ from stdeploy.video.clips import ClipRequest
 
 pytest.importorskip("ray.serve")
 from stdeploy.serve import on_ray
+from stdeploy.serve.admission import Place
 from stdeploy.serve.job import Job
 from stdeploy.serve.on_ray import RayArguments, Replica
 from stdeploy.serve.settings import ServeSettings
@@ -153,7 +154,9 @@ def test_a_replica_whose_network_has_failed_says_so(artifact: Path, video: Path)
         replica.check_health()
         (clips,) = service._pool.read_clips(video, ClipRequest(clip=service.model.card.clip))
         # What the runtime cannot run is refused before; only a fault inside it comes this far.
-        (failed,) = service.network.submit(clips.frames[:, :, :16], Job("test", float("inf")))
+        (failed,) = service.network.submit(
+            clips.frames[:, :, :16], Job(Place("test"), float("inf"))
+        )
         assert failed.exception(timeout=30) is not None
         with pytest.raises(RuntimeError, match=r"the network failed \(ArtifactError\)"):
             replica.check_health()

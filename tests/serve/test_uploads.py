@@ -125,15 +125,15 @@ def test_a_budget_comes_back_when_its_holder_is_done() -> None:
     with budget.account("a") as hold:
         hold(45)
         with budget.account("b") as other:
-            other(40)
+            other(27)
             with budget.account("c") as third, pytest.raises(RefusalError, match="no room"):
-                third(16)
+                third(15)
         hold(5)
     with budget.account("a") as hold:
         hold(50)
 
 
-def test_one_client_cannot_hold_more_than_half_of_a_budget() -> None:
+def test_a_client_may_hold_as_much_as_it_leaves_free() -> None:
     budget = Budget(100)
     with budget.account("a") as first, budget.account("a") as second:
         first(30)
@@ -141,7 +141,11 @@ def test_one_client_cannot_hold_more_than_half_of_a_budget() -> None:
         with pytest.raises(RefusalError, match="no room"):
             second(1)
         with budget.account("b") as other:
-            other(50)
+            other(25)
+            with pytest.raises(RefusalError, match="no room"):
+                other(1)
+            with budget.account("c") as third:
+                third(12)
 
 
 def test_a_folder_of_someone_else_is_refused(

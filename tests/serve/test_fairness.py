@@ -1,0 +1,235 @@
+"""A server under a flood, in virtual time: its desk, admission and queues, a network that waits.
+
+What takes time in a real server (decoding, the network) only waits here; who may come in, who is
+next and what is told to whom is decided by the code that a server runs.
+"""
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from stdeploy.serve.batching import Batching
+from stdeploy.serve.desk import Desk
+from stdeploy.serve.job import Job
+from stdeploy.serve.pace import Pace
+from stdeploy.serve.refusal import RefusalError
+from stdeploy.serve.settings import load
+from stdeploy.serve.turns import Turns
+from stdeploy.serve.uploads import UploadFolder
+from tests.serve.virtual_time import run
+
+DECODERS = 2
+FLOOD = "203.0.113.9"
+GOOD = [f"198.51.100.{number}" for number in range(5)]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came back to whom: codes, 200 among them, and seconds of the good answers."""
+
+    codes: dict[str, "collections.Counter[str]"]
+    seconds: dict[str, list[float]]
+
+
+class House:
+    """A server in virtual time.
+
+    Args:
+        folder: for uploads; there are none.
+        clip_seconds: that the network takes for a clip.
+        known: whether that has been measured before the first request.
+    """
+
+    def __init__(self, folder: UploadFolder, clip_seconds: float, *, known: bool = True) -> None:
+        self._clip_seconds = clip_seconds
+        self._desk = Desk(load({"decode_workers": DECODERS}, None), folder)
+        self._pace = Pace(clip_seconds if known else 0.0, decoders=DECODERS)
+        self._turns = Turns(DECODERS + 2)  # as in Service
+        self._clips: Batching[tuple[asyncio.Future[None], Job]] = Batching(1, 0.005)
+        self._changed = asyncio.Event()
+        codes: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        self.outcome = Outcome(codes, collections.defaultdict(list))
+
+    async def network(self) -> None:
+        """What the thread of the network does."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._clips.expire(loop.time())
+            due = self._clips.due(loop.time())
+            if due != 0:
+                self._changed.clear()
+                await _wait(self._changed, due)
+                continue
+            for future, job in self._clips.take():
+                job.start()
+                await asyncio.sleep(self._clip_seconds)
+                self._pace.ran(1, self._clip_seconds)
+                if not future.done():
+                    future.set_result(None)
+
+    async def ask(self, client: str, clips: int = 1) -> int:
+        """Send a request and note what comes; the seconds to wait when it was refused."""
+        loop = asyncio.get_running_loop()
+        request = _request(client)
+        start = loop.time()
+        try:
+            with self._desk.admitted(request, self._pace, clips) as place:
+                job = Job(place, start + self._desk.settings.request_seconds)
+                await self._desk.answer(request, job, self._work(job, clips))
+        except RefusalError as error:
+            self.outcome.codes[client][error.code] += 1
+            return error.retry_after_seconds or 0
+        self.outcome.codes[client]["200"] += 1
+        self.outcome.seconds[client].append(loop.time() - start)
+        return 0
+
+    async def asks(self, client: str, *, patient: bool, clips: int = 1) -> None:
+        """One request after the other."""
+        while True:
+            await asyncio.sleep(0.02)  # to send it
+            if after := await self.ask(client, clips):
+                await asyncio.sleep(after if patient else self._clip_seconds / 2)
+
+    async def _work(self, job: Job, clips: int) -> None:
+        async with self._turns.turn(job):
+            job.start()
+            await asyncio.sleep(0.05 * self._clip_seconds)  # to decode it
+            for _ in range(clips):
+                future = asyncio.get_running_loop().create_future()
+                now = asyncio.get_running_loop().time()
+                self._clips.add((future, job), client=job.client, deadline=job.deadline, now=now)
+                self._changed.set()
+                try:
+                    await future
+                finally:
+                    self._clips.remove(lambda clip: clip[1] is job)
+
+
+async def _wait(event: asyncio.Event, seconds: float | None) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+
+
+def _request(client: str) -> Request:
+    async def receive() -> Any:
+        await asyncio.Event().wait()  # the client stays
+
+    scope = {"type": "http", "client": (client, 1), "headers": []}
+    return Request(scope, receive)
+
+
+async def _flooded(
+    house: House, seconds: float, *, flood_clips: int = 1, head_start: float = 5.0
+) -> Outcome:
+    """A flood of 100 connections, and somewhat later five clients with one request each."""
+    tasks = [asyncio.ensure_future(house.network())]
+    tasks += [
+        asyncio.ensure_future(house.asks(FLOOD, patient=False, clips=flood_clips))
+        for _ in range(100)
+    ]
+    await asyncio.sleep(head_start)
+    tasks += [asyncio.ensure_future(house.asks(client, patient=True)) for client in GOOD]
+    await asyncio.sleep(seconds)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return house.outcome
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Iterator[UploadFolder]:
+    with UploadFolder(tmp_path) as folder:
+        yield folder
+
+
+@pytest.mark.parametrize("answer_seconds", [0.5, 2.5, 6.0])
+def test_each_good_client_keeps_its_share_under_a_flood(
+    uploads: UploadFolder, answer_seconds: float
+) -> None:
+    duration = 120 * answer_seconds
+    outcome = run(_flooded(House(uploads, answer_seconds), duration))
+    fair = duration / answer_seconds / (len(GOOD) + 1)
+    for client in GOOD:
+        codes = outcome.codes[client]
+        assert codes["200"] >= 0.8 * fair, codes
+        assert set(codes) == {"200"}, codes
+
+
+def test_a_flood_of_long_requests_takes_no_more_than_its_share_either(
+    uploads: UploadFolder,
+) -> None:
+    outcome = run(_flooded(House(uploads, 1.0), 240.0, flood_clips=20))
+    for client in GOOD:
+        codes = outcome.codes[client]
+        assert codes["200"] >= 0.8 * 240 / (len(GOOD) + 1), codes
+        assert set(codes) == {"200"}, codes
+
+
+def test_a_flood_that_is_told_to_make_room_hears_so_at_once(uploads: UploadFolder) -> None:
+    async def main() -> Outcome:
+        house = House(uploads, 6.0)
+        network = asyncio.ensure_future(house.network())
+        flood = [asyncio.ensure_future(house.ask(FLOOD)) for _ in range(9)]
+        await asyncio.sleep(1.0)
+        good = [asyncio.ensure_future(house.ask(client)) for client in GOOD]
+        await asyncio.sleep(1.0)
+        assert sum(task.done() for task in flood) == 5
+        assert house.outcome.codes[FLOOD] == {"over_share": 5}
+        await asyncio.gather(*flood, *good)
+        network.cancel()
+        return house.outcome
+
+    outcome = run(main())
+    assert outcome.codes[FLOOD] == {"over_share": 5, "200": 4}
+    assert all(outcome.codes[client] == {"200": 1} for client in GOOD)
+
+
+def test_others_who_asked_before_take_nothing_of_an_idle_server(uploads: UploadFolder) -> None:
+    async def main() -> Outcome:
+        house = House(uploads, 0.5)
+        network = asyncio.ensure_future(house.network())
+        for number in range(70):
+            await house.ask(f"192.0.2.{number}")
+        await asyncio.gather(*(house.ask(FLOOD) for _ in range(4)))
+        network.cancel()
+        return house.outcome
+
+    assert run(main()).codes[FLOOD] == {"200": 4}
+
+
+@pytest.mark.parametrize("clients", [1, 4, 83])
+def test_a_server_that_has_just_started_lets_in_what_it_can_answer(
+    uploads: UploadFolder, clients: int
+) -> None:
+    async def main() -> Outcome:
+        house = House(uploads, 1.6)
+        network = asyncio.ensure_future(house.network())
+        asked = [house.ask(f"192.0.2.{number % clients}") for number in range(83)]
+        await asyncio.gather(*asked)
+        network.cancel()
+        return house.outcome
+
+    codes = sum(run(main()).codes.values(), collections.Counter())
+    assert codes["200"] == math.floor(0.9 * 60 / 1.6)
+    assert set(codes) <= {"200", "full", "over_share"}
+
+
+def test_an_idle_server_that_was_slow_before_still_knows_it(uploads: UploadFolder) -> None:
+    async def main() -> Outcome:
+        house = House(uploads, 3.0, known=False)
+        network = asyncio.ensure_future(house.network())
+        await house.ask(FLOOD)
+        await asyncio.sleep(1000.0)
+        await asyncio.gather(*(house.ask(FLOOD) for _ in range(60)))
+        network.cancel()
+        return house.outcome
+
+    assert run(main()).codes[FLOOD] == {"200": 1 + 18, "full": 42}
