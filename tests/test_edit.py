@@ -168,7 +168,7 @@ def test_an_edit_that_fails_leaves_the_file_as_it_was(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("stdeploy.edit.OnnxFile.write", fails)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ArtifactError, match=r"a\.onnx.*No space left"):
         edit_card(folder / "a.onnx", {"fps": "25"})
     assert (folder / "a.onnx").read_bytes() == before
     assert not list(folder.glob(".*"))
