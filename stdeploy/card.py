@@ -1,23 +1,30 @@
 """The model card that every artifact carries, so that no later stage asks the user again.
 
-It lies in a checkpoint (.pt) under the key "card", in a .safetensors file in the header's
-metadata, and in an .onnx file in metadata_props; always as JSON under the name CARD_KEY. An
-.engine has it in the file beside it (sidecar.py), so that its bytes stay TensorRT's.
+Where it lies in a file of each kind is known to contents.py. Whoever has read a card has compared
+its file with the content digest.
 """
 
-import json
-import warnings
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from stdeploy import __version__
-from stdeploy.errors import ArtifactError, SpecError, require
-from stdeploy.files import existing, sidecar_path
-from stdeploy.spec import Arithmetic, ClipSpec, ModelSpec, Precision, Spec
+from stdeploy.contents import json_fields, read_contents
+from stdeploy.errors import ArtifactError, SpecError
+from stdeploy.spec import (
+    Arithmetic,
+    ClipSpec,
+    Line,
+    ModelSpec,
+    Precision,
+    Spec,
+    check_labels,
+)
 
-CARD_KEY = "stdeploy.card"
+# How many times larger than the largest logit the terms of a classifier may be: what two classes
+# get may cancel by chance, what many classes get does not. Larger ones would let any answer pass.
+_MOST_CANCELLED, _MOST_CANCELLED_OF_TWO = 1e3, 1e6
 
 _IN_WORDS = {
     "validation_top1": "top-1 on one clip of each validation video",
@@ -38,16 +45,30 @@ class ParityRow(Spec):
         detail: what else is worth knowing, such as the shape of the kernel.
     """
 
-    check: str
+    check: Line
     precision: Arithmetic
     error: float = Field(ge=0.0)
     tolerance: float = Field(ge=0.0)
-    detail: str = ""
+    detail: Line = ""
 
     @property
     def passed(self) -> bool:
         """Whether the error is within the tolerance."""
         return self.error <= self.tolerance
+
+
+class Edit(Spec):
+    """A change that someone made to a card on purpose, see `stdeploy.edit`.
+
+    Attributes:
+        field: what was changed, such as "clip.fps" or "labels.3".
+        old: its value before, as JSON.
+        new: its value since, as JSON.
+    """
+
+    field: Line
+    old: Line
+    new: Line
 
 
 class Lineage(Spec):
@@ -61,14 +82,16 @@ class Lineage(Spec):
         versions: packages that made this artifact.
         frozen: stages, such as conv1, that its last training left as they had been; None where
             nothing is known of a training.
+        edits: what was changed on purpose since, in this file or in one that it was made from.
     """
 
-    origin: str = ""
-    licence: str = ""
-    parent: str | None = None
-    parent_sha256: str | None = None
-    versions: dict[str, str] = Field(default_factory=lambda: {"stdeploy": __version__})
-    frozen: tuple[str, ...] | None = None
+    origin: Line = ""
+    licence: Line = ""
+    parent: Line | None = None
+    parent_sha256: Line | None = None
+    versions: dict[Line, Line] = Field(default_factory=lambda: {"stdeploy": __version__})
+    frozen: tuple[Line, ...] | None = None
+    edits: tuple[Edit, ...] = ()
 
 
 class GoldenClip(Spec):
@@ -84,10 +107,21 @@ class GoldenClip(Spec):
             precision is below fp32: a sharper test for other runtimes than the parent's.
     """
 
-    seed: int
-    logits: tuple[float, ...]
-    magnitude: float = Field(0.0, ge=0.0)
-    verified: tuple[float, ...] | None = None
+    seed: int = Field(ge=0, lt=1 << 64)
+    logits: tuple[FiniteFloat, ...]
+    magnitude: FiniteFloat = Field(0.0, ge=0.0)
+    verified: tuple[FiniteFloat, ...] | None = None
+
+    @model_validator(mode="after")
+    def _tells_answers_apart(self) -> Self:
+        largest = max((abs(value) for value in self.logits), default=0.0)
+        most = _MOST_CANCELLED if len(self.logits) > 2 else _MOST_CANCELLED_OF_TWO
+        if self.magnitude > most * largest:
+            raise ValueError(
+                f"magnitude {self.magnitude:.3g} beside logits of at most {largest:.3g} would let "
+                f"any answer pass; {most:g} times as much is allowed"
+            )
+        return self
 
 
 class Calibration(Spec):
@@ -100,10 +134,10 @@ class Calibration(Spec):
         frames_sha256: digest of their frames, in order.
     """
 
-    source: str
+    source: Line
     clips: int = Field(ge=1)
     held_out: int = Field(default=0, ge=0)
-    frames_sha256: str
+    frames_sha256: Line
 
 
 class ModelCard(Spec):
@@ -129,9 +163,9 @@ class ModelCard(Spec):
     golden: GoldenClip
     lineage: Lineage = Lineage()
     parity: tuple[ParityRow, ...] = ()
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[Line, FiniteFloat] = Field(default_factory=dict)
     precision: Precision = "fp32"
-    kept: tuple[str, ...] = ()
+    kept: tuple[Line, ...] = ()
     calibration: Calibration | None = None
 
     @property
@@ -157,6 +191,12 @@ class ModelCard(Spec):
                 f"{len(self.labels)} labels for {self.model.num_classes} classes; "
                 "a card names every class once"
             )
+        try:
+            check_labels(self.labels)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; name them anew: stdeploy card FILE --set labels=names.txt"
+            ) from None
         for logits in (self.golden.logits, self.golden.verified):
             if logits is not None and len(logits) != self.model.num_classes:
                 raise ValueError(
@@ -180,7 +220,7 @@ class ModelCard(Spec):
             ArtifactError: it is no card.
         """
         try:
-            return cls.parse(json.loads(text))
+            return cls.parse(json_fields(text))
         except (SpecError, ValueError) as error:
             raise ArtifactError(f"the card of {source!r} cannot be used: {error}") from error
 
@@ -195,93 +235,23 @@ def is_telling(accuracy: str, num_classes: int) -> bool:
 
 
 def read_card(path: Path) -> ModelCard:
-    """Read the card of any artifact.
+    """Read the card of any artifact, and compare the file with its content digest.
+
+    Of an engine the sidecar alone is compared; `EngineSidecar.read_engine` compares the plan.
 
     Args:
         path: a .pt, .safetensors, .onnx or .engine file.
 
     Raises:
-        ArtifactError: no such file, not an artifact, or one without a card.
+        ArtifactError: no such file, not an artifact, one without a card, or one that was changed.
         MissingExtraError: a .pt file, and torch is not installed.
     """
-    readers = {
-        ".pt": _from_checkpoint,
-        ".safetensors": _from_safetensors,
-        ".onnx": _from_onnx,
-        ".engine": _from_sidecar,
-    }
-    if path.suffix not in readers:
-        raise ArtifactError(
-            f"{str(path)!r} is no artifact of stdeploy; those end in {', '.join(readers)}"
-        )
-    text = readers[path.suffix](existing(path))
-    if text is None:
+    contents = read_contents(path)
+    if contents.card is None:
         raise ArtifactError(
             f"{str(path)!r} carries no model card, so its labels, frame rate and normalisation "
             "are unknown; use files that stdeploy wrote"
         )
-    return ModelCard.from_json(text, source=path.name)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a .pt file, {"card": JSON, "state_dict": tensors}, without running code from it.
-
-    Raises:
-        ArtifactError: it is no checkpoint of stdeploy.
-        MissingExtraError: torch is not installed.
-    """
-    torch = require("torch", extra="train", purpose=f"reading {path.name!r}")
-    existing(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice on how to run the code in other files
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises anything, AssertionError included
-        raise ArtifactError(
-            f"{str(path)!r} cannot be read as a checkpoint: it is damaged, or holds other things "
-            "than tensors, or was not written by stdeploy"
-        ) from error
-    fields: dict[str, Any] = content if isinstance(content, dict) else {}
-    if not isinstance(fields.get("card"), str) or not isinstance(fields.get("state_dict"), dict):
-        raise ArtifactError(
-            f"{str(path)!r} is no checkpoint of stdeploy: it lacks 'card' or 'state_dict'"
-        )
-    return fields
-
-
-def _from_checkpoint(path: Path) -> str | None:
-    card: str = read_checkpoint(path)["card"]
+    card = ModelCard.from_json(contents.card, source=path.name)
+    contents.check()
     return card
-
-
-def _from_safetensors(path: Path) -> str | None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return (file.metadata() or {}).get(CARD_KEY)
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{str(path)!r} is no safetensors file: {error}") from error
-
-
-def _from_onnx(path: Path) -> str | None:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError) as error:
-        raise ArtifactError(f"{str(path)!r} is no ONNX file: {error}") from error
-    return {prop.key: prop.value for prop in model.metadata_props}.get(CARD_KEY)
-
-
-def _from_sidecar(path: Path) -> str | None:
-    sidecar = sidecar_path(path)
-    try:
-        card = json.loads(sidecar.read_text())["card"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ArtifactError(
-            f"{str(path)!r} needs {sidecar.name!r} beside it, which cannot be read; copy both "
-            "files, or build the engine again: stdeploy export ckpt.onnx --trt"
-        ) from error
-    return json.dumps(card)

@@ -5,18 +5,22 @@ file is code: nothing is loaded before its digest and its host are checked.
 """
 
 import hashlib
-import json
 import shlex
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
 
 from stdeploy.card import ModelCard
+from stdeploy.contents import read_contents, sidecar_fields
+from stdeploy.digest import DIGEST_FIELD
 from stdeploy.errors import ArtifactError, SpecError
-from stdeploy.files import existing, sidecar_path
+from stdeploy.files import ONNX_SUFFIX, sidecar_path
 from stdeploy.hardware import Gpu
-from stdeploy.spec import Spec
+from stdeploy.spec import Line, Spec
 
 _AMPERE = (8, 0)
+_Batch = Annotated[int, Field(ge=1, le=1 << 16)]
 
 
 class EngineSidecar(Spec):
@@ -38,34 +42,45 @@ class EngineSidecar(Spec):
     """
 
     card: ModelCard
-    engine_sha256: str
+    engine_sha256: Line
     flavour: Literal["tensorrt", "tensorrt_rtx"]
-    version: str
-    gpu: str | None
-    targets: tuple[str, ...]
+    version: Line
+    gpu: Line | None
+    targets: tuple[Line, ...]
     hardware_compatible: bool
     version_compatible: bool
-    batches: tuple[int, int]
-    onnx: str
-    onnx_sha256: str
+    batches: tuple[_Batch, _Batch]
+    onnx: Line
+    onnx_sha256: Line
+
+    @field_validator("onnx")
+    @classmethod
+    def _name_alone(cls, name: str) -> str:
+        """It is looked for beside the engine, and stands in commands that are suggested."""
+        if name != Path(name).name or name.startswith("-") or not name.endswith(ONNX_SUFFIX):
+            raise ValueError(f"the name of an {ONNX_SUFFIX} file without a folder is allowed")
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.batches[0] > self.batches[1]:
+            raise ValueError(f"batches {self.batches}: the largest comes last")
+        return self
 
     @classmethod
     def read(cls, engine: Path) -> Self:
         """Read the sidecar of an engine.
 
         Raises:
-            ArtifactError: no engine, no sidecar, or one that cannot be used.
+            ArtifactError: no engine, no sidecar, or one that cannot be used or was changed.
         """
-        path = sidecar_path(existing(engine))
-        if not path.is_file():
-            raise ArtifactError(
-                f"{str(engine)!r} has no {path.name!r} beside it, which says what it is; copy "
-                "both files, or build it again with stdeploy export --trt from its .onnx file"
-            )
+        contents, fields = read_contents(engine), sidecar_fields(engine)
         try:
-            return cls.parse(json.loads(path.read_text()))
-        except (SpecError, ValueError) as error:
-            raise ArtifactError(f"{str(path)!r} cannot be used: {error}") from error
+            sidecar = cls.parse({k: v for k, v in fields.items() if k != DIGEST_FIELD})
+        except SpecError as error:
+            raise ArtifactError(f"{str(sidecar_path(engine))!r} cannot be used: {error}") from error
+        contents.check()
+        return sidecar
 
     def rebuild_command(self, engine: Path) -> str:
         """What builds an engine again on another host.
@@ -119,4 +134,4 @@ class EngineSidecar(Spec):
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())

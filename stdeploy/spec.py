@@ -1,9 +1,20 @@
 """ModelSpec and ClipSpec: what a network is, and what it wants to see. No torch here."""
 
 import math
+import re
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from stdeploy.errors import SpecError, did_you_mean
@@ -13,7 +24,28 @@ ShortVideo = Literal["hold", "loop", "stretch", "error"]
 # Arithmetic of an artifact's convolutions. Pixels are normalised, and classes are decided, in fp32.
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Arithmetic = Literal["fp64", "fp32", "fp16", "bf16", "int8"]
-Channels = Annotated[tuple[float, float, float], "one number for each of R, G, B"]
+Channels = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], "one number for each of R, G, B"]
+
+# Nothing that is real comes near: an uncommon file is not to take the memory of the host.
+_MAX_CLIP_BYTES = 1 << 30
+_MAX_TEMPORAL_LENGTH = 255
+_LONGEST_VALUE = 200  # signs of a wrong value that an error shows
+
+# What moves a terminal's cursor, ends a line, or turns the direction of what follows.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""The same text with its control characters written out.
+
+    >>> printable("run\x1b[31m")
+    'run\\x1b[31m'
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+# Text for people, from files: it is shown as it stands.
+Line = Annotated[str, AfterValidator(printable)]
 
 # By pydantic's type of error, with what it knows about it.
 _ALLOWED = {
@@ -37,6 +69,24 @@ _ALLOWED = {
     "too_long": "a list of {max_length} values is wanted",
     "tuple_type": 'a list in brackets is wanted, such as [1, 2] or ["a", "b"]',
 }
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Refuse names of classes that cannot be told apart or cannot be shown.
+
+    Raises:
+        ValueError: two are equal, or one holds a control character.
+    """
+    places: dict[str, int] = {}
+    for number, label in enumerate(labels):
+        if label != printable(label):
+            raise ValueError(f"label {number} holds a control character: {label[:80]!r}")
+        if label in places:
+            raise ValueError(
+                f"labels {places[label]} and {number} are both {label[:80]!r}; every class has a "
+                "name of its own"
+            )
+        places[label] = number
 
 
 class Spec(BaseModel):
@@ -82,7 +132,20 @@ def _told(spec: type[BaseModel], found: list[ErrorDetails]) -> str:
         place = place[:-1]
         missing = [int(wrong["loc"][-1]) for wrong in found if wrong["loc"][:-1] == place]
         words = f"a list of {max(missing) + 1} values is wanted"
-    return f"{'.'.join(map(str, place))} = {first['input']!r}: {words}" if place else words
+    if not place:
+        return words
+    return f"{printable('.'.join(map(str, place)))} = {_shown(first['input'])}: {words}"
+
+
+def _shown(value: object) -> str:
+    """A wrong value as Python writes it, its middle left out where it is long."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "(nested lists or tables)"
+    if len(text) <= _LONGEST_VALUE:
+        return text
+    return f"{text[: _LONGEST_VALUE // 2]} ... {text[-_LONGEST_VALUE // 2 :]}"
 
 
 def _nearest(spec: type[BaseModel], place: tuple[int | str, ...]) -> str:
@@ -113,7 +176,7 @@ class ModelSpec(Spec):
         fused: True once branches and batch norms are folded into single filters.
     """
 
-    architecture: str
+    architecture: Line
     temporal_lengths: TemporalLengths = (1, 1, 3, 3, 5)
     branches: Literal["single", "multi"] = "multi"
     eta: float = Field(default=2.0, ge=1.0)
@@ -129,6 +192,10 @@ class ModelSpec(Spec):
                 raise ValueError(
                     f"t{stage} is {length}; a temporal length is odd and at least 1, "
                     "so that the filter has a centre frame"
+                )
+            if length > _MAX_TEMPORAL_LENGTH:
+                raise ValueError(
+                    f"t{stage} is {length}; at most {_MAX_TEMPORAL_LENGTH} frames are allowed"
                 )
         return lengths
 
@@ -161,15 +228,15 @@ class ClipSpec(Spec):
             "error" refuses it.
     """
 
-    num_frames: int = Field(default=32, ge=1)
-    frame_stride: int = Field(default=2, ge=1)
-    fps: float = Field(default=30.0, gt=0.0, le=1000.0)
-    short_side_px: int = Field(default=256, ge=8)
-    crop_px: int = Field(default=224, ge=8)
+    num_frames: int = Field(default=32, ge=1, le=100_000)
+    frame_stride: int = Field(default=2, ge=1, le=1_000_000)
+    fps: float = Field(default=30.0, ge=1e-3, le=1000.0)
+    short_side_px: int = Field(default=256, ge=8, le=8192)
+    crop_px: int = Field(default=224, ge=8, le=4096)
     mean: Channels = (0.485, 0.456, 0.406)
     std: Channels = (0.229, 0.224, 0.225)
     colour_order: Literal["RGB"] = "RGB"
-    views: int = Field(default=1, ge=1)
+    views: int = Field(default=1, ge=1, le=1000)
     short_video: ShortVideo = "hold"
 
     @model_validator(mode="after")
@@ -178,6 +245,12 @@ class ClipSpec(Spec):
             raise ValueError(
                 f"crop_px {self.crop_px} is larger than short_side_px {self.short_side_px}; "
                 "a crop lies inside the resized frame"
+            )
+        if math.prod(self.frames_shape) > _MAX_CLIP_BYTES:
+            raise ValueError(
+                f"{self.num_frames} frames of {self.crop_px} x {self.crop_px} px would be "
+                f"{math.prod(self.frames_shape) / 2**30:.3g} GiB; a clip of at most "
+                f"{_MAX_CLIP_BYTES / 2**30:.0f} GiB is allowed"
             )
         if min(self.std) <= 0:
             raise ValueError(f"std {self.std} holds a number that is not positive")

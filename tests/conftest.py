@@ -4,15 +4,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from stdeploy.card import ModelCard
+from stdeploy.digest import CARD_KEY
 from stdeploy.golden import GOLDEN_SEED, golden_clip
 from stdeploy.models.base import ActionModel
 from stdeploy.models.inference import golden_of, logits_of
 from stdeploy.models.registry import build
+from stdeploy.onnx_file import OnnxFile
 from stdeploy.spec import ClipSpec, ModelSpec
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -92,6 +95,15 @@ def cancelling_model() -> ActionModel:
         logits = torch.from_numpy(logits_of(model, TINY_CLIP, frames)[0]).float()
         model.head.classifier.bias.sub_(logits - torch.tensor([1e-4, -1e-4]))
     return model
+
+
+def write_signed(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a graph that a test has changed, with the content digest of what it is now.
+
+    So that what comes after the digest is tested: the signature, the golden clip.
+    """
+    file = OnnxFile.of(memoryview(proto.SerializeToString()))
+    file.with_card(file.metadata[CARD_KEY]).write(path)
 
 
 def card_of(model: ActionModel, clip: ClipSpec = TINY_CLIP) -> ModelCard:

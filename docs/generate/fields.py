@@ -18,6 +18,7 @@ _PLACES = {
     "ClipSpec": "reference/files.md",
     "ParityRow": "reference/files.md",
     "Lineage": "reference/files.md",
+    "Edit": "reference/files.md",
     "GoldenClip": "reference/files.md",
     "Calibration": "reference/files.md",
     "ModelCard": "reference/files.md",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.contents import check_if_ours
 from stdeploy.errors import ArtifactError, require
 from stdeploy.files import existing
 
@@ -49,7 +50,8 @@ def read_kernels(path: Path, *, folded: bool = False) -> list[Kernel]:
         folded: fold the norms of our checkpoints in.
 
     Raises:
-        ArtifactError: not such a file, or one without a spatio-temporal kernel.
+        ArtifactError: not such a file, one without a spatio-temporal kernel, or one of ours that
+            was changed since it was written.
         MissingExtraError: torch is not installed, and the file is torch's.
     """
     existing(path)
@@ -60,8 +62,10 @@ def read_kernels(path: Path, *, folded: bool = False) -> list[Kernel]:
         )
     if path.suffix == ".onnx":
         tensors = _from_onnx(path)
+        check_if_ours(path)
     elif path.suffix == ".safetensors":
         tensors = _from_safetensors(path)
+        check_if_ours(path)
     else:
         tensors = _from_torch(path, folded=folded)
     found = {

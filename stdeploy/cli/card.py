@@ -1,20 +1,42 @@
-"""stdeploy card: what an artifact says about itself."""
+"""stdeploy card: what an artifact says about itself, and changes to that."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stdeploy.cli.console import counted, out
+from stdeploy.cli.console import counted, note, out
+from stdeploy.errors import SpecError
+
+if TYPE_CHECKING:
+    from stdeploy.card import Edit
+
+_SHOWN_EDITS = 4
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="A .pt, .fused.safetensors or .onnx file.")],
+    artifact: Annotated[
+        Path, typer.Argument(help="A .pt, .fused.safetensors, .onnx or .engine file.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="The whole card as JSON.")] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change labels (a file, one name a line), fps, frame_stride, views, "
+            "short_side_px, short_video, origin or licence; in a .pt file also mean, std, "
+            "num_frames and crop_px. May be given again.",
+        ),
+    ] = None,
 ) -> None:
-    """Show the card of an artifact: network, clip, labels, lineage, parity."""
+    """Show the card of an artifact: network, clip, labels, lineage, parity; or change it."""
     from stdeploy.card import read_card
 
+    if changes:
+        _change(artifact, changes)
+        return
     card = read_card(artifact)
     if as_json:
         print(card.to_json())
@@ -41,6 +63,7 @@ def command(
         "licence": lineage.licence,
         "frozen": ", ".join(lineage.frozen or ()),
         "parent": f"{lineage.parent or '-'}  {lineage.parent_sha256 or ''}".strip(),
+        "edited": _told(lineage.edits),
         "made with": ", ".join(f"{name} {version}" for name, version in lineage.versions.items()),
         "parity": (
             f"{len(card.parity)} checks, the nearest to its limit {nearest.error:.1e} of "
@@ -52,3 +75,30 @@ def command(
     for name, text in rows.items():
         if text:
             out.print(f"{name:<10}{text}", soft_wrap=True, markup=False)
+
+
+def _change(artifact: Path, texts: list[str]) -> None:
+    from stdeploy.edit import edit_card
+
+    changes: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not value:
+            raise SpecError(f"--set {text!r}: write name=value, such as fps=12")
+        if name in changes:
+            raise SpecError(f"--set {name} is given twice")
+        changes[name] = value
+    edited = edit_card(artifact, changes)
+    if not edited.edits:
+        note(f"{artifact} says so already; nothing was written")
+        return
+    out.print(f"{artifact}  {_told(edited.edits)}", soft_wrap=True, markup=False)
+    if edited.answered_anew:
+        note("its golden clip was answered anew; fuse and export it again")
+
+
+def _told(edits: "Sequence[Edit]") -> str:
+    """What was changed, in a line."""
+    words = [f"{edit.field} {edit.old} -> {edit.new}" for edit in edits[:_SHOWN_EDITS]]
+    more = len(edits) - len(words)
+    return ", ".join(words) + (f", and {more} more" if more else "")

@@ -1,10 +1,12 @@
 """Engines as files: built and written with their sidecar, or built again for another host."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from stdeploy.card import ModelCard, ParityRow, read_card
+from stdeploy.digest import DIGEST_FIELD, content_sha256, sidecar_part
 from stdeploy.engine.flavour import Flavour, import_flavour
 from stdeploy.engine.plan import BuildOptions, Progress, build_plan
 from stdeploy.errors import ArtifactError
@@ -76,9 +78,11 @@ def timing_path(engine: Path) -> Path:
 
 
 def write_sidecar(engine: Path, sidecar: EngineSidecar) -> None:
-    """Write the file beside an engine."""
+    """Write the file beside an engine, with its content digest."""
+    fields = json.loads(sidecar.model_dump_json())
+    fields[DIGEST_FIELD] = content_sha256([sidecar_part(fields)])
     with whole_file(sidecar_path(engine)) as temporary:
-        temporary.write_text(sidecar.model_dump_json(indent=1) + "\n")
+        temporary.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def move_engine(source: Path, target: Path) -> None:

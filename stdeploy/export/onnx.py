@@ -14,7 +14,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from stdeploy.card import CARD_KEY, Lineage, ModelCard, ParityRow
+from stdeploy.card import Lineage, ModelCard, ParityRow
 from stdeploy.engine.plan import Progress
 from stdeploy.errors import ArtifactError, BackendError, SpecError, require
 from stdeploy.export.calibration import CalibrationClips, read_calibration
@@ -26,6 +26,7 @@ from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.inference import FramesToLogits, halve_trunk, logits_of
+from stdeploy.onnx_file import OnnxFile
 from stdeploy.parity import RUNTIME_TOLERANCE, Difference
 from stdeploy.runtime.base import Backend, RuntimeOptions
 from stdeploy.runtime.opening import open_backend, open_runtime
@@ -169,7 +170,7 @@ def export_onnx(
         card = card.model_copy(update={"parity": proof.rows, "golden": golden})
         _save(graph, card, temporary)
         # What was proven is a file without these rows; the file that stays is opened once more.
-        open_runtime(temporary, card, _prover(precision)).close()
+        open_runtime(temporary, options=_prover(precision)).close()
     return ExportResult(path, card)
 
 
@@ -289,9 +290,10 @@ def _lineage(card: ModelCard, fused: Path) -> Lineage:
 
 
 def _save(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:
+    """Write a graph with a card and the digest of both."""
     del graph.metadata_props[:]
-    onnx.helper.set_model_props(graph, {CARD_KEY: card.to_json()})
-    onnx.save_model(graph, path)
+    file = OnnxFile.of(memoryview(graph.SerializeToString()))
+    file.with_card(card.to_json()).write(path)
 
 
 @contextlib.contextmanager

@@ -89,8 +89,8 @@ def write_triton(
         batches: of an .onnx file, the batch to wait for and the largest. An engine has its own.
 
     Raises:
-        ArtifactError: the artifact cannot be used, its labels cannot be lines of a text file, or
-            the repository holds another model of this name.
+        ArtifactError: the artifact cannot be used, or the repository holds another model of this
+            name.
         SpecError: a name that cannot be a folder and part of a URL, impossible batches, or
             nothing on Triton runs the artifact.
     """
@@ -99,7 +99,6 @@ def write_triton(
     best, largest = batches
     if not 1 <= best <= largest:
         raise SpecError(f"batches {best},{largest}: need 1 <= best <= largest")
-    _check_labels(card)
     is_engine = artifact.suffix == ENGINE_SUFFIX
     file = "model.plan" if is_engine else "model.onnx"
     shared, tunable = _config(name, card, batches, is_engine=is_engine)
@@ -202,22 +201,6 @@ def _described(artifact: Path, batches: tuple[int, int]) -> tuple[ModelCard, tup
         f"{str(existing(artifact))!r} is nothing that Triton runs; give an {ONNX_SUFFIX} or an "
         f"{ENGINE_SUFFIX} file"
     )
-
-
-def _check_labels(card: ModelCard) -> None:
-    """Triton reads labels as lines.
-
-    Changing a label would give a class two names, so one that does not fit is refused.
-
-    Raises:
-        ArtifactError: a label holds the end of a line.
-    """
-    for number, label in enumerate(card.labels):
-        if "\n" in label:
-            raise ArtifactError(
-                f"the label of class {number}, {label!r}, holds the end of a line, and Triton "
-                "reads labels as lines; train with another name for this class"
-            )
 
 
 def _config(

@@ -10,7 +10,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from stdeploy.card import CARD_KEY, ModelCard, read_card, read_checkpoint
+from stdeploy.card import ModelCard, read_card
+from stdeploy.contents import read_checkpoint
+from stdeploy.digest import (
+    CARD_KEY,
+    DIGEST_FIELD,
+    DIGEST_KEY,
+    card_part,
+    content_sha256,
+    torch_parts,
+)
 from stdeploy.errors import ArtifactError
 from stdeploy.files import whole_file
 from stdeploy.golden import check_golden
@@ -32,8 +41,10 @@ def save_checkpoint(path: Path, model: ActionModel, card: ModelCard) -> None:
         model: any network built from card.model.
         card: goes under the key "card", as JSON.
     """
+    text, tensors = card.to_json(), model.state_dict()
+    digest = content_sha256((card_part(text), *torch_parts(tensors)))
     with whole_file(path) as temporary:
-        write_tensors({"card": card.to_json(), "state_dict": model.state_dict()}, temporary)
+        write_tensors({"card": text, DIGEST_FIELD: digest, "state_dict": tensors}, temporary)
 
 
 def write_tensors(content: object, path: Path) -> None:
@@ -62,7 +73,9 @@ def save_fused(path: Path, model: ActionModel, card: ModelCard) -> None:
         card: goes into the header's metadata.
     """
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    content = save(tensors, metadata={CARD_KEY: card.to_json(), "format": "pt"})
+    text = card.to_json()
+    digest = content_sha256((card_part(text), *torch_parts(tensors)))
+    content = save(tensors, metadata={CARD_KEY: text, DIGEST_KEY: digest, "format": "pt"})
     with whole_file(path) as temporary:
         # Not save_file, which would put a file of its own in the place of the locked one.
         temporary.write_bytes(content)

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stdeploy.card import GoldenClip
+from stdeploy.errors import ArtifactError
 from stdeploy.golden import GOLDEN_SEED, golden_clip
 from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.base import ActionModel
@@ -102,9 +103,18 @@ def logits_and_magnitude(
 
 
 def golden_of(model: ActionModel, clip: ClipSpec, seed: int = GOLDEN_SEED) -> GoldenClip:
-    """What a network says to the golden clip of its own clip size."""
+    """What a network says to the golden clip of its own clip size.
+
+    Raises:
+        ArtifactError: numbers that are not finite.
+    """
     frames = golden_clip(seed, clip.frames_shape)[None]
     logits, magnitude = logits_and_magnitude(model, clip, frames)
+    if not (np.isfinite(logits).all() and np.isfinite(magnitude)):
+        raise ArtifactError(
+            "the network answers its golden clip with numbers that are not finite; its weights are "
+            "damaged, or its training has diverged"
+        )
     return GoldenClip(
         seed=seed, logits=tuple(float(value) for value in logits[0]), magnitude=magnitude
     )

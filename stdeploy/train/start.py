@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stdeploy.card import read_checkpoint
+from stdeploy.contents import read_checkpoint
 from stdeploy.errors import ArtifactError, DownloadError, SpecError
 from stdeploy.files import cache_folder, existing
 from stdeploy.layers.temporal import Inflation

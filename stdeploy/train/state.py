@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 import torch
 
+from stdeploy.digest import DIGEST_FIELD, content_sha256, tree_parts
 from stdeploy.errors import ArtifactError
 from stdeploy.files import whole_file
 from stdeploy.models.checkpoint import write_tensors
@@ -96,8 +97,9 @@ class RunState:
             "progress": dataclasses.asdict(self.progress),
             "tensors": self.tensors,
         }
+        digest = content_sha256(tree_parts(content))
         with whole_file(path) as temporary:
-            write_tensors(content, temporary)
+            write_tensors({**content, DIGEST_FIELD: digest}, temporary)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -111,6 +113,12 @@ class RunState:
             if content["version"] != _VERSION:
                 raise ArtifactError(
                     f"{str(path)!r} was written by another version of stdeploy; start anew"
+                )
+            digest = content.pop(DIGEST_FIELD, None)  # states had none before
+            if digest not in (None, content_sha256(tree_parts(content))):
+                raise ArtifactError(
+                    f"{str(path)!r} is not as it was written: its content digest differs; start "
+                    "anew, without --resume"
                 )
             return cls(content["fingerprint"], Progress(**content["progress"]), content["tensors"])
         except FileNotFoundError as error:

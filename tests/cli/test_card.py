@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stdeploy.card import read_card
 from stdeploy.models.checkpoint import save_checkpoint
 from tests.cli.program import Inside, stdeploy
 from tests.conftest import card_of, tiny_model
@@ -52,3 +53,67 @@ def test_card_shows_and_dumps(chain: Path) -> None:
     assert "i3d-resnet18, temporal lengths 1-1-3-3-5" in shown
     dumped = json.loads(stdeploy("card", "ckpt.onnx", "--json", cwd=chain).stdout)
     assert dumped["model"]["fused"] is True
+
+
+def test_text_of_a_card_never_moves_the_cursor(inside: Inside, tmp_path: Path) -> None:
+    model = tiny_model()
+    plain = card_of(model)
+    lineage = plain.lineage.model_copy(update={"origin": "x\x1b[2J\ry\u202e", "licence": "MIT\x07"})
+    save_checkpoint(tmp_path / "a.pt", model, plain.model_copy(update={"lineage": lineage}))
+    lines = inside("card", "a.pt", cwd=tmp_path).stdout.splitlines()
+    assert "origin    x\\x1b[2J\\ry\\u202e" in lines
+    assert "licence   MIT\\x07" in lines
+
+
+def test_set_changes_a_card_and_tells_what(inside: Inside, tmp_path: Path) -> None:
+    model = tiny_model()
+    save_checkpoint(tmp_path / "a.pt", model, card_of(model))
+    (tmp_path / "names.txt").write_text("run\nclass 1\nclass 2\nclass 3\njump\n")
+    changed = inside("card", "a.pt", "--set", "labels=names.txt", "--set", "fps=25", cwd=tmp_path)
+    assert changed.stdout == (
+        'a.pt  labels.0 "class 0" -> "run", labels.4 "class 4" -> "jump", clip.fps 12.0 -> 25.0\n'
+    )
+    shown = inside("card", "a.pt", cwd=tmp_path).stdout.splitlines()
+    assert (
+        'edited    labels.0 "class 0" -> "run", labels.4 "class 4" -> "jump", '
+        + ("clip.fps 12.0 -> 25.0")
+        in shown
+    )
+    again = inside("card", "a.pt", "--set", "fps=25.0", cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (0, "")
+    assert again.stderr == "a.pt says so already; nothing was written\n"
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["fps"], "--set 'fps': write name=value, such as fps=12"),
+        (["fps="], "--set 'fps=': write name=value, such as fps=12"),
+        (["fps=1", "fps=2"], "--set fps is given twice"),
+        (["fsp=1"], "--set fsp: a card has no such field to set; did you mean 'fps'?"),
+        (["seed=1"], "--set seed: a card has no such field to set; there are labels, fps, "),
+        (["fps=0"], "a.pt: clip.fps = '0': 0.001 or more is allowed"),
+        (["views=many"], "a.pt: clip.views = 'many': a whole number is allowed"),
+        (["mean=0.5"], "a.pt: clip.mean = ['0.5']: a list of 3 values is wanted"),
+        (["short_side_px=16"], "crop_px 32 is larger than short_side_px 16"),
+        (["labels=none.txt"], "--set labels='none.txt': No such file or directory; name a text"),
+        (["labels=four.txt"], "4 labels for 5 classes; a card names every class once"),
+        (["labels=twice.txt"], "labels 0 and 1 are both 'run'"),
+        (["labels=a.pt"], "--set labels='a.pt': it is no text in UTF-8"),
+    ],
+)
+def test_set_refuses_what_cannot_be_and_writes_nothing(
+    inside: Inside, tmp_path: Path, texts: list[str], message: str
+) -> None:
+    model = tiny_model()
+    save_checkpoint(tmp_path / "a.pt", model, card_of(model))
+    (tmp_path / "four.txt").write_text("a\nb\nc\nd\n")
+    (tmp_path / "twice.txt").write_text("run\nrun\nc\nd\ne\n")
+    before = (tmp_path / "a.pt").read_bytes()
+    options = [word for text in texts for word in ("--set", text)]
+    result = inside("card", "a.pt", *options, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert (tmp_path / "a.pt").read_bytes() == before
+    assert read_card(tmp_path / "a.pt").lineage.edits == ()

@@ -21,7 +21,7 @@ from stdeploy.models.registry import ARCHITECTURES
 from stdeploy.runtime.base import RuntimeOptions
 from stdeploy.runtime.opening import open_runtime
 from stdeploy.sidecar import EngineSidecar
-from tests.conftest import TINY_CLIP, card_of, tiny_model
+from tests.conftest import TINY_CLIP, card_of, tiny_model, write_signed
 from tests.video.videos import write_golden_videos
 
 ORT = RuntimeOptions(backend="onnxruntime")
@@ -189,7 +189,7 @@ def test_unsupported_nodes_are_named(built: BuiltEngine, tmp_path: Path) -> None
     node = next(node for node in proto.graph.node if node.op_type == "Relu")
     node.op_type, node.domain = "Rectify", "somebody.else"
     proto.opset_import.append(onnx.helper.make_opsetid("somebody.else", 1))
-    onnx.save(proto, tmp_path / "a.onnx")
+    write_signed(proto, tmp_path / "a.onnx")
     with pytest.raises(ArtifactError, match=f"Rectify node '{node.name}'"):
         build_engine(tmp_path / "a.onnx", TARGETS)
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]

@@ -23,7 +23,7 @@ from stdeploy.models.checkpoint import load_model, save_fused
 from stdeploy.parity import GATES, difference
 from stdeploy.runtime.base import RuntimeOptions
 from stdeploy.runtime.opening import open_runtime
-from tests.conftest import TINY_CLIP, card_of, tiny_model
+from tests.conftest import TINY_CLIP, card_of, tiny_model, write_signed
 from tests.video.videos import write_golden_videos, write_video
 
 BF16 = pytest.param(
@@ -183,7 +183,7 @@ def test_damage_is_caught_when_the_file_is_opened(
 ) -> None:
     proto = onnx.load(exported / f"a.{precision}.onnx")
     damage(proto.graph)
-    onnx.save(proto, tmp_path / "a.onnx")
+    write_signed(proto, tmp_path / "a.onnx")
     with pytest.raises(ArtifactError, match=r"golden clip wrongly|frozen at batch 1"):
         open_runtime(tmp_path / "a.onnx", options=options_for(precision))
 

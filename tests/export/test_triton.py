@@ -18,8 +18,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from stdeploy.card import CARD_KEY, ModelCard, read_card
+from stdeploy.card import ModelCard, read_card
 from stdeploy.classify import Classifier
+from stdeploy.digest import CARD_KEY
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.export import triton
 from stdeploy.export.onnx import export_onnx
@@ -31,12 +32,12 @@ from stdeploy.runtime.base import RuntimeOptions
 from stdeploy.runtime.opening import open_runtime
 from stdeploy.sidecar import EngineSidecar
 from tests.cli.program import stdeploy
-from tests.conftest import card_of, tiny_model
+from tests.conftest import card_of, tiny_model, write_signed
 from tests.video.odd import coloured_frames, encode
 
 README = Path(__file__).parents[2] / "export" / "README.md"
 ORT = RuntimeOptions(backend="onnxruntime", threads=1)
-NASTY = ("plain", 'quoted "x" \\ back', "tab\tand\rreturn", "Übung: 跳舞 💃", "")
+NASTY = ("plain", 'quoted "x" \\ back', "\u00a0spaces\u3000", "Übung: 跳舞 💃", "")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def with_card(artifact: Path, folder: Path, *, name: str | None = None, **fields
     proto = onnx.load(artifact)
     onnx.helper.set_model_props(proto, {CARD_KEY: card.to_json()})
     path = folder / (name or artifact.name)
-    onnx.save_model(proto, path)
+    write_signed(proto, path)
     return path
 
 
@@ -199,7 +200,7 @@ def test_labels_and_names_of_any_characters_arrive(artifact: Path, tmp_path: Pat
     path = with_card(artifact, tmp_path, labels=NASTY, model=model | {"architecture": strange})
     made = write_triton(path, tmp_path / "repository").folder.parent
     config = config_of(made)
-    assert parameters_of(config)["architecture"] == strange
+    assert parameters_of(config)["architecture"] == 'a "b"\\c\\n\\x00\\x7f\\u2028 é'
     # As Triton reads them: lines end at \n and nowhere else.
     text = (made / "labels.txt").read_bytes().decode()
     assert text.endswith("\n")
@@ -207,8 +208,12 @@ def test_labels_and_names_of_any_characters_arrive(artifact: Path, tmp_path: Pat
 
 
 def test_a_label_that_holds_the_end_of_a_line_is_refused(artifact: Path, tmp_path: Path) -> None:
-    path = with_card(artifact, tmp_path, labels=["a", "b", "two\nlines", "d", "e"])
-    with pytest.raises(ArtifactError, match=r"label of class 2, 'two\\nlines', holds the end"):
+    proto = onnx.load(artifact)
+    (prop,) = [prop for prop in proto.metadata_props if prop.key == CARD_KEY]
+    prop.value = prop.value.replace("class 2", r"two\nlines")
+    path = tmp_path / "a.onnx"
+    write_signed(proto, path)
+    with pytest.raises(ArtifactError, match=r"label 2 holds a control character: 'two\\nlines'"):
         write_triton(path, tmp_path / "repository")
     assert not (tmp_path / "repository").exists()
 

@@ -1,6 +1,5 @@
 """Every backend on a GPU gives the logits of the CPU, and what must be refused there is."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 
 from stdeploy.engine.flavour import usable_flavours
 from stdeploy.engine.plan import BuildOptions
+from stdeploy.engine.write import write_sidecar
 from stdeploy.errors import ArtifactError
 from stdeploy.export.onnx import ExportOptions, export_onnx
 from stdeploy.export.tensorrt import build_engine
@@ -107,8 +107,7 @@ def test_engine_of_another_host_is_refused_or_built_again(engine: Path, tmp_path
         (engine.with_name(sidecar.onnx), tmp_path / sidecar.onnx),
     ):
         target.write_bytes(source.read_bytes())
-    content = json.loads(sidecar_path(copy).read_text())
-    sidecar_path(copy).write_text(json.dumps({**content, "targets": ["sm75"], "gpu": "Tesla T4"}))
+    write_sidecar(copy, sidecar.model_copy(update={"targets": ("sm75",), "gpu": "Tesla T4"}))
     with pytest.raises(ArtifactError, match=r"built for sm75 on Tesla T4, here is .*--rebuild"):
         open_runtime(copy)
     with open_runtime(copy, options=RuntimeOptions(rebuild=True)) as runtime:

@@ -72,7 +72,7 @@ def test_a_wrapped_checkpoint_is_taken_and_one_line_says_so(
     assert card == card_of(model)
     for name, tensor in model.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor)
-    (line,) = caplog.messages
+    (line,) = [r.message for r in caplog.records if r.name == "stdeploy.models.checkpoint"]
     assert re.search(rf"^a\.pt: .*{said}", line)
 
 
@@ -107,7 +107,7 @@ def test_a_checkpoint_in_half_precision_is_taken_through_the_whole_chain(
     path = tmp_path / "a.pt"
     torch.save({"card": card_of(model).to_json(), "state_dict": half}, path)
     open_runtime(path, options=RuntimeOptions(backend="torch")).close()
-    (line,) = caplog.messages
+    (line,) = [r.message for r in caplog.records if r.name == "stdeploy.models.checkpoint"]
     assert line.startswith(f"a.pt: weights of {stored} were widened to fp32 (golden clip: relative")
     fused = fuse_file(path)
     assert fused.card.lineage.origin == f"weights rounded to {stored}"

@@ -11,13 +11,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from stdeploy.card import CARD_KEY, ModelCard, read_card
+from stdeploy.card import ModelCard, read_card
+from stdeploy.digest import CARD_KEY
 from stdeploy.errors import ArtifactError, ParityError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fuse import fuse_model
 from stdeploy.models.checkpoint import save_checkpoint, save_fused
 from stdeploy.runtime.opening import open_runtime
-from tests.conftest import TINY_CLIP, card_of, tiny_model
+from tests.conftest import TINY_CLIP, card_of, tiny_model, write_signed
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rewrite(source: Path, target: Path, change) -> Path:
     proto = onnx.load(source)
     change(proto)
-    onnx.save(proto, target)
+    write_signed(proto, target)
     return target
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from stdeploy.errors import DatasetError, did_you_mean
+from stdeploy.spec import check_labels
 from stdeploy.video_files import PassedOver
 
 Split = Literal["train", "validation"]
@@ -44,6 +45,17 @@ class LabelledVideos:
     passed_over: PassedOver = dataclasses.field(
         default_factory=PassedOver, compare=False, repr=False
     )
+
+    def __post_init__(self) -> None:
+        """Refuse names that no card takes, before hours of training.
+
+        Raises:
+            DatasetError: two are equal, or one holds a control character.
+        """
+        try:
+            check_labels(self.labels)
+        except ValueError as error:
+            raise DatasetError(f"{error}; rename this class in the data set") from None
 
     def digest(self) -> str:
         """Of which videos there are, in which order, under which labels; 64 hex digits."""
