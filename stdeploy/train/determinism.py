@@ -1,6 +1,7 @@
 """Training that gives the same numbers every time, on a GPU too, and what that costs."""
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -44,8 +45,27 @@ def deterministic_algorithms(wanted: bool = True) -> Iterator[None]:
             del os.environ[_WORKSPACE_VARIABLE]
 
 
-def cost_of_determinism(fabric: Fabric, graph: nn.Module, frames_shape: Sequence[int]) -> str:
-    """Times of a step's forward and backward pass with and without, in turns, in words.
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Times of the forward and backward pass of a step, in seconds.
+
+    Attributes:
+        usual: in any order.
+        deterministic: in one order.
+    """
+
+    usual: float
+    deterministic: float
+
+    def __str__(self) -> str:
+        return (
+            f"deterministic: a step takes {self.deterministic / self.usual:.2f} times as long, "
+            f"{self.deterministic:.3g} s in place of {self.usual:.3g} s"
+        )
+
+
+def cost_of_determinism(fabric: Fabric, graph: nn.Module, frames_shape: Sequence[int]) -> Cost:
+    """Measure a step with and without, in turns.
 
     Called inside of `deterministic_algorithms`, in all processes.
 
@@ -76,11 +96,7 @@ def cost_of_determinism(fabric: Fabric, graph: nn.Module, frames_shape: Sequence
             f"this network cannot be trained deterministically on {fabric.device.type}: {reason}; "
             "leave --deterministic out, or train on a CPU"
         ) from error
-    fast, exact = min(usual[1:]), min(same[1:])
-    return (
-        f"deterministic: a step takes {exact / fast:.2f} times as long, {exact:.3g} s in place of "
-        f"{fast:.3g} s"
-    )
+    return Cost(usual=min(usual[1:]), deterministic=min(same[1:]))
 
 
 def _seconds(fabric: Fabric, graph: nn.Module, frames: Tensor) -> float:

@@ -174,7 +174,7 @@ class _Trainer:
         check_norms(model, clip, recipe.start, how, fabric.world_size)
         if how.sync_batch_norm:
             model = cast(ActionModel, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
-        if how.deterministic:
+        if how.deterministic and fabric.device.type == "cuda":  # a CPU has one order anyway
             replace_max_pools(model)
         freeze(model, recipe.start)
         self._model = model
@@ -260,8 +260,8 @@ class _Trainer:
         graph = nn.Sequential(self._normalise, model)
         cost = cost_of_determinism(self._fabric, graph, (share, *self._started.clip.frames_shape))
         if self._folder is not None:
-            self._folder.log(cost)
-            tell(cost)
+            self._folder.log(str(cost))
+            tell(str(cost))
 
     def trained(self) -> ActionModel:
         """A copy of the network that the run has made, on the CPU, in evaluation mode."""
