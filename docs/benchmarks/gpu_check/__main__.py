@@ -25,11 +25,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[2])]
 
-from plan import REHEARSAL_FACTOR, SECONDS_IN_ALL, STAGES, Stage  # noqa: E402 - found beside this
-from results import CUT_OFF, FAILED, PASSED, ROOT, Outcome, Results  # noqa: E402
+try:
+    from plan import REHEARSAL_FACTOR, SECONDS_IN_ALL, STAGES, Stage
+    from results import CUT_OFF, FAILED, PASSED, ROOT, Outcome, Results
 
-from stdeploy.doctor import versions  # noqa: E402
-from stdeploy.hardware import cpu_name, driver_cuda_version, gpus  # noqa: E402
+    from stdeploy.doctor import versions
+    from stdeploy.hardware import cpu_name, driver_cuda_version, gpus
+except ModuleNotFoundError as error:
+    sys.exit(f"{error.name} is not installed; install or bring it, see docs/how-to/gpu-host.md")
 
 BUILD = ROOT / "build" / "gpu-check"
 LOG_LINES = 40
@@ -96,7 +99,7 @@ def run(stage: Stage, before: Outcome, limit: float, work: Path, *, rehearsal: b
     begun, start = datetime.datetime.now(datetime.UTC), time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "stage.py"), stage.name, str(found)],
+            [sys.executable, HERE / "stage.py", stage.name, found, str(os.getpid())],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -94,6 +94,9 @@ def determinism(outcome: Outcome, where: Where) -> None:
             try:
                 with deterministic_algorithms():
                     cost = cost_of_determinism(fabric, graph, (4, *clip.frames_shape))
+            except torch.OutOfMemoryError:
+                outcome.add(what, IMPOSSIBLE, "does not fit into the memory of this GPU")
+                continue
             except StdeployError as error:
                 outcome.add(what, FAILED, str(error))
                 continue

@@ -29,9 +29,9 @@ STAGES = (
     Stage("determinism", 60),
     Stage("serving", 75),
     Stage("memory", 60, ("tests/gpu/test_memory.py",)),
+    Stage("engines", 75, (_BACKENDS, "-k", "engine")),
     Stage("kinetics_onnx", 90),
     Stage("compile", 90, (_BACKENDS, "-k", "compile and not engine")),
-    Stage("engines", 75, (_BACKENDS, "-k", "engine")),
     Stage("b1", 90),
 )
 # In a rehearsal half types are other arguments of the same lines.

@@ -1,7 +1,8 @@
-"""One stage of `make gpu-check`, in a process of its own: `python stage.py NAME FILE`.
+"""One stage of `make gpu-check`, in a process of its own: `python stage.py NAME FILE PARENT`.
 
 FILE holds what an earlier call found, and is written anew with every finding, so that a stage that
-is ended early has not run for nothing. Tests that passed before are not run again.
+is ended early has not run for nothing. Tests that passed before are not run again. PARENT is the
+process that has started it, without which it ends.
 """
 
 import importlib.util
@@ -74,9 +75,8 @@ def run_tests(stage: Stage, outcome: Outcome, path: Path, *, rehearsal: bool) ->
     return 0 if nothing_left else status
 
 
-def end_with_parent() -> None:
+def end_with(parent: int) -> None:
     """End this process and all that it has started when the one that started it is killed."""
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -89,7 +89,7 @@ def end_with_parent() -> None:
 def main() -> int:
     """Run it."""
     name, path = sys.argv[1], Path(sys.argv[2])
-    end_with_parent()
+    end_with(int(sys.argv[3]))
     rehearsal = bool(os.environ.get("STDEPLOY_REHEARSE_GPU"))
     outcome, stage = Outcome.read(path), by_name(name)
     if stage.tests:
