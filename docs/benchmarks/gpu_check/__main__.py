@@ -94,8 +94,8 @@ def run(stage: Stage, before: Outcome, limit: float, work: Path, *, rehearsal: b
     before.write(found)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     environment["STDEPLOY_REHEARSE_GPU" if rehearsal else "STDEPLOY_REQUIRE_GPU"] = "1"
-    if rehearsal:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    if rehearsal:  # several threads of torch wait for each other where others work too
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     begun, start = datetime.datetime.now(datetime.UTC), time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(

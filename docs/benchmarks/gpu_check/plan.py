@@ -37,8 +37,8 @@ STAGES = (
 # In a rehearsal half types are other arguments of the same lines.
 REHEARSED_TESTS = "not fp16 and not bf16"
 SECONDS_IN_ALL = 470
-# The processors of the machine that is rehearsed on may be few, slow and busy.
-REHEARSAL_FACTOR = 6
+# Of the limits: the processors of the machine that is rehearsed on may be few, slow and busy.
+REHEARSAL_FACTOR = 20
 
 
 def by_name(name: str) -> Stage:
