@@ -18,7 +18,7 @@ help:
 	@echo "make test       the tests (make coverage: which lines they run)"
 	@echo "make docs       the manual into site/ (open site/index.html); fails on a broken link"
 	@echo "make lock       the packages of the images anew, the newest of each (serve/requirements)"
-	@echo "make gpu-check  GPU tests and benchmarks into docs/benchmarks; fails if one is skipped"
+	@echo "make gpu-check  tests and benchmarks on a GPU, 8 minutes, into docs/benchmarks/gpu"
 
 install: $(VENV)/installed
 
@@ -72,9 +72,11 @@ lock: install
 	echo 'setuptools>=77' | $(LOCK) -o serve/requirements/build.txt -
 
 # Without `install`: a GPU host may have no network and its own Python with torch for CUDA.
+# MINUTES=4 ends it in time, and the next call goes on; REHEARSAL=1 tries all of it on a CPU.
 gpu-check:
 	PYTHONPATH="$(CURDIR):$$PYTHONPATH" \
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) docs/benchmarks/gpu_check.py
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) docs/benchmarks/gpu_check \
+	$(if $(REHEARSAL),--rehearsal) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
 	rm -rf $(VENV) demo site build *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage

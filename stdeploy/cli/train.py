@@ -86,6 +86,10 @@ def command(
     save_minutes: Annotated[
         float, typer.Option("--save-minutes", min=0.0, help="How often the state is saved.")
     ] = 10.0,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="The same numbers from every run, on a GPU too."),
+    ] = False,
     log_filters: Annotated[
         bool,
         typer.Option("--log-filters", help="After each epoch, where filters have their energy."),
@@ -107,6 +111,8 @@ def command(
         name += f"-{temporal_lengths.replace(',', '-')}"
     if weights is not None:
         settings.append(f"start.weights={weights}")
+    if deterministic:
+        settings.append("optimisation.deterministic=true")
     loaded = Recipe.load(recipe, settings)
     output = checked_output(output or Path(f"{name}{CHECKPOINT_SUFFIX}"), CHECKPOINT_SUFFIX)
     _check_there(loaded.start.weights)
@@ -150,6 +156,7 @@ def command(
             resume=resume,
             log_filters=log_filters,
             begin=begin,
+            tell_cost=note,
             report=lambda report: tell(report, folder / LOG),
         )
     if card is None:

@@ -62,7 +62,8 @@ class TorchRuntime(BaseRuntime):
         self._on_gpu = options.device == "cuda"
         self._graph: Callable[[Tensor], Tensor] | None = graph
         if options.compile:
-            self._graph = torch.compile(graph, dynamic=False)
+            with _quiet():
+                self._graph = torch.compile(graph, dynamic=False)
         self._captured: dict[int, _Captured] | None = {} if options.cuda_graphs else None
         self.precision = precision
         words = [torch.cuda.get_device_name() if self._on_gpu else "CPU"]
@@ -227,7 +228,7 @@ def _exact() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.compile warns about its own internals the first time."""
+    """torch.compile warns about its own internals, when it is loaded and when it first runs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

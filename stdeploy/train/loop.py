@@ -19,6 +19,7 @@ from stdeploy.card import Lineage, ModelCard
 from stdeploy.errors import ArtifactError, DatasetError, TrainingError
 from stdeploy.files import CHECKPOINT_SUFFIX, checked_output
 from stdeploy.layers.frames import FrameNormalisation
+from stdeploy.layers.pooling import replace_max_pools
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.inference import golden_of
@@ -32,6 +33,7 @@ from stdeploy.train.clips import (
     collate,
 )
 from stdeploy.train.data.labelled import LabelledVideos
+from stdeploy.train.determinism import cost_of_determinism, deterministic_algorithms
 from stdeploy.train.filter_shares import filter_shares
 from stdeploy.train.folder import STATE
 from stdeploy.train.objective import objective
@@ -74,6 +76,7 @@ def train(
     resume: bool = False,
     log_filters: bool = False,
     begin: Callable[[int], None] = lambda _: None,
+    tell_cost: Callable[[str], None] = lambda _: None,
     report: Callable[[Report], None] = lambda _: None,
 ) -> ModelCard | None:
     """Train a network and write its checkpoint.
@@ -88,6 +91,7 @@ def train(
         resume: go on with the run in that folder.
         log_filters: write down after every epoch where the energy of the filters lies.
         begin: is told how many epochs are done, once nothing forbids the run.
+        tell_cost: is told before the first step what a deterministic run costs.
         report: is called after every step and before every batch of validation videos; like
             begin in the first process only.
 
@@ -97,8 +101,8 @@ def train(
     Raises:
         ArtifactError: the checkpoint could not be written there.
         DatasetError: too many videos cannot be read.
-        TrainingError: fewer videos than a batch, a run that cannot be begun or resumed here, or
-            the loss is no longer a number.
+        TrainingError: fewer videos than a batch, a run that cannot be begun or resumed here, a
+            deterministic one of a network that cannot be, or the loss is no longer a number.
         InterruptedRunError: SIGTERM or Ctrl-C came; the state is saved.
         BackendError: a GPU that was asked for is not there.
     """
@@ -125,7 +129,7 @@ def train(
         trainer.resume(run / STATE)
     if folder is not None:
         begin(trainer.progress.epoch)
-    trainer.fit()
+    trainer.fit(tell_cost)
     if folder is None:
         return None
     card = trainer.card()
@@ -170,6 +174,8 @@ class _Trainer:
         check_norms(model, clip, recipe.start, how, fabric.world_size)
         if how.sync_batch_norm:
             model = cast(ActionModel, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
+        if how.deterministic and fabric.device.type == "cuda":  # a CPU has one order anyway
+            replace_max_pools(model)
         freeze(model, recipe.start)
         self._model = model
         self._optimiser = SGD(
@@ -217,8 +223,9 @@ class _Trainer:
         state.restore(self._parts)
         self.progress = state.progress
 
-    def fit(self) -> None:
+    def fit(self, tell_cost: Callable[[str], None]) -> None:
         """Train to the end."""
+        how = self._how
         if self._folder is not None:
             done = self.progress.epoch * self._keys.steps + self.progress.step
             rows = self.progress.rows
@@ -226,18 +233,35 @@ class _Trainer:
             if not done:
                 self._note_filters(epoch=0)
         try:
-            with stopping() as stop, warnings.catch_warnings():
+            with (
+                stopping() as stop,
+                deterministic_algorithms(how.deterministic),
+                warnings.catch_warnings(),
+            ):
                 # DDP about kernels of 1 x 1 x 1, whose strides can be read in two ways.
                 warnings.filterwarnings("ignore", message="Grad strides do not match bucket")
-                while self.progress.epoch < self._how.epochs:
+                if how.deterministic and self.progress.epoch < how.epochs:
+                    self._tell_cost(tell_cost)
+                while self.progress.epoch < how.epochs:
                     self._epoch(stop)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"the memory of the GPU is too small for {self._how.batch_size} clips "
-                f"with accumulate = {self._how.accumulate}; raise optimisation.accumulate"
+                f"the memory of the GPU is too small for {how.batch_size} clips "
+                f"with accumulate = {how.accumulate}; raise optimisation.accumulate"
             ) from error
         finally:
             end_workers(self._loader._iterator)
+
+    def _tell_cost(self, tell: Callable[[str], None]) -> None:
+        """Measure, in every process, what a deterministic step costs."""
+        share = self._how.batch_size // self._fabric.world_size // self._how.accumulate
+        model = copy.deepcopy(self._model).train()
+        freeze(model, self._recipe.start)
+        graph = nn.Sequential(self._normalise, model)
+        cost = cost_of_determinism(self._fabric, graph, (share, *self._started.clip.frames_shape))
+        if self._folder is not None:
+            self._folder.log(str(cost))
+            tell(str(cost))
 
     def trained(self) -> ActionModel:
         """A copy of the network that the run has made, on the CPU, in evaluation mode."""

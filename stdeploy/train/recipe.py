@@ -81,6 +81,8 @@ class Optimisation(Spec):
             per step; 0 keeps the last ones.
         precision: of the arithmetic; bf16 and fp16 are autocast, weights stay in fp32.
         sync_batch_norm: norms take their statistics over all processes (GPUs only).
+        deterministic: the same numbers from every run on the same hardware and versions, on a GPU
+            too, where sums otherwise come in any order. What it costs is measured and said.
         seed: of weights, order, augmentation and dropout.
         workers: processes that decode, for each process that trains.
     """
@@ -100,6 +102,7 @@ class Optimisation(Spec):
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     sync_batch_norm: bool = False
+    deterministic: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
     workers: int = Field(default=2, ge=0)
 

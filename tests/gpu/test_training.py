@@ -1,20 +1,26 @@
-"""Training on a GPU: it learns in every precision, and goes on after a break."""
+"""Training on a GPU: it learns in every precision, and deterministic runs go on exactly."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from stdeploy.errors import TrainingError
+from stdeploy.models.checkpoint import load_model
 from stdeploy.train.data.something import read_something
 from stdeploy.train.loop import train
 from stdeploy.train.processes import Machine
+from stdeploy.train.recipe import Recipe
 from stdeploy.train.report import Report
 from stdeploy.train.synthetic import make_dataset
+from tests.gpu.conftest import REHEARSAL, Gpu
 from tests.train.test_loop import small_recipe
 from tests.train.test_resume import losses
 
 pytestmark = pytest.mark.needs_cuda
+PRECISIONS = ["fp32", "bf16", "fp16"]
 
 
 @pytest.fixture(scope="module")
@@ -24,34 +30,58 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_broken_run_on_a_gpu_goes_on_where_it_stopped(
-    folder: Path, tmp_path: Path, precision: str
+def recipe_of(precision: str, gpu: Gpu, **changes: object) -> Recipe:
+    how = {"warmup_epochs": 1.0, "precision": gpu.precision(precision), "workers": 2}
+    return small_recipe(**how, **changes)
+
+
+def run(
+    folder: Path,
+    place: Path,
+    recipe: Recipe,
+    gpu: Gpu,
+    *,
+    resume: bool = False,
+    report: Callable[[Report], None] = lambda _: None,
+) -> list[float]:
+    place.mkdir(exist_ok=True)
+    train(
+        recipe,
+        read_something(folder, "train"),
+        place / "a.pt",
+        run=place / "run",
+        machine=Machine(accelerator=gpu.device, save_minutes=0.0),
+        resume=resume,
+        report=report,
+    )
+    return losses(place)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_it_learns_on_a_gpu(folder: Path, tmp_path: Path, gpu: Gpu, precision: str) -> None:
+    epochs = 1 if REHEARSAL else 5
+    found = run(folder, tmp_path, recipe_of(precision, gpu, epochs=epochs), gpu)
+    assert len(found) == 5 * epochs
+    assert all(map(math.isfinite, found))
+    if not REHEARSAL:
+        assert sum(found[-5:]) < 0.95 * sum(found[:5])
+        assert torch.cuda.max_memory_allocated() > 0
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_deterministic_run_gives_its_numbers_again_and_goes_on_to_them(
+    folder: Path, tmp_path: Path, gpu: Gpu, precision: str
 ) -> None:
-    data = read_something(folder, "train")
-    recipe = small_recipe(epochs=5, warmup_epochs=1.0, precision=precision, workers=2)
-    machine = Machine(accelerator="cuda", save_minutes=0.0)
+    recipe = recipe_of(precision, gpu, deterministic=True, epochs=2, ema_decay=0.9)
+    whole = run(folder, tmp_path / "whole", recipe, gpu)
+    assert run(folder, tmp_path / "again", recipe, gpu) == whole
 
     def break_off(report: Report) -> None:
-        if (report.epoch, report.step) == (3, 3):
+        if (report.epoch, report.step) == (2, 3):
             raise TrainingError("broken off")
 
-    for name in ("whole", "broken"):
-        (tmp_path / name).mkdir()
-    train(recipe, data, tmp_path / "whole" / "a.pt", run=tmp_path / "whole" / "run")
-    broken = tmp_path / "broken"
     with pytest.raises(TrainingError, match="broken off"):
-        train(
-            recipe,
-            data,
-            broken / "a.pt",
-            run=broken / "run",
-            machine=machine,
-            report=break_off,
-        )
-    train(recipe, data, broken / "a.pt", run=broken / "run", machine=machine, resume=True)
-    whole, resumed = losses(tmp_path / "whole"), losses(broken)
-    assert sum(whole[-5:]) < 0.95 * sum(whole[:5])
-    # Convolutions of a GPU add up in no fixed order; 1e-6 is for a CPU.
-    assert resumed == pytest.approx(whole, rel=0.1)
-    assert torch.cuda.max_memory_allocated() > 0
+        run(folder, tmp_path / "broken", recipe, gpu, report=break_off)
+    assert run(folder, tmp_path / "broken", recipe, gpu, resume=True) == whole
+    tensors = [load_model(tmp_path / n / "a.pt")[0].state_dict() for n in ("whole", "broken")]
+    assert [n for n, one in tensors[0].items() if not torch.equal(one, tensors[1][n])] == []

@@ -1,0 +1,46 @@
+"""The stages of `make gpu-check`, in order of worth: what to run, and for how long at most."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One process.
+
+    Attributes:
+        name: in results and on the command line.
+        seconds: after which it is ended; what it has found until then is kept.
+        tests: what pytest runs, as arguments; none for a stage that measures, whose function in
+            measuring.py has the same name.
+    """
+
+    name: str
+    seconds: int
+    tests: tuple[str, ...] = ()
+
+
+_BACKENDS = "tests/gpu/test_backends.py"
+STAGES = (
+    Stage("host", 45),
+    Stage("answers", 75, ("tests/gpu/test_cuda.py", _BACKENDS, "-k", "not compile and not engine")),
+    Stage("training", 90, ("tests/gpu/test_training.py",)),
+    Stage("artifacts", 90),
+    Stage("kinetics", 90),
+    Stage("determinism", 60),
+    Stage("serving", 75),
+    Stage("memory", 60, ("tests/gpu/test_memory.py",)),
+    Stage("engines", 75, (_BACKENDS, "-k", "engine")),
+    Stage("kinetics_onnx", 90),
+    Stage("compile", 90, (_BACKENDS, "-k", "compile and not engine")),
+    Stage("b1", 90),
+)
+# In a rehearsal half types are other arguments of the same lines.
+REHEARSED_TESTS = "not fp16 and not bf16"
+SECONDS_IN_ALL = 470
+# Of the limits: the processors of the machine that is rehearsed on may be few, slow and busy.
+REHEARSAL_FACTOR = 20
+
+
+def by_name(name: str) -> Stage:
+    """The stage of that name."""
+    return next(stage for stage in STAGES if stage.name == name)
