@@ -27,7 +27,7 @@ from stdeploy.digest import (
     torch_parts,
 )
 from stdeploy.errors import ArtifactError, require
-from stdeploy.files import existing, sidecar_path
+from stdeploy.files import CHECKPOINT_SUFFIX, existing, sidecar_path
 from stdeploy.onnx_file import OnnxFile
 
 _log = logging.getLogger(__name__)
@@ -62,11 +62,16 @@ class Contents:
             return
         found = content_sha256(self.parts())
         if found != self.digest:
+            way_out = "labels, fps, views and the like are changed with: stdeploy card FILE --set"
+            if self.path.suffix == CHECKPOINT_SUFFIX:
+                way_out += (
+                    ". A program that averages or rounds its weights has to save it without "
+                    f"{DIGEST_FIELD!r}"
+                )
             raise ArtifactError(
                 f"{str(self.path)!r} is not as it was written: its content digest is "
                 f"{found[:12]}..., expected {self.digest[:12]!r}...; it is damaged, or was changed "
-                "by hand or by another program. Take a good copy or make it again; labels, fps, "
-                "views and the like are changed with: stdeploy card FILE --set"
+                f"by hand or by another program. Take a good copy or make it again; {way_out}"
             )
 
 

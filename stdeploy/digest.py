@@ -19,6 +19,8 @@ CARD_KEY = "stdeploy.card"
 DIGEST_KEY = "stdeploy.content_sha256"
 DIGEST_FIELD = "content_sha256"  # in a .pt file, and in a sidecar
 
+_WRAPPERS = ("module", "_orig_mod")
+
 # A name, and the bytes that stand under it.
 Part = tuple[str, bytes | memoryview]
 
@@ -58,11 +60,15 @@ def tensor_name(name: str, dtype: str, shape: Sequence[int]) -> str:
 def torch_parts(tensors: Mapping[str, Any]) -> Iterator[Part]:
     """The tensors of a network of torch, by name; one at a time is copied to the CPU.
 
+    Names count without what DataParallel and torch.compile put into them ("module.",
+    "_orig_mod."): a checkpoint that was saved again from a wrapped network holds the same.
+
     Args:
         tensors: dense ones.
     """
-    for name in sorted(tensors):
-        yield _torch_part(name, tensors[name])
+    bare = {name: ".".join(p for p in name.split(".") if p not in _WRAPPERS) for name in tensors}
+    for name in sorted(tensors, key=lambda name: (bare[name], name)):
+        yield _torch_part(bare[name], tensors[name])
 
 
 def tree_parts(value: Any, place: str = "") -> Iterator[Part]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from stdeploy.card import read_card
 from stdeploy.errors import ArtifactError, ParityError
 from stdeploy.fuse import fuse_file, fuse_model
 from stdeploy.models.base import ActionModel
@@ -74,6 +75,22 @@ def test_a_wrapped_checkpoint_is_taken_and_one_line_says_so(
         assert torch.equal(found.state_dict()[name], tensor)
     (line,) = [r.message for r in caplog.records if r.name == "stdeploy.models.checkpoint"]
     assert re.search(rf"^a\.pt: .*{said}", line)
+
+
+@pytest.mark.parametrize("saved", [compiled, part_compiled, in_parallel, compiled_in_parallel])
+def test_a_checkpoint_that_was_wrapped_and_saved_again_is_as_it_was_written(
+    tmp_path: Path, saved: Callable[[ActionModel], Tensors]
+) -> None:
+    model = tiny_model()
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, model, card_of(model))
+    content = torch.load(path)
+    torch.save({**content, "state_dict": saved(model)}, path)
+    assert load_model(path)[1] == read_card(path) == card_of(model)
+    content["state_dict"]["head.classifier.bias"] += 1e-3
+    torch.save(content, path)
+    with pytest.raises(ArtifactError, match=r"not as it was written.*save it without 'content_s"):
+        load_model(path)
 
 
 def test_a_plain_checkpoint_is_taken_without_a_word(
