@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from stdeploy.errors import BackendError, TrainingError
 from stdeploy.train.clips import STOPPING
 from stdeploy.train.recipe import Optimisation
+from stdeploy.video.opencv import without_threads
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -127,7 +128,8 @@ def before_they_begin() -> Iterator[None]:
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
-        yield
+        with without_threads():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -39,6 +39,21 @@ def limit_threads(threads: int) -> None:
     cv2.setNumThreads(threads or -1)
 
 
+@contextlib.contextmanager
+def without_threads() -> Iterator[None]:
+    """End OpenCV's own threads while processes are forked in here.
+
+    A forked process has none of them, but waits for them, for ever, as soon as it sets their
+    number.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
 def decoding_threads() -> int:
     """What `limit_threads` has set."""
     return _threads

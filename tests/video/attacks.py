@@ -320,7 +320,7 @@ ATTACKS: dict[str, tuple[Callable[[Path, Path], None], str | None]] = {
     "fuzzed.apng": (_fuzzed(KINDS[".apng"]), None),
     "giant.y4m": (giant_y4m, "is no video that can be read here"),
     "endless.y4m": (endless_y4m, None),
-    "slow.y4m": (slow_y4m, "hours by its timestamps; at most 24 are allowed"),
+    "slow.y4m": (slow_y4m, "hours by its timestamps; the longest allowed is 24 hours"),
     "long-header.y4m": (long_header, "is no video that can be read here"),
     "fuzzed.y4m": (_fuzzed(KINDS[".y4m"]), None),
     "many-sets.mxf": (many_sets, None),
