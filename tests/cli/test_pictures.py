@@ -99,7 +99,7 @@ def test_hours_have_a_place_of_their_own(seconds: float, expected: str) -> None:
 @pytest.mark.parametrize("width", [60, 150, 300, 10_000])
 def test_long_labels_are_cut_to_their_room(width: int) -> None:
     label = "using remote controller (not gaming)"
-    text = overlay._fitted("0.93  ", label, width, 0.62, 1)
+    text = overlay.fitted("0.93  ", label, width, 0.62, 1)
     assert text.startswith("0.93  ")
     size = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.62, 1)[0][0]
     assert size <= max(width, 100)  # the score is never left out

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from stdeploy.card import read_card
+from stdeploy.digest import DIGEST_FIELD, content_sha256, sidecar_part
 from stdeploy.engine.plan import BuildOptions
 from stdeploy.errors import ArtifactError, BackendError, SpecError
 from stdeploy.export.onnx import ExportOptions, export_onnx
@@ -107,7 +108,9 @@ def copy_of(built: BuiltEngine, folder: Path) -> Path:
 
 def change_sidecar(engine: Path, **fields: object) -> None:
     path = sidecar_path(engine)
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    changed = {**json.loads(path.read_text()), **fields}
+    changed[DIGEST_FIELD] = content_sha256([sidecar_part(changed)])
+    path.write_text(json.dumps(changed))
 
 
 def test_altered_engine_is_refused_before_anything_is_loaded(

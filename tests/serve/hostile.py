@@ -226,7 +226,7 @@ class Hostile:
             ]
         )
         connection.sendall(
-            f"POST /v2/models/{self._model}/infer HTTP/1.1\r\nHost: x\r\n"
+            f"POST /v2/models/{self._model}/infer HTTP/1.1\r\nHost: localhost\r\n"
             f"Content-Length: {size}\r\nConnection: close\r\n\r\n".encode()
             + (before + each * (size // len(each)))[:size]
         )
