@@ -267,11 +267,14 @@ class VideoReader:
         # The index of a fragmented MP4 counts nothing.
         if self._said is not None and self._said.frames:
             return self._said.frames, self._said.seconds
-        packets = Timing.of(self._index.stamps, self._index.fps, self._index.last_seconds)
-        return len(packets.timestamps), packets.duration
+        return len(self._index.stamps), self._announced_timing.duration
+
+    @property
+    def _announced_timing(self) -> Timing:
+        """When the frames would be shown if every packet gave one."""
+        return Timing.of(self._index.stamps, self._index.fps, self._index.last_seconds)
 
     def _look_for_flaws(self) -> Flaws:
-        packets = Timing.of(self._index.stamps, self._index.fps, self._index.last_seconds)
         missing = (
             missing_from(self._index.stamps, self._stamps)
             if self._errors or self.damaged_after is not None
@@ -281,7 +284,7 @@ class VideoReader:
             damaged_after_seconds=self.damaged_after,
             # OpenCV does not list a packet that is damaged, nor is its place known without times.
             lost_frames=len(missing) or self._errors,
-            lost_spans_seconds=spans_of(missing, packets),
+            lost_spans_seconds=spans_of(missing, self._announced_timing),
             # One is what AVI leaves out by custom.
             times_estimated=self.timing.estimated > 1,
             notes=tuple(
