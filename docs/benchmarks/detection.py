@@ -16,6 +16,7 @@ are planted in layers and channels drawn by a seed, the same ones in every kind 
 An engine needs a GPU to run, so here its digests alone are asked.
 """
 
+import abc
 import argparse
 import copy
 import dataclasses
@@ -136,7 +137,7 @@ def with_card_fault(fault: str, card: str) -> str:
     return json.dumps(fields)
 
 
-class Kind:
+class Kind(abc.ABC):
     """One kind of file: how a fault gets into it, and who opens it."""
 
     backend = "torch"
@@ -149,9 +150,9 @@ class Kind:
         if source.suffix == ".onnx":
             self.name = f".onnx {self.card.precision}"
 
+    @abc.abstractmethod
     def write(self, target: Path, fault: str, place: Place, *, signed: bool) -> None:
         """Write the file with a fault; `signed` with a digest of what it is now."""
-        raise NotImplementedError
 
     def answers(self, path: Path) -> bool:
         """Whether the golden clip passes."""
