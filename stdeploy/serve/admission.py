@@ -81,9 +81,9 @@ class Admission:
 
     Clients take turns in every queue. So a client waits for its own requests, and for as much
     work of each other client as it has itself, not for all that is inside; a request is let in
-    where it can be answered in time by that reckoning. While one client asks, it may take all the
-    room. Where another then finds none, room is taken back from the client that has most: its
-    newest request has to go, unless it is being worked on.
+    where it can be answered in time by that reckoning, if the others go on asking. While one client
+    asks, it may take all the room. Where another then finds none, room is taken back from the
+    client that has most: its newest request has to go, unless it is being worked on.
 
     Args:
         capacity: requests inside at most.
@@ -151,7 +151,7 @@ class Admission:
         if self.inside > self.capacity:
             others = [each for each in self._clients.values() if each.newest is not None]
             most = max(others, key=lambda each: (len(each.places), each is asking))
-        elif self.inside <= self._slots or self._surely_in_time():
+        elif self.inside <= self._slots:
             return None
         else:
             late = [
@@ -164,24 +164,15 @@ class Admission:
             most = max(late, key=lambda found: found[:2])[2]
         return newest if most is asking else most.newest
 
-    def _surely_in_time(self) -> bool:
-        """Whether no client can be late, without looking at each."""
-        return self._all.seconds * (1 + 2 * self._all.endless) <= self._patience
-
     def _turns(self) -> Iterator[tuple[_Requests, float]]:
-        """Clients, and the seconds until all their work of known length is done."""
-        clients = sorted(self._clients.values(), key=lambda each: each.seconds)
-        endless = sum(each.endless > 0 for each in clients)
-        longer = len(clients) - endless
-        shorter = 0.0
-        for each in clients:
-            own = each.seconds
-            if each.endless:
-                yield each, shorter + (longer + endless + 1) * own
-            else:
-                shorter += own
-                longer -= 1
-                yield each, shorter + (longer + endless) * own
+        """Clients, and the seconds until all their work of known length is done.
+
+        Others take a turn for each of a client's own: whoever asks in a loop comes again.
+        """
+        count = len(self._clients)
+        for each in self._clients.values():
+            # Its own work of unknown length takes turns with the rest, too.
+            yield each, (count + (each.endless > 0)) * each.seconds
 
     def _error(self, name: str) -> TurnedAwayError:
         client = self._clients[name]

@@ -48,8 +48,8 @@ class FairQueue(Generic[Item]):
         """
         if not self._clients:
             return None
-        if self._served in self._clients:
-            self._clients[self._served] = self._clients.pop(self._served)
+        if self._served is not None:
+            self.to_the_end(self._served)
         self._served = client = min(self._clients, key=held)
         waiting = self._clients[client]
         taken = waiting.popleft()
@@ -57,6 +57,11 @@ class FairQueue(Generic[Item]):
         if not waiting:
             del self._clients[client]
         return taken.item
+
+    def to_the_end(self, client: str) -> None:
+        """Let a client wait behind all that wait now."""
+        if client in self._clients:
+            self._clients[client] = self._clients.pop(client)
 
     def remove(self, unwanted: Callable[[Item], bool]) -> list[Item]:
         """Take items out of their turn."""

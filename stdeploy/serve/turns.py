@@ -66,6 +66,10 @@ class Turns:
         self._held[client] -= 1
         if not self._held[client]:
             del self._held[client]
+        # As if its next job came now. Else a client whose jobs always wait would be first whenever
+        # one of them ends, and keep its slot for good while others, fewer in slots than in all,
+        # come round.
+        self._queue.to_the_end(client)
         while (following := self._queue.take(self._held.__getitem__)) is not None:
             if not following.slot.done():
                 self._held[following.client] += 1

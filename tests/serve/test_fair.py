@@ -58,3 +58,11 @@ def test_items_that_are_given_up_leave() -> None:
     assert queue.remove(lambda item: item.startswith("a")) == ["a1", "a2"]
     assert queue.remove(lambda item: item == "a1") == []
     assert drain(queue) == ["b1"]
+
+
+def test_a_client_may_be_sent_behind_those_that_wait() -> None:
+    queue: FairQueue[str] = FairQueue()
+    fill(queue, "a1", "b1", "c1", "a2")
+    queue.to_the_end("a")
+    queue.to_the_end("nobody")
+    assert drain(queue) == ["b1", "c1", "a1", "a2"]
