@@ -7,6 +7,9 @@ import platform
 from collections.abc import Callable, Iterator
 
 from stdeploy import __version__
+from stdeploy.backends.finding import Finding, findings
+from stdeploy.backends.registry import BACKENDS, runtime_class
+from stdeploy.backends.selection import rule
 from stdeploy.errors import with_our_pip
 from stdeploy.hardware import (
     cpu_count,
@@ -16,9 +19,6 @@ from stdeploy.hardware import (
     gpus,
     memory_bytes,
 )
-from stdeploy.runtime.choice import rule
-from stdeploy.runtime.finding import Finding, findings
-from stdeploy.runtime.registry import BACKENDS, runtime_class
 
 _PACKAGES = (
     *("numpy", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "torch"),

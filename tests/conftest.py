@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from stdeploy.card import ModelCard
-from stdeploy.digest import CARD_KEY
-from stdeploy.golden import GOLDEN_SEED, golden_clip
+from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.digest import CARD_KEY
+from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
+from stdeploy.artifacts.onnx_file import OnnxFile
+from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.models.base import ActionModel
 from stdeploy.models.inference import golden_of, logits_of
 from stdeploy.models.registry import build
-from stdeploy.onnx_file import OnnxFile
-from stdeploy.spec import ClipSpec, ModelSpec
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -40,7 +40,7 @@ def _choices_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Which backend was faster in a test is not remembered among the user's own artifacts."""
     folder = tmp_path_factory.mktemp("choices")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stdeploy.runtime.choice.cache_folder", lambda: folder)
+        patch.setattr("stdeploy.backends.selection.cache_folder", lambda: folder)
         yield
 
 

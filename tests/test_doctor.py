@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stdeploy.backends.openvino import OpenVinoRuntime
 from stdeploy.doctor import (
     both_onnxruntimes,
     both_opencvs,
@@ -14,7 +15,6 @@ from stdeploy.doctor import (
     faulty_torch,
 )
 from stdeploy.hardware import cpu_count, cpu_name, gpus, memory_bytes
-from stdeploy.runtime.openvino import OpenVinoRuntime
 
 
 def test_this_host_is_described_and_what_tests_use_works() -> None:

@@ -14,16 +14,16 @@ import pytest
 import torch
 
 import stdeploy
+from stdeploy.artifacts.card import read_card
+from stdeploy.artifacts.spec import ModelSpec
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.loader import golden_row
+from stdeploy.backends.onnxruntime import OnnxRuntime
+from stdeploy.backends.registry import BACKENDS, Registered, runtime_class
 from stdeploy.bench.cases import cases_for
-from stdeploy.card import read_card
 from stdeploy.errors import ArtifactError, BackendError, DatasetError, SpecError
-from stdeploy.fuse import fuse_model, verify
+from stdeploy.fusion import fuse_model, verify
 from stdeploy.models.checkpoint import save_checkpoint
-from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.runtime.onnxruntime import OnnxRuntime
-from stdeploy.runtime.opening import golden_row
-from stdeploy.runtime.registry import BACKENDS, Registered, runtime_class
-from stdeploy.spec import ModelSpec
 from tests.conftest import TINY_CLIP, card_of, randomise_norms
 from tests.extending.c3d import C3D
 from tests.extending.diving48 import read_diving48

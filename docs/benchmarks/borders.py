@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stdeploy.classify import Classifier
-from stdeploy.timeline import Timeline, TimelineOptions
+from stdeploy.inference.classifier import Classifier
+from stdeploy.inference.timeline import Timeline, TimelineOptions
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import frames_at
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
-from stdeploy.spec import ClipSpec
 from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.cuts import Shown, mark_cuts, shrink
 from stdeploy.video.transform import Image

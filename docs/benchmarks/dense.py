@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stdeploy.classify import Classifier
-from stdeploy.dense import DenseWindows
-from stdeploy.prediction import softmax
-from stdeploy.runtime.dense import DenseTrunk
+from stdeploy.backends.dense_trunk import DenseTrunk
+from stdeploy.inference.classifier import Classifier
+from stdeploy.inference.dense_windows import DenseWindows
+from stdeploy.inference.prediction import softmax
 from stdeploy.video.clips import ClipRequest, read_clips
 
 _MOST_FRAMES = 512

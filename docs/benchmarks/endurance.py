@@ -19,8 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
-from stdeploy.spec import ClipSpec
 from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
+from stdeploy.datasets.loader import read_split
 from stdeploy.train.clips import Batch, Example, ShuffledKeys, TrainingClips, begin_worker, collate
-from stdeploy.train.data.opening import read_split
+from stdeploy.train.initialisation import start
 from stdeploy.train.recipe import Recipe
-from stdeploy.train.start import start
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 

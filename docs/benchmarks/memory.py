@@ -17,8 +17,8 @@ import av
 CHILD = """
 import resource, sys
 from pathlib import Path
-from stdeploy.classify import Classifier, ClassifyOptions
-from stdeploy.timeline import TimelineOptions
+from stdeploy.inference.classifier import Classifier, ClassifyOptions
+from stdeploy.inference.timeline import TimelineOptions
 artifact, video, how, hop = sys.argv[1:]
 with Classifier.open(Path(artifact), options=ClassifyOptions(views=3)) as classifier:
     if how == "views":

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from stdeploy.artifacts.card import ModelCard, read_card
+from stdeploy.artifacts.files import FUSED_SUFFIX
+from stdeploy.backends.base import RuntimeOptions
 from stdeploy.bench.cases import Case
 from stdeploy.bench.worker import Worker
-from stdeploy.card import ModelCard, read_card
-from stdeploy.files import FUSED_SUFFIX
-from stdeploy.runtime.base import RuntimeOptions
 
 _TORCH = """
 import sys, torch

@@ -33,7 +33,7 @@ TIMES_CAPACITY = 10
 LIBRARY = """
 import json, sys, time
 from pathlib import Path
-from stdeploy.classify import Classifier
+from stdeploy.inference.classifier import Classifier
 artifact, *videos = map(Path, sys.argv[1:])
 with Classifier.open(artifact) as classifier:
     for all_at_once in (True, False):

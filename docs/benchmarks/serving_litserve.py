@@ -12,9 +12,9 @@ import litserve
 import numpy as np
 from fastapi import Request
 
-from stdeploy.card import read_card
-from stdeploy.prediction import rank
-from stdeploy.runtime.opening import open_runtime
+from stdeploy.artifacts.card import read_card
+from stdeploy.backends.loader import open_runtime
+from stdeploy.inference.prediction import rank
 from stdeploy.video.clips import read_views
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stdeploy.classify import Classifier, ClassifyOptions
 from stdeploy.cli.console import counted
 from stdeploy.errors import VideoError
+from stdeploy.inference.classifier import Classifier, ClassifyOptions
 from stdeploy.video.clips import ClipRequest, Clips
 from stdeploy.video.sampling import frames_at, view_times
 from stdeploy.video.transform import clip_frame

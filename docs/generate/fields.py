@@ -1,4 +1,7 @@
-"""Tables of fields, taken from pydantic's models: <!-- fields: stdeploy.card.ModelCard -->."""
+"""Tables of fields, taken from pydantic's models.
+
+A page asks for one by <!-- fields: stdeploy.artifacts.card.ModelCard -->.
+"""
 
 import importlib
 import inspect

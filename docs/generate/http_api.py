@@ -8,7 +8,7 @@ from mkdocs.structure.files import File, Files
 from schema import Schema, fields, type_of
 
 from stdeploy.serve.app import application
-from stdeploy.serve.desk import Desk
+from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.schemas import STATUS
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import UploadFolder
@@ -34,8 +34,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def document() -> dict[str, Any]:
     """The OpenAPI document of a server with the settings by default; no model is opened."""
     with UploadFolder() as uploads:
-        desk = Desk(ServeSettings(), uploads)
-        return application(desk, api_key=None, own_metrics=True).openapi()
+        gate = RequestGate(ServeSettings(), uploads)
+        return application(gate, api_key=None, own_metrics=True).openapi()
 
 
 def _page(api: Schema) -> Iterator[str]:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from stdeploy.analysis.receptive_field import ReceptiveField, gaussian_clips, receptive_field
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import DatasetError, VideoError
-from stdeploy.fuse import fuse_model
+from stdeploy.fusion import fuse_model
 from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
-from stdeploy.spec import ClipSpec
 from stdeploy.video.samples import middle_clips
 
 

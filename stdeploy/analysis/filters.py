@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.analysis.half_sphere import entropy
+from stdeploy.analysis.filter_projection import entropy
 from stdeploy.analysis.kernels import Kernel
-from stdeploy.analysis.primary import (
+from stdeploy.analysis.temporal_svd import (
     Array,
     PrimaryFilters,
     chunks,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.contents import check_if_ours
+from stdeploy.artifacts.contents import check_if_ours
+from stdeploy.artifacts.files import existing
 from stdeploy.errors import ArtifactError, require
-from stdeploy.files import existing
 
 if TYPE_CHECKING:
     from stdeploy.layers.temporal import TemporalFilter
@@ -183,7 +183,7 @@ def _from_torch(path: Path, *, folded: bool) -> Mapping[str, NDArray[np.floating
 
 
 def _of_our_checkpoint(path: Path, *, folded: bool) -> Iterator[tuple[str, NDArray[np.floating]]]:
-    from stdeploy.fuse import filters_of
+    from stdeploy.fusion import filters_of
     from stdeploy.models.checkpoint import load_model
 
     model, _ = load_model(path)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stdeploy.analysis.filters import spread
+from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.errors import ArtifactError
 from stdeploy.models.base import ActionModel
 from stdeploy.models.registry import build
-from stdeploy.spec import ClipSpec, ModelSpec
 
 Array = NDArray[np.float64]
 

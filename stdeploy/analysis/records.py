@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.analysis.filters import LayerFilters, StageFilters
-from stdeploy.analysis.lengths import Advice
+from stdeploy.analysis.length_advice import Advice
 
 if TYPE_CHECKING:  # it needs torch, which takes seconds to load
     from stdeploy.analysis.receptive_field import ReceptiveField

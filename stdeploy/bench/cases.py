@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from stdeploy.card import ModelCard, read_card
+from stdeploy.artifacts.card import ModelCard, read_card
+from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.registry import runtime_class
+from stdeploy.backends.selection import backends_for
 from stdeploy.errors import ArtifactError, MissingExtraError
-from stdeploy.files import CHECKPOINT_SUFFIX, ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX
-from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.runtime.choice import backends_for
-from stdeploy.runtime.registry import runtime_class
 
 _SUFFIXES = (CHECKPOINT_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, ENGINE_SUFFIX)
 

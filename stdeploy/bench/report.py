@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from stdeploy.artifacts.files import whole_file
 from stdeploy.bench.measure import Report, Row
-from stdeploy.files import whole_file
-from stdeploy.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, drawn
+from stdeploy.plotting.style import BLUE, GREEN, GREY, ORANGE, PURPLE, drawn
 
 COLUMNS = (
     "case",

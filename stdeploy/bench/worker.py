@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from stdeploy.artifacts.golden import golden_clip
+from stdeploy.artifacts.parity import relative_error, scale_of
+from stdeploy.backends.loader import open_runtime
 from stdeploy.bench.cases import Case
 from stdeploy.bench.peak import matmul_flops
-from stdeploy.golden import golden_clip
-from stdeploy.parity import relative_error, scale_of
-from stdeploy.runtime.opening import open_runtime
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stdeploy.artifacts.files import whole_file
 from stdeploy.cli.console import note, out
 from stdeploy.cli.train import Accelerator, labelled_data
 from stdeploy.errors import SpecError, require
-from stdeploy.files import whole_file
 
 if TYPE_CHECKING:
     from stdeploy.train.ablation import Variant
@@ -74,8 +74,8 @@ def command(
     # Only now, because importing them takes seconds.
     require("torch", extra="train", purpose="training")
     require("lightning_fabric", extra="train", purpose="training")
+    from stdeploy.train.plots import draw_tables
     from stdeploy.train.grid import Job, Setting, run_all
-    from stdeploy.train.pictures import draw_tables
     from stdeploy.train.processes import Machine
 
     training, held_out = labelled_data(plain, Path(recipe).stem, data, validation, fold=1)

@@ -14,7 +14,7 @@ from stdeploy.errors import DatasetError, require
 
 if TYPE_CHECKING:
     from stdeploy.analysis.filters import LayerFilters, StageFilters
-    from stdeploy.analysis.lengths import Advice
+    from stdeploy.analysis.length_advice import Advice
     from stdeploy.analysis.receptive_field import ReceptiveField
 
 app = typer.Typer(
@@ -70,7 +70,7 @@ def filters(
     it is average, first and second differential.
     """
     from stdeploy.analysis.filters import by_stage
-    from stdeploy.analysis.lengths import recommend
+    from stdeploy.analysis.length_advice import recommend
     from stdeploy.analysis.records import filters_record
 
     _check_outputs(save_plot, save_arrays)
@@ -147,7 +147,7 @@ def report(
     require("matplotlib", extra="analysis", purpose="a report")
     require("jinja2", extra="analysis", purpose="a report")
     from stdeploy.analysis.report import write_report
-    from stdeploy.files import checked_output
+    from stdeploy.artifacts.files import checked_output
 
     checked_output(output, ".html")
     if output.exists():
@@ -163,8 +163,8 @@ def _videos_of(data: Path | None) -> list[Path]:
     Raises:
         DatasetError: there are none.
     """
-    from stdeploy.cli.inputs import expand
-    from stdeploy.train.data.opening import videos_of
+    from stdeploy.cli.video_arguments import expand
+    from stdeploy.datasets.loader import videos_of
 
     if data is None:
         return []
@@ -219,8 +219,8 @@ def _analysed(artifact: Path, *, with_norms: bool) -> "list[LayerFilters]":
 
 
 def _check_outputs(picture: Path | None, arrays: Path | None) -> None:
-    from stdeploy.files import checked_output
-    from stdeploy.picture import checked_picture
+    from stdeploy.artifacts.files import checked_output
+    from stdeploy.plotting.style import checked_picture
 
     if picture is not None:
         checked_picture(picture)
@@ -232,7 +232,7 @@ def _check_outputs(picture: Path | None, arrays: Path | None) -> None:
 def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     import numpy as np
 
-    from stdeploy.files import whole_file
+    from stdeploy.artifacts.files import whole_file
 
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)

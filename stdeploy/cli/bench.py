@@ -8,10 +8,10 @@ import typer
 from rich import box
 from rich.table import Table
 
-from stdeploy.card import ModelCard
+from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.files import checked_output
 from stdeploy.cli.console import note, out, phase_bars
 from stdeploy.errors import ArtifactError, BackendError, SpecError
-from stdeploy.files import checked_output
 from stdeploy.hardware import gpus
 
 

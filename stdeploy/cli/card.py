@@ -10,7 +10,7 @@ from stdeploy.cli.console import counted, note, out
 from stdeploy.errors import SpecError
 
 if TYPE_CHECKING:
-    from stdeploy.card import Edit
+    from stdeploy.artifacts.card import Edit
 
 _SHOWN_EDITS = 4
 
@@ -32,7 +32,7 @@ def command(
     ] = None,
 ) -> None:
     """Show the card of an artifact: network, clip, labels, lineage, parity; or change it."""
-    from stdeploy.card import read_card
+    from stdeploy.artifacts.card import read_card
 
     if changes:
         _change(artifact, changes)
@@ -78,7 +78,7 @@ def command(
 
 
 def _change(artifact: Path, texts: list[str]) -> None:
-    from stdeploy.edit import edit_card
+    from stdeploy.card_editing import edit_card
 
     changes: dict[str, str] = {}
     for text in texts:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stdeploy.cli.console import counted, note, progress_bar, rate_bar
-from stdeploy.cli.inputs import Unfinished, common_folder, default_artifact, expand
+from stdeploy.cli.formatters import Record, Show, ShowJson, ShowTable
 from stdeploy.cli.options import (
     AllowCpuOption,
     BackendOption,
@@ -26,16 +26,16 @@ from stdeploy.cli.options import (
     ThreadsOption,
     runtime_options,
 )
-from stdeploy.cli.rows import Rows
-from stdeploy.cli.showing import Record, Show, ShowJson, ShowTable
+from stdeploy.cli.row_output import Rows
+from stdeploy.cli.video_arguments import Unfinished, common_folder, default_artifact, expand
 from stdeploy.errors import SpecError, StdeployError, VideoError
-from stdeploy.prediction import Prediction
-from stdeploy.timeline import Timeline, TimelineOptions
+from stdeploy.inference.prediction import Prediction
+from stdeploy.inference.timeline import Timeline, TimelineOptions
 
 if TYPE_CHECKING:
-    from stdeploy.classify import Classifier, ClassifyOptions
-    from stdeploy.cli.saving import Saving
-    from stdeploy.runtime.dense import DenseTrunk
+    from stdeploy.backends.dense_trunk import DenseTrunk
+    from stdeploy.cli.picture_writers import Saving
+    from stdeploy.inference.classifier import Classifier, ClassifyOptions
 
 Result = Prediction | Timeline | VideoError
 Progress = Callable[[float, float], None]
@@ -189,13 +189,13 @@ def command(
     A file that cannot be read has its row with the error, and the others go on; the exit
     status is then 1.
     """
-    from stdeploy.card import read_card
-    from stdeploy.classify import Classifier, ClassifyOptions
-    from stdeploy.cli.saving import Saving, Wanted
-    from stdeploy.cluster import ClusterOptions, classify_on_ray
-    from stdeploy.files import existing, sha256_of
-    from stdeploy.results import ResultFile
-    from stdeploy.runtime.dense import DenseTrunk
+    from stdeploy.artifacts.card import read_card
+    from stdeploy.artifacts.files import existing, sha256_of
+    from stdeploy.backends.dense_trunk import DenseTrunk
+    from stdeploy.cli.picture_writers import Saving, Wanted
+    from stdeploy.inference.classifier import Classifier, ClassifyOptions
+    from stdeploy.inference.ray_data import ClusterOptions, classify_on_ray
+    from stdeploy.inference.result_files import ResultFile
     from stdeploy.video.decode_pool import DecodePool
     from stdeploy.video.limits import Limits
     from stdeploy.video.memory import give_back_large_arrays
@@ -342,7 +342,7 @@ def _settings(
     artifact: Path,
 ) -> str:
     """What rows have to have in common to stand in one file, beside the artifact."""
-    from stdeploy.card import read_card
+    from stdeploy.artifacts.card import read_card
 
     if timeline is None:
         views = chain.views or read_card(artifact).clip.views

@@ -18,9 +18,9 @@ from stdeploy.cli.help import Verbs
 from stdeploy.errors import DatasetError
 
 if TYPE_CHECKING:
-    from stdeploy.train.data.check import Checked
-    from stdeploy.train.data.classes import ClassFinding
-    from stdeploy.train.data.labelled import LabelledVideos, Split
+    from stdeploy.datasets.check import Checked
+    from stdeploy.datasets.classes import ClassFinding
+    from stdeploy.datasets.labelled_videos import LabelledVideos, Split
 
 app = typer.Typer(
     cls=Verbs,
@@ -68,9 +68,9 @@ def check(
     lists without what is wrong are written, for stdeploy train --data. The exit status is 1 where
     a video had to be left out, or a class has none.
     """
-    from stdeploy.train.data.check import judge, look_at_all
-    from stdeploy.train.data.classes import judge_classes
-    from stdeploy.train.data.labelled import passed_over_in
+    from stdeploy.datasets.check import judge, look_at_all
+    from stdeploy.datasets.classes import judge_classes
+    from stdeploy.datasets.labelled_videos import passed_over_in
 
     splits = _splits(data, fold)
     passed_over = passed_over_in(splits.values())
@@ -109,8 +109,8 @@ def split(
     Videos stay where they are. Those in one folder of a class, from one recording, camera or
     person, stay on one side: a network that has seen the room is judged by the room.
     """
-    from stdeploy.train.data.dividing import divide
-    from stdeploy.train.data.labelled import passed_over_in
+    from stdeploy.datasets.labelled_videos import passed_over_in
+    from stdeploy.datasets.splitting import divide
 
     divided = divide(folder, share=share, seed=seed)
     if words := passed_over_in(divided.values()).in_words():
@@ -135,7 +135,7 @@ def mini(
 
 
 def _splits(data: Path, fold: int) -> "dict[Split, LabelledVideos]":
-    from stdeploy.train.data.opening import read_split
+    from stdeploy.datasets.loader import read_split
 
     if data.is_file():
         return {"train": read_split(data, "train", missing_ok=True)}
@@ -145,7 +145,7 @@ def _splits(data: Path, fold: int) -> "dict[Split, LabelledVideos]":
 
 
 def _write(splits: "dict[Split, LabelledVideos]", folder: Path) -> None:
-    from stdeploy.train.data.listing import write_list
+    from stdeploy.datasets.csv_list import write_list
 
     if folder.is_file():
         raise DatasetError(f"cannot write lists into {str(folder)!r}: it is a file; name a folder")

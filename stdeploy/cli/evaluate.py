@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stdeploy.card import is_telling
+from stdeploy.artifacts.card import is_telling
 from stdeploy.cli.console import counted, note, out, progress_bar
 from stdeploy.cli.options import (
     AllowCpuOption,
@@ -23,11 +23,11 @@ from stdeploy.cli.options import (
     ThreadsOption,
     runtime_options,
 )
-from stdeploy.cli.rows import say_failed
+from stdeploy.cli.row_output import say_failed
 from stdeploy.errors import VideoError
 
 if TYPE_CHECKING:
-    from stdeploy.train.evaluate import Evaluation
+    from stdeploy.inference.evaluation import Evaluation
 
 
 # A share of the commonest class that makes accuracy look better than it is.
@@ -87,11 +87,11 @@ def command(
 
     With two artifacts, also on how many videos they agree, and on which not.
     """
-    from stdeploy.classify import Classifier, ClassifyOptions
-    from stdeploy.picture import checked_picture
-    from stdeploy.train.data.opening import read_split
-    from stdeploy.train.evaluate import compare, evaluate
-    from stdeploy.train.pictures import draw_confusion
+    from stdeploy.datasets.loader import read_split
+    from stdeploy.inference.classifier import Classifier, ClassifyOptions
+    from stdeploy.inference.evaluation import compare, evaluate
+    from stdeploy.plotting.style import checked_picture
+    from stdeploy.train.plots import draw_confusion
 
     options = runtime_options(
         backend,

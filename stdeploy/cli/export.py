@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from stdeploy.card import ModelCard
+from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, existing, newest
 from stdeploy.cli.console import announced, note, out, phase_bars
 from stdeploy.cli.options import PrecisionName
 from stdeploy.errors import SpecError, require
-from stdeploy.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, existing, newest
 
 
 def command(
@@ -115,17 +115,17 @@ def command(
     loading = "loading PyTorch and ONNX"
     with phase_bars("looking for videos" if calibrate else loading) as progress:
         if calibrate is not None:
-            from stdeploy.train.data.opening import videos_of
+            from stdeploy.datasets.loader import videos_of
 
             found = videos_of(calibrate, "train")
             if words := found.passed_over.in_words():
                 note(f"{calibrate}: {words}")
             progress(loading, 0, 1)
         require("torch", extra="export", purpose="exporting")
-        from stdeploy.card import read_card
+        from stdeploy.artifacts.card import read_card
         from stdeploy.export.calibration import read_calibration
+        from stdeploy.export.engine import BuildOptions, build_engine, checked_options
         from stdeploy.export.onnx import ExportOptions, export_onnx
-        from stdeploy.export.tensorrt import BuildOptions, build_engine, checked_options
 
     build = BuildOptions(
         batches=sizes,

@@ -9,10 +9,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.cli.console import note, out, progress_bar
 from stdeploy.errors import SpecError, require
 from stdeploy.models.registry import ARCHITECTURES
-from stdeploy.spec import ModelSpec
 
 
 def command(
@@ -49,7 +49,7 @@ def command(
     if paper_tables:
         _paper_tables(as_json)
         return
-    from stdeploy.card import read_card
+    from stdeploy.artifacts.card import read_card
 
     if artifact is not None:
         card = read_card(artifact)

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from stdeploy.card import ParityRow
+from stdeploy.artifacts.card import ParityRow
+from stdeploy.artifacts.files import existing
 from stdeploy.cli.console import announced, out, progress_bar
 from stdeploy.errors import require
-from stdeploy.files import existing
 
 
 def command(
@@ -27,7 +27,7 @@ def command(
     """
     existing(checkpoint)  # before torch, which takes seconds to import
     require("torch", extra="train", purpose="fusing")
-    from stdeploy.fuse import fuse_file
+    from stdeploy.fusion import fuse_file
 
     what = f"fusing {checkpoint}: every layer and the whole network are compared"
     with progress_bar("comparing") as progress:

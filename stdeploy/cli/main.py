@@ -12,6 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from stdeploy import __version__
+from stdeploy.artifacts.spec import what_is_allowed
 from stdeploy.cli import (
     ablate,
     analyze,
@@ -33,7 +34,6 @@ from stdeploy.cli.console import err
 from stdeploy.cli.help import Verbs, tidy_help
 from stdeploy.cli.synonyms import setting_meant, verb_meant
 from stdeploy.errors import StdeployError
-from stdeploy.spec import what_is_allowed
 
 _DEBUG = "STDEPLOY_DEBUG"
 _SUGGESTIONS = re.compile(r"[.] | [(]")  # how typer's begin

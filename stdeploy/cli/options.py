@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stdeploy.runtime.base import Backend, RuntimeOptions
+from stdeploy.backends.base import Backend, RuntimeOptions
 
 
 class DeviceName(StrEnum):

@@ -28,7 +28,7 @@ def command(
     kinetics400-i3d becomes kinetics400-i3d.pt, sample-video becomes sample.mp4, in the current
     folder. Downloads are pinned by digest and kept in the user's cache folder.
     """
-    from stdeploy.files import CHECKPOINT_SUFFIX, checked_output, whole_file
+    from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, checked_output, whole_file
     from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
     from stdeploy.pull.download import fetch_member
 

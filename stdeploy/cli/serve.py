@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from stdeploy.cli.console import note
 from stdeploy.cli.help import METAVARS
-from stdeploy.cli.inputs import default_artifact
+from stdeploy.cli.video_arguments import default_artifact
 from stdeploy.errors import SpecError, require
 from stdeploy.serve.settings import GROUPS, ServeSettings, choices, kind_of
 

@@ -83,7 +83,7 @@ def _meant(typed: str, names: Mapping[str, tuple[str, ...]]) -> str | None:
 
 def _tables() -> Iterator[tuple[str, Mapping[str, object]]]:
     """The tables of a recipe with the types of their fields."""
-    from stdeploy.spec import ClipSpec, ModelSpec
+    from stdeploy.artifacts.spec import ClipSpec, ModelSpec
     from stdeploy.train.augment import Augmentation
     from stdeploy.train.recipe import Optimisation, Start
 

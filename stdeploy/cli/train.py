@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stdeploy.card import is_telling
+from stdeploy.artifacts.card import is_telling
+from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, checked_output, existing
 from stdeploy.cli.console import Beat, counted, err, note, out, progress_bar
 from stdeploy.cli.evaluate import print_classes, record, say_unreadable, summary
 from stdeploy.cli.pull import Item
 from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError, require
-from stdeploy.files import CHECKPOINT_SUFFIX, checked_output, existing
 
 if TYPE_CHECKING:
-    from stdeploy.train.data.labelled import LabelledVideos
+    from stdeploy.datasets.labelled_videos import LabelledVideos
+    from stdeploy.train.progress import Report
     from stdeploy.train.recipe import Recipe, SyntheticData
-    from stdeploy.train.report import Report
-    from stdeploy.train.run import EvaluationRecord
+    from stdeploy.train.run_directory import EvaluationRecord
 
 
 _AN_HOUR_SECONDS = 3600.0
@@ -125,9 +125,9 @@ def command(
         # Only now, because importing them takes seconds.
         require("torch", extra="train", purpose="training")
         require("lightning_fabric", extra="train", purpose="training")
-        from stdeploy.train.loop import train
         from stdeploy.train.processes import Machine
-        from stdeploy.train.run import better_epoch, read_evaluation, write_evaluation
+        from stdeploy.train.run_directory import better_epoch, read_evaluation, write_evaluation
+        from stdeploy.train.trainer import train
 
         def begin(epochs_done: int) -> None:
             nonlocal known
@@ -165,8 +165,8 @@ def command(
         out.print(f"{output}: trained on {len(training.samples)} videos", soft_wrap=True)
         return
     if known is None:
-        from stdeploy.classify import Classifier
-        from stdeploy.train.evaluate import evaluate
+        from stdeploy.inference.classifier import Classifier
+        from stdeploy.inference.evaluation import evaluate
 
         try:
             with Classifier.open(output) as classifier, progress_bar("measuring") as progress:
@@ -236,7 +236,7 @@ def _lengths(text: str) -> list[int]:
 
 def make_synthetic(synthetic: "SyntheticData", folder: Path) -> None:
     """Make the data set of a recipe, if it is not there."""
-    from stdeploy.train.synthetic import Perturbation, make_dataset
+    from stdeploy.datasets.synthetic import Perturbation, make_dataset
 
     note(f"{synthetic.train_videos} + {synthetic.validation_videos} synthetic videos in {folder}")
     make_dataset(
@@ -252,7 +252,7 @@ def labelled_data(
     recipe: "Recipe", name: str, data: Path | None, validation: Path | None, fold: int
 ) -> "tuple[LabelledVideos, LabelledVideos | None]":
     """The training videos, and those to validate on if there are any."""
-    from stdeploy.train.data.opening import read_split
+    from stdeploy.datasets.loader import read_split
 
     if data is None:
         if recipe.synthetic is None:
@@ -295,8 +295,8 @@ def _doubts(
     data: Path, training: "LabelledVideos", held_out: "LabelledVideos | None"
 ) -> Iterator[str]:
     """What is not measured, and which classes may be one."""
-    from stdeploy.train.data.classes import classes_alike
-    from stdeploy.train.data.labelled import passed_over_in
+    from stdeploy.datasets.classes import classes_alike
+    from stdeploy.datasets.labelled_videos import passed_over_in
 
     if words := passed_over_in([training, *([held_out] if held_out else [])]).in_words():
         yield f"{data}: {words}"

@@ -74,8 +74,8 @@ def command(
     Each line has the lag: seconds from the arrival of the last frame to its answer. Ctrl-C ends
     it.
     """
-    from stdeploy.classify import Classifier
-    from stdeploy.cli.inputs import default_artifact
+    from stdeploy.cli.video_arguments import default_artifact
+    from stdeploy.inference.classifier import Classifier
     from stdeploy.video.live import STANDARD_INPUT, LiveClips, NoStreamError, opener
 
     options = runtime_options(

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.card import Calibration
+from stdeploy.artifacts.card import Calibration
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import DatasetError, VideoError
-from stdeploy.spec import ClipSpec
 from stdeploy.video.samples import middle_clips
-from stdeploy.video_files import SUFFIXES_IN_WORDS, PassedOver, holds_no_video, videos_in
+from stdeploy.video.video_files import SUFFIXES_IN_WORDS, PassedOver, holds_no_video, videos_in
 
 _WANTED = f"--calibrate wants real videos of the kind that will be classified ({SUFFIXES_IN_WORDS})"
 # Of 255; the pixels of a frame differ by 20 in a transparent drawing, by 40 to 120 in most videos.

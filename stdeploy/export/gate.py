@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.card import ModelCard, ParityRow
-from stdeploy.engine.plan import Progress
-from stdeploy.errors import ParityError, SpecError
-from stdeploy.golden import golden_clip
-from stdeploy.parity import (
+from stdeploy.artifacts.card import ModelCard, ParityRow
+from stdeploy.artifacts.golden import golden_clip
+from stdeploy.artifacts.parity import (
     GATES,
     RUNTIME_TOLERANCE,
     Difference,
@@ -18,8 +16,10 @@ from stdeploy.parity import (
     relative_error,
     scale_of,
 )
-from stdeploy.runtime.base import Runtime
-from stdeploy.spec import Precision
+from stdeploy.artifacts.spec import Precision
+from stdeploy.backends.base import Runtime
+from stdeploy.backends.tensorrt_plan import Progress
+from stdeploy.errors import ParityError, SpecError
 
 BATCHES = (1, 2, 5)
 

@@ -14,23 +14,23 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from stdeploy.card import Lineage, ModelCard, ParityRow
-from stdeploy.engine.plan import Progress
+from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
+from stdeploy.artifacts.files import checked_output, existing, onnx_path, sha256_of, whole_file
+from stdeploy.artifacts.golden import check_golden
+from stdeploy.artifacts.onnx_file import OnnxFile
+from stdeploy.artifacts.parity import RUNTIME_TOLERANCE, Difference
+from stdeploy.artifacts.spec import Precision
+from stdeploy.backends.base import Backend, RuntimeOptions
+from stdeploy.backends.loader import open_backend, open_runtime
+from stdeploy.backends.tensorrt_plan import Progress
 from stdeploy.errors import ArtifactError, BackendError, SpecError, require
 from stdeploy.export.calibration import CalibrationClips, read_calibration
 from stdeploy.export.gate import Proof, Reference, check, prove, thresholds
-from stdeploy.export.int8 import Int8Search
-from stdeploy.files import checked_output, existing, onnx_path, sha256_of, whole_file
-from stdeploy.golden import check_golden
+from stdeploy.export.int8_search import Int8Search
 from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.inference import FramesToLogits, halve_trunk, logits_of
-from stdeploy.onnx_file import OnnxFile
-from stdeploy.parity import RUNTIME_TOLERANCE, Difference
-from stdeploy.runtime.base import Backend, RuntimeOptions
-from stdeploy.runtime.opening import open_backend, open_runtime
-from stdeploy.spec import Precision
 
 # A convolution takes bfloat16 from opset 22 on; for the rest an older one is understood by more.
 OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}

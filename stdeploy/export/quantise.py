@@ -23,7 +23,7 @@ from onnxruntime.quantization import (
     create_calibrator,
 )
 
-from stdeploy.files import naming, unfinished_folder
+from stdeploy.artifacts.files import naming, unfinished_folder
 from stdeploy.hardware import cpu_multiplies
 
 _OP = "Conv"

@@ -19,9 +19,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stdeploy.card import ModelCard, read_card
-from stdeploy.errors import ArtifactError, SpecError
-from stdeploy.files import (
+from stdeploy.artifacts.card import ModelCard, read_card
+from stdeploy.artifacts.engine_sidecar import EngineSidecar
+from stdeploy.artifacts.files import (
     ENGINE_SUFFIX,
     ONNX_SUFFIX,
     existing,
@@ -29,8 +29,8 @@ from stdeploy.files import (
     unfinished_folder,
     whole_file,
 )
-from stdeploy.sidecar import EngineSidecar
-from stdeploy.spec import Precision
+from stdeploy.artifacts.spec import Precision
+from stdeploy.errors import ArtifactError, SpecError
 
 _CONFIG = "config.pbtxt"
 _LABELS = "labels.txt"
@@ -191,7 +191,7 @@ def _described(artifact: Path, batches: tuple[int, int]) -> tuple[ModelCard, tup
             None,
             sidecar.card.precision,
             engine=True,
-            ahead_of_time=sidecar.flavour == "tensorrt_rtx",
+            ahead_of_time=sidecar.distribution == "tensorrt_rtx",
         )
         needs = f"runs on Triton with TensorRT {sidecar.version} on {sidecar.gpu}"
         if sidecar.version_compatible:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from stdeploy.spec import ClipSpec
+from stdeploy.artifacts.spec import ClipSpec
 
 
 class FrameNormalisation(nn.Module):

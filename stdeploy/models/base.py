@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stdeploy.artifacts.spec import ModelSpec, Precision
 from stdeploy.layers.temporal import Padding, Size3, TemporalFilter
-from stdeploy.spec import ModelSpec, Precision
 
 
 class Counterpart(NamedTuple):

@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from stdeploy.card import ModelCard, read_card
-from stdeploy.contents import read_checkpoint
-from stdeploy.digest import (
+from stdeploy.artifacts.card import ModelCard, read_card
+from stdeploy.artifacts.contents import read_checkpoint
+from stdeploy.artifacts.digest import (
     CARD_KEY,
     DIGEST_FIELD,
     DIGEST_KEY,
@@ -20,15 +20,15 @@ from stdeploy.digest import (
     content_sha256,
     torch_parts,
 )
+from stdeploy.artifacts.files import whole_file
+from stdeploy.artifacts.golden import check_golden
+from stdeploy.artifacts.parity import RUNTIME_TOLERANCE
+from stdeploy.artifacts.spec import Precision
 from stdeploy.errors import ArtifactError
-from stdeploy.files import whole_file
-from stdeploy.golden import check_golden
 from stdeploy.models.base import ActionModel
 from stdeploy.models.inference import golden_of
 from stdeploy.models.registry import build
-from stdeploy.models.wrapped import stored_precision, unwrapped
-from stdeploy.parity import RUNTIME_TOLERANCE
-from stdeploy.spec import Precision
+from stdeploy.models.state_dicts import stored_precision, unwrapped
 
 _log = logging.getLogger(__name__)
 

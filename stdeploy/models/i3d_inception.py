@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.layers.temporal import Size3
 from stdeploy.models.base import ActionModel, AveragePoolHead, conv_norm, scaled
-from stdeploy.spec import ModelSpec
 
 _EPS = 1e-3
 

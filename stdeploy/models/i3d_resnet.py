@@ -2,9 +2,9 @@
 
 from torch import nn
 
+from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.models.base import conv_norm
 from stdeploy.models.resnet import RESNET18_URL, RESNET50_URL, BasicBlock, Bottleneck, ResNet3d
-from stdeploy.spec import ModelSpec
 
 
 def _conv(spec: ModelSpec, c_in: int, c_out: int, length: int, stride: int) -> nn.Module:

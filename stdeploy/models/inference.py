@@ -5,12 +5,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stdeploy.card import GoldenClip
+from stdeploy.artifacts.card import GoldenClip
+from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import ArtifactError
-from stdeploy.golden import GOLDEN_SEED, golden_clip
 from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.base import ActionModel
-from stdeploy.spec import ClipSpec
 
 
 class FramesToLogits(nn.Module):

@@ -4,8 +4,8 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.errors import SpecError
-from stdeploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from stdeploy.models.base import ActionModel

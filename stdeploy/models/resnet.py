@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel, AveragePoolHead, Counterpart, conv_norm, scaled
-from stdeploy.spec import ModelSpec
 
 # (spec, in_channels, out_channels, temporal length, spatial stride) -> module
 SpatioTemporalConv = Callable[[ModelSpec, int, int, int, int], nn.Module]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
+from stdeploy.artifacts.files import cache_folder, sha256_of
 from stdeploy.errors import DownloadError
-from stdeploy.files import cache_folder, sha256_of
 
 INDEX_VARIABLE = "PIP_INDEX_URL"
 _DEFAULT_INDEX = "https://pypi.org/simple"

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from stdeploy.card import Lineage, ModelCard
+from stdeploy.artifacts.card import Lineage, ModelCard
+from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.errors import DownloadError
 from stdeploy.layers.temporal import TemporalFilter, coefficients_from_filter
 from stdeploy.models.base import ActionModel
@@ -20,7 +21,6 @@ from stdeploy.models.registry import build
 from stdeploy.pull.arrays_pickle import load_arrays
 from stdeploy.pull.catalogue import KINETICS_I3D
 from stdeploy.pull.download import Progress, fetch_member
-from stdeploy.spec import ClipSpec, ModelSpec
 
 # NOTE: the network was trained on 64 frames in a row at 25 fps. At stride 2 one clip covers 5 s,
 # and three views the 10 s of a Kinetics video; on the real videos at hand that was right more

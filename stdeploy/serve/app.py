@@ -15,10 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from stdeploy import __version__
-from stdeploy.serve import inference_protocol, probes, v1
-from stdeploy.serve.desk import Desk
+from stdeploy.serve import health, inference_protocol, v1
+from stdeploy.serve.errors import MOST_SHOWN, RequestError, in_words
 from stdeploy.serve.middleware import Linger, Reception
-from stdeploy.serve.refusal import MOST_SHOWN, RefusalError, in_words
+from stdeploy.serve.request_gate import RequestGate
 
 _PAGE = str(files("stdeploy.serve") / "page")
 _INDEX = "index.html"
@@ -33,11 +33,11 @@ _PAGE_HEADERS = {
 _SWAGGER = "static-offline-docs"  # where fastapi_offline has its files
 
 
-def application(desk: Desk, *, api_key: str | None, own_metrics: bool) -> FastAPI:
+def application(gate: RequestGate, *, api_key: str | None, own_metrics: bool) -> FastAPI:
     """Put the application together.
 
     Args:
-        desk: what requests pass.
+        gate: what requests pass.
         api_key: that /v1 and /v2 ask for; None asks for none.
         own_metrics: False where /metrics has a port of its own.
     """
@@ -50,11 +50,11 @@ def application(desk: Desk, *, api_key: str | None, own_metrics: bool) -> FastAP
         docs_url=None,
         redirect_slashes=False,  # the address that it would send is made of the header Host
     )
-    app.include_router(v1.routes(desk), tags=["videos"])
-    app.include_router(inference_protocol.routes(desk), tags=["Open Inference Protocol"])
-    app.include_router(probes.routes(desk.life), tags=["probes"])
+    app.include_router(v1.routes(gate), tags=["videos"])
+    app.include_router(inference_protocol.routes(gate), tags=["Open Inference Protocol"])
+    app.include_router(health.routes(gate.health), tags=["probes"])
     if own_metrics:
-        app.include_router(probes.metrics_routes(desk.metrics), tags=["probes"])
+        app.include_router(health.metrics_routes(gate.metrics), tags=["probes"])
     app.mount("/page", _Assets(directory=_PAGE), name="page")
 
     @app.get("/", include_in_schema=False)
@@ -65,16 +65,16 @@ def application(desk: Desk, *, api_key: str | None, own_metrics: bool) -> FastAP
     async def docs() -> Response:
         return _docs(app.title)
 
-    _surround(app, desk, api_key)
+    _surround(app, gate, api_key)
     return app
 
 
-def metrics_application(desk: Desk) -> FastAPI:
+def metrics_application(gate: RequestGate) -> FastAPI:
     """Metrics and probes alone, for a port of their own."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
-    app.include_router(probes.routes(desk.life))
-    app.include_router(probes.metrics_routes(desk.metrics))
-    _surround(app, desk, api_key=None)
+    app.include_router(health.routes(gate.health))
+    app.include_router(health.metrics_routes(gate.metrics))
+    _surround(app, gate, api_key=None)
     return app
 
 
@@ -109,18 +109,18 @@ def _docs(title: str) -> Response:
     return page
 
 
-def _surround(app: FastAPI, desk: Desk, api_key: str | None) -> None:
+def _surround(app: FastAPI, gate: RequestGate, api_key: str | None) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     # The last one added is the outermost.
-    hosts = desk.settings.hosts
-    app.add_middleware(Reception, metrics=desk.metrics, hosts=hosts, api_key=api_key)
+    hosts = gate.settings.hosts
+    app.add_middleware(Reception, metrics=gate.metrics, hosts=hosts, api_key=api_key)
     app.add_middleware(Linger)
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    raise RefusalError("invalid", in_words(error.errors()[0]))
+    raise RequestError("invalid", in_words(error.errors()[0]))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -129,11 +129,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "GET")
         reads = allowed == "GET"  # and then HEAD, see `Reception`
-        raise RefusalError(
+        raise RequestError(
             "method_not_allowed",
             f"{path!r} takes no {request.method[:MOST_SHOWN]}; {allowed} is allowed",
             headers={"Allow": "GET, HEAD" if reads else allowed},
         )
     if error.status_code == 404:
-        raise RefusalError("not_found", f"there is nothing at {path!r}")
-    raise RefusalError("bad_request", str(error.detail))
+        raise RequestError("not_found", f"there is nothing at {path!r}")
+    raise RequestError("bad_request", str(error.detail))

@@ -17,11 +17,11 @@ from fastapi.responses import Response
 from numpy.typing import NDArray
 
 from stdeploy import __version__
-from stdeploy.prediction import Logits
-from stdeploy.serve.desk import Desk
+from stdeploy.inference.prediction import Logits
+from stdeploy.serve.errors import RequestError
 from stdeploy.serve.job import Job
 from stdeploy.serve.json_tensors import JsonTensorError, JsonWithTensor, most_json_bytes
-from stdeploy.serve.refusal import RefusalError
+from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.schemas import REFUSED, Json, as_json
 from stdeploy.serve.service import Model
 from stdeploy.serve.turns import Turns
@@ -63,15 +63,15 @@ class _Asked:
     outputs: tuple[_Wanted, ...]
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(gate: RequestGate) -> APIRouter:
     """The routes of /v2."""
     router = APIRouter(prefix="/v2", responses=REFUSED, default_response_class=Json)
 
     def known(model: str, version: str | None) -> Model:
-        there = desk.service().model
+        there = gate.service().model
         if model != there.name or version not in (None, VERSION):
             which = f"{model!r}" + (f", version {version!r}" if version is not None else "")
-            raise RefusalError(
+            raise RequestError(
                 "not_found", f"no model {which} here; there is {there.name!r}, version {VERSION}"
             )
         return there
@@ -82,45 +82,45 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.get("/health/live", summary="Whether it lives")
     async def live() -> Response:
-        failure = desk.life.failure
+        failure = gate.health.failure
         return Json({"live": failure is None}, 200 if failure is None else 503)
 
     @router.get("/health/ready", summary="Whether it takes requests")
     async def ready() -> Response:
         return Json(
             # "live" stands in the specification, and clients may look for it.
-            {"ready": desk.life.ready, "live": desk.life.ready},
-            200 if desk.life.ready else 503,
+            {"ready": gate.health.ready, "live": gate.health.ready},
+            200 if gate.health.ready else 503,
         )
 
     reading = Turns(1)  # one at a time: JSON grows when it is read
 
     async def infer(request: Request, model: str, version: str | None) -> Response:
-        service = desk.service()
+        service = gate.service()
         there = known(model, version)
         start = time.monotonic()
         header_length = request.headers.get(_HEADER_LENGTH)
-        most = desk.settings.max_body_bytes
+        most = gate.settings.max_body_bytes
         limit = most if header_length is not None else min(most, most_json_bytes(there.card.clip))
-        async with desk.body(request, limit, _too_large) as body:
+        async with gate.body(request, limit, _too_large) as body:
             received = time.monotonic()
-            desk.metrics.upload.observe(received - start)
-            desk.metrics.upload_bytes.observe(len(body))
+            gate.metrics.upload.observe(received - start)
+            gate.metrics.upload_bytes.observe(len(body))
             clip_bytes = math.prod(there.card.clip.frames_shape)
             if header_length is None:
                 clip_bytes *= _BYTES_OF_NUMBER
             clips = max(1, round(len(body) / clip_bytes))
-            with desk.admitted(request, service.pace, clips) as place:
-                job = Job(place, received + desk.settings.request_seconds)
+            with gate.admitted(request, service.pace, clips) as place:
+                job = Job(place, received + gate.settings.request_seconds)
 
                 async def work() -> tuple[_Asked, NDArray[np.float32]]:
                     async with reading.turn(job):
                         asked = await asyncio.to_thread(_read, body, header_length, there)
                     return asked, await service.infer(asked.frames, job)
 
-                asked, logits = await desk.answer(request, job, work())
-                desk.metrics.queue.observe(sum(job.waited.values()))
-                desk.metrics.total.observe(time.monotonic() - start)
+                asked, logits = await gate.answer(request, job, work())
+                gate.metrics.queue.observe(sum(job.waited.values()))
+                gate.metrics.total.observe(time.monotonic() - start)
                 return await asyncio.to_thread(_answer, asked, logits, there)
 
     # Each route once for the model, once for its version.
@@ -142,11 +142,11 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.get("/models/{model}/config", summary="What Triton's own clients ask for")
     async def config(model: str) -> dict[str, Any]:
-        return _config(known(model, None), desk)
+        return _config(known(model, None), gate)
 
     @router.get("/models/{model}/versions/{version}/config", summary="The same, of a version")
     async def version_config(model: str, version: str) -> dict[str, Any]:
-        return _config(known(model, version), desk)
+        return _config(known(model, version), gate)
 
     @router.post("/models/{model}/infer", summary="Logits of clips", openapi_extra=_BODY)
     async def model_infer(request: Request, model: str) -> Response:
@@ -174,9 +174,9 @@ def _metadata(model: Model) -> dict[str, Any]:
     }
 
 
-def _config(model: Model, desk: Desk) -> dict[str, Any]:
+def _config(model: Model, gate: RequestGate) -> dict[str, Any]:
     card = model.card
-    largest = desk.settings.max_body_bytes // int(np.prod(card.clip.frames_shape))
+    largest = gate.settings.max_body_bytes // int(np.prod(card.clip.frames_shape))
     return {
         "name": model.name,
         "platform": "stdeploy",
@@ -196,7 +196,7 @@ def _read(body: bytearray, header_length: str | None, model: Model) -> _Asked:
     """Parse and check a request.
 
     Raises:
-        RefusalError: it is not what the protocol or the model takes.
+        RequestError: it is not what the protocol or the model takes.
     """
     length = len(body)
     if header_length is not None:
@@ -342,16 +342,16 @@ def _classes(row: Logits, count: int, model: Model) -> list[str]:
     return [f"{row[index]:f}:{index}:{model.card.labels[index]}" for index in order]
 
 
-def _too_large(most_bytes: int) -> RefusalError:
-    return RefusalError(
+def _too_large(most_bytes: int) -> RequestError:
+    return RequestError(
         "too_large",
         f"the body is larger than {most_bytes / 2**20:.4g} MiB, which is the most that is taken; "
         "send fewer clips, and the tensor behind the JSON, as binary data",
     )
 
 
-def _bad(sentence: str) -> RefusalError:
-    return RefusalError("bad_request", sentence)
+def _bad(sentence: str) -> RequestError:
+    return RequestError("bad_request", sentence)
 
 
 _BODY = {

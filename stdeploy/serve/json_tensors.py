@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import from_json
 
-from stdeploy.spec import ClipSpec
+from stdeploy.artifacts.spec import ClipSpec
 
 _MOST_CLIPS = 4
 _BYTES_EACH = 8  # of a number with what stands around it: "255, " and brackets

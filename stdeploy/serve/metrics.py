@@ -15,7 +15,7 @@ class Metrics:
 
     Attributes:
         requests: answers by route and status.
-        rejections: refused requests by the code of `refusal.py`.
+        rejections: refused requests by the code of `errors.py`.
         upload, queue, decode, inference, total: how long each stage of a request took.
         upload_bytes: size of the bodies.
         batch: clips in a batch.

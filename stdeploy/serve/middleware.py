@@ -12,11 +12,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stdeploy.serve import logs
-from stdeploy.serve.desk import GoneError
+from stdeploy.serve.errors import MOST_SHOWN, RequestError
 from stdeploy.serve.hosts import AllowedHosts
 from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.protocol import EarlyRefusal
-from stdeploy.serve.refusal import MOST_SHOWN, RefusalError
+from stdeploy.serve.request_gate import GoneError
 
 _log = logging.getLogger(logs.REQUESTS)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -84,21 +84,21 @@ class Reception:
             await self._app(scope, receive, send_with_id)
         except GoneError:
             status = _CLIENT_GONE
-        except RefusalError as error:
+        except RequestError as error:
             code = error.code
             await refuse(error, self._metrics, send_with_id)
         except asyncio.CancelledError:  # the server ends, and cannot wait any longer
             if status:
                 _log.warning("an answer was broken off, because the server ends")
                 return
-            gone = RefusalError("draining", "the server has stopped", retry_after_seconds=5)
+            gone = RequestError("draining", "the server has stopped", retry_after_seconds=5)
             code = gone.code
             await refuse(gone, self._metrics, send_with_id)
         except Exception:
             _log.exception("a request failed")
             if status:
                 raise  # half an answer is out already
-            failed = RefusalError("failed", "the server made a mistake")
+            failed = RequestError("failed", "the server made a mistake")
             code = failed.code
             await refuse(failed, self._metrics, send_with_id)
         finally:
@@ -108,7 +108,7 @@ class Reception:
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host")
         if host is not None and host not in self._hosts:  # only HTTP/1.0 has none, and no browser
-            raise RefusalError(
+            raise RequestError(
                 "unknown_host",
                 f"this server does not go by the name {host[:MOST_SHOWN]!r}; if it should, start "
                 "it with that name in --allowed-hosts",
@@ -116,7 +116,7 @@ class Reception:
         if scope["method"] != "GET" and _is_of_another_site(headers):
             # A page of another site could let a visitor's browser work here unasked.
             origin = headers.get("origin", "")[:MOST_SHOWN]
-            raise RefusalError(
+            raise RequestError(
                 "cross_site",
                 f"a page of another site asked (Origin {origin!r}); only the page of this server "
                 "may, and programs that are no browser",
@@ -127,7 +127,7 @@ class Reception:
         kind, _, token = headers.get("authorization", "").partition(" ")
         key = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
         if not hmac.compare_digest(key.encode("utf-8", "replace"), self._api_key):
-            raise RefusalError(
+            raise RequestError(
                 "unauthorized", "the API key is missing or wrong; send Authorization: Bearer KEY"
             )
 
@@ -218,7 +218,7 @@ def note_early(refused: EarlyRefusal, metrics: Metrics) -> None:
     )
 
 
-async def refuse(error: RefusalError, metrics: Metrics, send: Send) -> None:
+async def refuse(error: RequestError, metrics: Metrics, send: Send) -> None:
     """Answer with an error."""
     metrics.rejections.labels(error.code).inc()
     body = error.body

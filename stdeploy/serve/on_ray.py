@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stdeploy.errors import require
 from stdeploy.serve.app import application as asgi_application
-from stdeploy.serve.desk import Desk
-from stdeploy.serve.opening import model_of, open_service
+from stdeploy.serve.factory import model_of, open_service
+from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.settings import ENV_PREFIX, ServeSettings
 from stdeploy.serve.uploads import UploadFolder
 from stdeploy.video.memory import give_back_large_arrays
@@ -152,13 +152,13 @@ class Replica:
         artifact = settings.model
         assert artifact is not None
         give_back_large_arrays()
-        desk = Desk(settings, held.enter_context(UploadFolder(settings.upload_folder)))
-        service = open_service(settings, artifact, model_of(artifact), desk.metrics)
+        gate = RequestGate(settings, held.enter_context(UploadFolder(settings.upload_folder)))
+        service = open_service(settings, artifact, model_of(artifact), gate.metrics)
         held.callback(service.network.close)
         held.callback(service.close)
-        self._life = desk.life
+        self._life = gate.health
         self._life.opened(service)
-        self._app = asgi_application(desk, api_key=settings.key(), own_metrics=False)
+        self._app = asgi_application(gate, api_key=settings.key(), own_metrics=False)
 
 
 class _Answer(Response):

@@ -12,7 +12,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stdeploy.serve.admission import client_name
-from stdeploy.serve.refusal import error_json
+from stdeploy.serve.errors import error_json
 from stdeploy.serve.schemas import STATUS
 from stdeploy.serve.strict_http import StrictConnection
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from stdeploy.prediction import Prediction
-from stdeploy.runtime.base import RunsClips
+from stdeploy.backends.base import RunsClips
+from stdeploy.inference.prediction import Prediction
+from stdeploy.inference.timeline import Timeline
 from stdeploy.serve.job import Job
 from stdeploy.serve.service import Model
-from stdeploy.timeline import Timeline
 
 # Code -> status. The codes are what programs and metrics see; the sentences are for people.
 STATUS: Mapping[str, int] = MappingProxyType(

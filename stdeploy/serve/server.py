@@ -19,12 +19,12 @@ from fastapi import FastAPI
 
 from stdeploy.errors import BackendError, SpecError
 from stdeploy.serve.app import application, metrics_application
-from stdeploy.serve.desk import Desk
+from stdeploy.serve.factory import model_of, open_service
 from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.middleware import note_early
 from stdeploy.serve.open_files import Listener, allow_many_files, connections_within, has_gpu
-from stdeploy.serve.opening import model_of, open_service
 from stdeploy.serve.protocol import guarded_protocol
+from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import UploadFolder
@@ -61,17 +61,17 @@ def serve(
     settings = _within_open_files(settings)
     with contextlib.ExitStack() as held:
         uploads = held.enter_context(UploadFolder(settings.upload_folder))
-        desk = Desk(settings, uploads)
+        gate = RequestGate(settings, uploads)
         separate = settings.metrics_port is not None
-        app = application(desk, api_key=api_key, own_metrics=not separate)
+        app = application(gate, api_key=api_key, own_metrics=not separate)
         apps = [(app, settings.port, "--port")]
         if settings.metrics_port is not None:
-            apps.append((metrics_application(desk), settings.metrics_port, "--metrics-port"))
+            apps.append((metrics_application(gate), settings.metrics_port, "--metrics-port"))
         servers = []
         for app, port, flag in apps:
             door = held.enter_context(_listen(settings.host, port, flag))
-            servers.append((_Server(_loaded_config(app, settings, desk.metrics)), door))
-        house = _House(artifact, model, desk, say, held.pop_all().close)
+            servers.append((_Server(_loaded_config(app, settings, gate.metrics)), door))
+        house = _House(artifact, model, gate, say, held.pop_all().close)
         scheme = "https" if settings.tls_certificate else "http"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"{scheme}://{host}:{servers[0][1].getsockname()[1]}"
@@ -93,14 +93,14 @@ class _House:
         self,
         artifact: Path,
         model: Model,
-        desk: Desk,
+        gate: RequestGate,
         say: Callable[[str], None],
         release: Callable[[], None],
     ) -> None:
         self._artifact = artifact
         self._model = model
-        self._life = desk.life
-        self._desk = desk
+        self._life = gate.health
+        self._gate = gate
         self._say = say
         self._release = release  # uploads and doors
         self._told: list[float] = []  # when to go
@@ -158,17 +158,17 @@ class _House:
 
     async def _drain(self) -> None:
         """Answer what is inside, for a while."""
-        _log.info("draining", extra={"requests": self._desk.inside})
-        end = self._told[0] + self._desk.settings.drain_seconds
-        while self._desk.inside and time.monotonic() < end and len(self._told) == 1:
+        _log.info("draining", extra={"requests": self._gate.inside})
+        end = self._told[0] + self._gate.settings.drain_seconds
+        while self._gate.inside and time.monotonic() < end and len(self._told) == 1:
             await asyncio.sleep(_TICK_SECONDS)
-        if left := self._desk.inside:
+        if left := self._gate.inside:
             _log.warning("requests were left unanswered", extra={"requests": left})
         else:
             _log.info("drained")
 
     def _open(self) -> Service:
-        return open_service(self._desk.settings, self._artifact, self._model, self._desk.metrics)
+        return open_service(self._gate.settings, self._artifact, self._model, self._gate.metrics)
 
     def _close(self, service: Service) -> None:
         service.close()

@@ -19,15 +19,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.card import ModelCard
-from stdeploy.classify import Classifier, ClassifyOptions
+from stdeploy.artifacts.card import ModelCard
 from stdeploy.errors import VideoError
-from stdeploy.prediction import Prediction
+from stdeploy.inference.classifier import Classifier, ClassifyOptions
+from stdeploy.inference.prediction import Prediction
+from stdeploy.inference.timeline import Cell, Timeline, TimelineOptions
+from stdeploy.serve.batch_runner import Network, SharedRuntime, UnwantedError
 from stdeploy.serve.job import Job
-from stdeploy.serve.network import Network, SharedRuntime, UnwantedError
 from stdeploy.serve.pace import Pace
 from stdeploy.serve.turns import Turns
-from stdeploy.timeline import Cell, Timeline, TimelineOptions
 from stdeploy.video.clips import ClipRequest, Clips
 from stdeploy.video.decode_pool import (
     DecodePool,

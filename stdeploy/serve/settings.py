@@ -11,10 +11,10 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from stdeploy.artifacts.spec import Precision
+from stdeploy.backends.base import Backend, Device, RuntimeOptions
 from stdeploy.errors import SpecError
-from stdeploy.runtime.base import Backend, Device, RuntimeOptions
 from stdeploy.serve.hosts import ANY, AllowedHosts, is_name
-from stdeploy.spec import Precision
 from stdeploy.video.limits import Limits
 
 ENV_PREFIX = "STDEPLOY_SERVE_"

@@ -17,7 +17,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from stdeploy.errors import BackendError
-from stdeploy.serve.refusal import MOST_SHOWN, RefusalError, given_twice
+from stdeploy.serve.errors import MOST_SHOWN, RequestError, given_twice
 from stdeploy.video.containers import HEAD_BYTES, container_of
 
 MULTIPART = "multipart/form-data"
@@ -50,7 +50,7 @@ class Budget:
             client: whose they are.
 
         Yields:
-            A function that takes so many more; it raises RefusalError where there are not.
+            A function that takes so many more; it raises RequestError where there are not.
         """
         held = 0
 
@@ -148,7 +148,7 @@ class VideoBody:
         fields: of a form, beside the video.
 
     Raises:
-        RefusalError: the type is none of those that are taken.
+        RequestError: the type is none of those that are taken.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class VideoBody:
         if text == MULTIPART:
             self._parser = self._form(options.get(b"boundary"))
         elif not text.startswith("video/") and text != _RAW:
-            raise RefusalError(
+            raise RequestError(
                 "unsupported_type",
                 f"the content type is {repr(text[:MOST_SHOWN]) if text else 'missing'}; "
                 "send a video as "
@@ -193,7 +193,7 @@ class VideoBody:
         """Take the next bytes.
 
         Raises:
-            RefusalError: too many, no form, or no video.
+            RequestError: too many, no form, or no video.
         """
         self.received_bytes += len(chunk)
         if self.received_bytes > self._max_bytes:
@@ -210,14 +210,14 @@ class VideoBody:
         """Check what has come as a whole.
 
         Raises:
-            RefusalError: no video, or a form that breaks off.
+            RequestError: no video, or a form that breaks off.
         """
         if self._parser is not None and not self._ended:
             raise _bad_form()
         if self._parser is not None and not self._has_file:
-            raise RefusalError("bad_request", f"the form holds no file; {_SEND_A_FILE}")
+            raise RequestError("bad_request", f"the form holds no file; {_SEND_A_FILE}")
         if self._video_bytes == 0:
-            raise RefusalError("bad_request", "the body holds no video; it is empty")
+            raise RequestError("bad_request", "the body holds no video; it is empty")
         if not self._known:
             self._check_head()
 
@@ -238,7 +238,7 @@ class VideoBody:
     def _check_head(self) -> None:
         self._known = True
         if container_of(self._head) is None:
-            raise RefusalError(
+            raise RequestError(
                 "unsupported_type",
                 "the file is no video of a kind that is read here; MP4, QuickTime, WebM, "
                 "Matroska, AVI, MPEG and FLV are, among others",
@@ -265,7 +265,7 @@ class VideoBody:
     def _part_begin(self) -> None:
         self._parts += 1
         if self._parts > _MOST_PARTS:
-            raise RefusalError("bad_request", f"a form of more than {_MOST_PARTS} parts")
+            raise RequestError("bad_request", f"a form of more than {_MOST_PARTS} parts")
         self._disposition = b""
 
     def _header_end(self) -> None:
@@ -280,7 +280,7 @@ class VideoBody:
         self._has_file |= self._in_video
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         if self._in_video and self._video_bytes:
-            raise RefusalError("bad_request", "the form holds several files; send one video")
+            raise RequestError("bad_request", "the form holds several files; send one video")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._in_video:
@@ -288,7 +288,7 @@ class VideoBody:
             return
         self._value.extend(data[start:end])
         if len(self._value) > _MOST_FIELD_BYTES:
-            raise RefusalError(
+            raise RequestError(
                 "bad_request",
                 f"the field {self._name[:MOST_SHOWN]!r} of the form is longer than "
                 f"{_MOST_FIELD_BYTES} bytes and no file; {_SEND_A_FILE}",
@@ -316,9 +316,9 @@ def _has_encoded_name(disposition: bytes) -> bool:
     return header.get_filename() is not None
 
 
-def too_large(max_bytes: int) -> RefusalError:
+def too_large(max_bytes: int) -> RequestError:
     """The refusal of a body that is longer than allowed."""
-    return RefusalError(
+    return RequestError(
         "too_large",
         f"the body is larger than {max_bytes / 2**20:.4g} MiB, which is the most that is taken; "
         "send a shorter or smaller video",
@@ -331,12 +331,12 @@ def _no_room(error: OSError) -> Exception:
     return _full() if error.errno in full else error
 
 
-def _full() -> RefusalError:
-    return RefusalError("no_room", "there is no room for the upload now", retry_after_seconds=10)
+def _full() -> RequestError:
+    return RequestError("no_room", "there is no room for the upload now", retry_after_seconds=10)
 
 
-def _bad_form() -> RefusalError:
-    return RefusalError(
+def _bad_form() -> RequestError:
+    return RequestError(
         "bad_request", "the body is no multipart form, or ends before its last boundary"
     )
 

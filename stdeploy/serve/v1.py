@@ -14,10 +14,11 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
+from stdeploy.inference.timeline import Cell, TimelineOptions
 from stdeploy.serve import logs
-from stdeploy.serve.desk import Desk, refusal_of
+from stdeploy.serve.errors import RequestError, given_twice, in_words
 from stdeploy.serve.job import Job
-from stdeploy.serve.refusal import RefusalError, given_twice, in_words
+from stdeploy.serve.request_gate import RequestGate, refusal_of
 from stdeploy.serve.schemas import (
     REFUSED,
     Classified,
@@ -35,7 +36,6 @@ from stdeploy.serve.schemas import (
 )
 from stdeploy.serve.service import Service
 from stdeploy.serve.uploads import MULTIPART
-from stdeploy.timeline import Cell, TimelineOptions
 from stdeploy.video.flaws import Flaws
 
 _log = logging.getLogger(__name__)
@@ -62,13 +62,13 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(gate: RequestGate) -> APIRouter:
     """The routes of /v1."""
     router = APIRouter(prefix="/v1", responses=REFUSED, default_response_class=Json)
 
     @router.get("/models", summary="What classifies")
     async def models() -> Models:
-        service = desk.service()
+        service = gate.service()
         return Models(models=[model_info(service.model, service.network.runtime)])
 
     @router.post(
@@ -81,24 +81,24 @@ def routes(desk: Desk) -> APIRouter:
     async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:
         start = time.monotonic()
         _check_once(request.query_params.multi_items())
-        service = desk.service()
+        service = gate.service()
         async with contextlib.AsyncExitStack() as held:
-            video, body = await held.enter_async_context(desk.upload(request))
+            video, body = await held.enter_async_context(gate.upload(request))
             uploaded = time.monotonic()
             options = _whole(options, body.fields)
             slow = options.timeline or options.stream
             # How long a video is shows only when it is decoded.
             clips = math.inf if options.timeline else service.views(options.views)
-            place = held.enter_context(desk.admitted(request, service.pace, clips))
-            settings = desk.settings
+            place = held.enter_context(gate.admitted(request, service.pace, clips))
+            settings = gate.settings
             job = Job(
                 place,
                 uploaded + (settings.stream_seconds if slow else settings.request_seconds),
             )
-            work = _Work(desk, service, request, job, options, video, start, uploaded)
+            work = _Work(gate, service, request, job, options, video, start, uploaded)
             if options.stream:
                 return _Events(work.events(), held.pop_all())
-            answer = await desk.answer(request, job, work.answer())
+            answer = await gate.answer(request, job, work.answer())
             return Json(answer.model_dump(mode="json"))
 
     return router
@@ -109,7 +109,7 @@ class _Work:
 
     def __init__(
         self,
-        desk: Desk,
+        gate: RequestGate,
         service: Service,
         request: Request,
         job: Job,
@@ -118,7 +118,7 @@ class _Work:
         start: float,
         uploaded: float,
     ) -> None:
-        self._desk = desk
+        self._gate = gate
         self._service = service
         self._request = request
         self._job = job
@@ -160,11 +160,11 @@ class _Work:
         self, producer: "asyncio.Future[None]", ready: asyncio.Queue[str | None]
     ) -> None:
         """Put an error in place of what is still to come, when the server ends."""
-        await self._desk.life.over.wait()
+        await self._gate.health.over.wait()
         if producer.done():
             return
         sentence = "the server stops before the video is done; ask another"
-        ready.put_nowait(self._error(RefusalError("draining", sentence)))
+        ready.put_nowait(self._error(RequestError("draining", sentence)))
         ready.put_nowait(None)
 
     async def _produce(self, ready: asyncio.Queue[str | None]) -> None:
@@ -175,7 +175,7 @@ class _Work:
             loop.call_soon_threadsafe(ready.put_nowait, _event("window", window))
 
         try:
-            async with self._desk.in_time(self._job):
+            async with self._gate.in_time(self._job):
                 answer = await self._classified()
                 ready.put_nowait(_event("prediction", answer))
                 whole: dict[str, Any] = answer.model_dump(include=set(Flaws.model_fields))
@@ -189,16 +189,16 @@ class _Work:
                 ready.put_nowait(_event("end", end))
         except Exception as error:
             refused = refusal_of(error)
-            if not isinstance(refused, RefusalError):
+            if not isinstance(refused, RequestError):
                 _log.exception("a stream broke")
-                refused = RefusalError("failed", "the server made a mistake")
+                refused = RequestError("failed", "the server made a mistake")
             ready.put_nowait(self._error(refused))
         finally:
             ready.put_nowait(None)
 
-    def _error(self, refused: RefusalError) -> str:
+    def _error(self, refused: RequestError) -> str:
         """The last event of a stream that failed; the status is out, and was 200."""
-        self._desk.metrics.rejections.labels(refused.code).inc()
+        self._gate.metrics.rejections.labels(refused.code).inc()
         self._request.state.refused = refused.code
         error = Error(error=refused.sentence, code=refused.code, request_id=_request_id())
         return _event("error", error)
@@ -218,8 +218,8 @@ class _Work:
         return TimelineOptions(hop_seconds=asked.hop_seconds, top_k=asked.top_k, cuts=asked.cuts)
 
     def _observe(self, timings_ms: TimingsMs) -> None:
-        self._desk.metrics.queue.observe(timings_ms.queue / 1e3)
-        self._desk.metrics.total.observe(timings_ms.total / 1e3)
+        self._gate.metrics.queue.observe(timings_ms.queue / 1e3)
+        self._gate.metrics.total.observe(timings_ms.total / 1e3)
 
     def _timings(self) -> TimingsMs:
         return timings(
@@ -254,7 +254,7 @@ def _whole(options: ClassifyOptions, fields: dict[str, str]) -> ClassifyOptions:
     """Options of the query and those of the form.
 
     Raises:
-        RefusalError: an option that is not there, not allowed, given twice, or without effect.
+        RequestError: an option that is not there, not allowed, given twice, or without effect.
     """
     in_query = options.model_dump(exclude_unset=True)
     if twice := sorted(fields.keys() & in_query.keys()):
@@ -262,11 +262,11 @@ def _whole(options: ClassifyOptions, fields: dict[str, str]) -> ClassifyOptions:
     try:
         whole = ClassifyOptions(**(fields | in_query))
     except ValidationError as error:
-        raise RefusalError("invalid", in_words(error.errors()[0])) from error
+        raise RequestError("invalid", in_words(error.errors()[0])) from error
     given = whole.model_dump(include={"hop_seconds", "cuts"}, exclude_unset=True)
     if given and not whole.timeline:
         name, value = next(iter(given.items()))
-        raise RefusalError(
+        raise RequestError(
             "invalid",
             f"{name} = {value:g} has no effect without a timeline; send timeline=1 with it",
         )
@@ -277,7 +277,7 @@ def _check_once(items: list[tuple[str, str]]) -> None:
     """Whether each option of a query stands there once.
 
     Raises:
-        RefusalError: one does not.
+        RequestError: one does not.
     """
     seen = set()
     for name, _ in items:

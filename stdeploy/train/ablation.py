@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError
-from stdeploy.spec import ClipSpec
 
 Table = Literal["2", "3", "4a", "4b", "4c"]
 Size = Literal["small", "full"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from stdeploy.spec import ClipSpec, Spec
+from stdeploy.artifacts.spec import ClipSpec, Spec
 from stdeploy.video.sampling import EDGE_SECONDS, clip_times, view_times
 
 Frames = NDArray[np.uint8]

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.datasets.labelled_videos import LabelledVideos, mirrored_labels
 from stdeploy.errors import VideoError
-from stdeploy.spec import ClipSpec
 from stdeploy.train.augment import Augmentation, Draw, crop_clip, jitter_colours, sampled_times
-from stdeploy.train.data.labelled import LabelledVideos, mirrored_labels
 from stdeploy.video.memory import give_back_large_arrays
 from stdeploy.video.opencv import limit_threads
 from stdeploy.video.reader import VideoReader

@@ -9,8 +9,8 @@ import numpy as np
 
 from stdeploy.analysis.filters import centre_of, energy_per_axis, energy_per_tap, flatness
 from stdeploy.analysis.kernels import kernel_of, stage_of
-from stdeploy.files import whole_file
-from stdeploy.fuse import filters_of
+from stdeploy.artifacts.files import whole_file
+from stdeploy.fusion import filters_of
 from stdeploy.models.base import ActionModel
 
 

@@ -13,15 +13,15 @@ from typing import cast
 
 import torch
 
-from stdeploy.classify import Classifier, ClassifyOptions
+from stdeploy.artifacts.files import whole_file
+from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.errors import SpecError, StdeployError, TrainingError
-from stdeploy.files import whole_file
-from stdeploy.train.data.labelled import LabelledVideos
-from stdeploy.train.evaluate import evaluate
+from stdeploy.inference.classifier import Classifier, ClassifyOptions
+from stdeploy.inference.evaluation import evaluate
 from stdeploy.train.folder import STATE
-from stdeploy.train.loop import train
 from stdeploy.train.processes import Machine
 from stdeploy.train.recipe import Recipe
+from stdeploy.train.trainer import train
 from stdeploy.video.opencv import limit_threads
 
 RESULT = "result.json"

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import TrainingError
 from stdeploy.models.base import ActionModel
-from stdeploy.spec import ClipSpec
 from stdeploy.train.recipe import Optimisation, Start
 
 _LARGEST = 1e18  # products of two larger numbers are beyond float32

@@ -9,10 +9,10 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field
 
+from stdeploy.artifacts.files import CHECKPOINT_SUFFIX
+from stdeploy.artifacts.spec import ClipSpec, ModelSpec, Spec
 from stdeploy.errors import SpecError, did_you_mean
-from stdeploy.files import CHECKPOINT_SUFFIX
 from stdeploy.models.registry import check_architecture
-from stdeploy.spec import ClipSpec, ModelSpec, Spec
 from stdeploy.train.augment import Augmentation
 
 _PACKAGED = importlib.resources.files("stdeploy.train").joinpath("recipes")

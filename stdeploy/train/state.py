@@ -12,11 +12,11 @@ from typing import Any, Protocol, Self
 
 import torch
 
-from stdeploy.digest import DIGEST_FIELD, content_sha256, tree_parts
+from stdeploy.artifacts.digest import DIGEST_FIELD, content_sha256, tree_parts
+from stdeploy.artifacts.files import whole_file
+from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.errors import ArtifactError
-from stdeploy.files import whole_file
 from stdeploy.models.checkpoint import write_tensors
-from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.recipe import NOT_IN_FINGERPRINT, Recipe
 
 _VERSION = 2

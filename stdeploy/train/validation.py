@@ -13,11 +13,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from stdeploy.card import is_telling
+from stdeploy.artifacts.card import is_telling
+from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.errors import VideoError
-from stdeploy.spec import ClipSpec
 from stdeploy.train.clips import begin_worker
-from stdeploy.train.data.labelled import LabelledVideos
 from stdeploy.train.processes import batches_of, gathered, next_of
 from stdeploy.video.clips import read_views
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stdeploy.spec import ClipSpec, Spec
+from stdeploy.artifacts.spec import ClipSpec, Spec
 from stdeploy.video.cuts import Shown, shrink
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.flaws import NO_FLAWS, Flaws
@@ -20,9 +20,9 @@ from stdeploy.video.limits import NO_LIMITS, Limits
 from stdeploy.video.reader import IndexMisleadsError, VideoReader
 from stdeploy.video.sampling import chunk_times, frames_at, view_times, window_times
 from stdeploy.video.shots import Moments, ShotWindow, looked_at, slide_in_shots
-from stdeploy.video.sliding import Window
 from stdeploy.video.timing import Timing
 from stdeploy.video.transform import clip_crops, clip_frame
+from stdeploy.video.window_buffer import Window
 
 
 @dataclasses.dataclass(frozen=True)

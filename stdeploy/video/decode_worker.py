@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import cv2
 
 from stdeploy.errors import StdeployError
-from stdeploy.video import messages
+from stdeploy.video import decode_messages
 from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.limits import Limits
 from stdeploy.video.memory import give_back_large_arrays
@@ -33,7 +33,7 @@ def main() -> None:
     give_back_large_arrays()
     limits = Limits(**_next(requests))
     _confine(limits)
-    messages.send(replies, {"ready": True})
+    decode_messages.send(replies, {"ready": True})
     while True:
         request = _next(requests)
         _allow_seconds(limits.cpu_seconds)
@@ -48,7 +48,7 @@ def _next(requests: BinaryIO) -> dict[str, Any]:
                 sys.exit()
             buffer = buffer[count:]
 
-    return messages.receive(read_into, most_bytes=0)[0]
+    return decode_messages.receive(read_into, most_bytes=0)[0]
 
 
 def _serve(replies: BinaryIO, wanted: dict[str, Any], limits: Limits) -> None:
@@ -62,12 +62,12 @@ def _serve(replies: BinaryIO, wanted: dict[str, Any], limits: Limits) -> None:
                 "flaws": clips.flaws.model_dump(mode="json"),
                 "shots": None if clips.shots_seconds is None else clips.shots_seconds.tolist(),
             }
-            messages.send(replies, mine | shown, clips.frames)
-        messages.send(replies, mine | {"end": True})
+            decode_messages.send(replies, mine | shown, clips.frames)
+        decode_messages.send(replies, mine | {"end": True})
     except (MemoryError, cv2.error):  # what cv2 raises here is want of memory
-        messages.send(replies, mine | {"error": limits.too_much_memory})
+        decode_messages.send(replies, mine | {"error": limits.too_much_memory})
     except StdeployError as error:
-        messages.send(replies, mine | {"error": str(error)})
+        decode_messages.send(replies, mine | {"error": str(error)})
 
 
 def _confine(limits: Limits) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
-from stdeploy.spec import Spec
+from stdeploy.artifacts.spec import Spec
 from stdeploy.video.timing import Timing
-from stdeploy.video.transport import Programs
+from stdeploy.video.transport_stream import Programs
 
 _MOST_SPANS = 20  # that are listed
 _MOST_NOTES = 5

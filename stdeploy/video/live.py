@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError, VideoError
-from stdeploy.spec import ClipSpec
 from stdeploy.video.containers import CAPTURE_OPTIONS
 from stdeploy.video.decoder import Stream
 from stdeploy.video.opencv import stream_of

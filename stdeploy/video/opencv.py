@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from stdeploy.errors import VideoError
-from stdeploy.video.announced import announced
 from stdeploy.video.containers import HEAD_BYTES, WITHOUT_TIMES, container_of
 from stdeploy.video.decoder import NO_VIDEO, Index, Packet, Stream
+from stdeploy.video.mp4_index import announced
 from stdeploy.video.orientation import Orientation
 from stdeploy.video.transform import Image
 

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.errors import MissingExtraError, VideoError, pip_install
-from stdeploy.video.announced import announced, lacks_index
 from stdeploy.video.containers import HEAD_BYTES, TRANSPORT_STREAM, container_of
 from stdeploy.video.decoder import Decoder, DecoderName, Index, Stream
 from stdeploy.video.flaws import Flaws, notes_on, spans_of
-from stdeploy.video.interlaced import refused_by_opencv
 from stdeploy.video.limits import NO_LIMITS, Limits
+from stdeploy.video.mp4_index import announced, lacks_index
 from stdeploy.video.opencv import OpenCV
+from stdeploy.video.opencv_workarounds import refused_by_opencv
 from stdeploy.video.orientation import AS_CODED
-from stdeploy.video.sliding import Window, slide
 from stdeploy.video.timing import SAME_SECONDS, Timing, missing_from, same_stamp
 from stdeploy.video.transform import Image
-from stdeploy.video.transport import Programs, programs
+from stdeploy.video.transport_stream import Programs, programs
+from stdeploy.video.window_buffer import Window, slide
 
 # Which frames are wanted, once it is known when they are shown.
 Choice = Callable[[Timing], NDArray[np.intp]]

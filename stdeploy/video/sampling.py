@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
-from stdeploy.spec import ClipSpec
 
 # Containers round timestamps, Matroska to whole milliseconds; a moment that falls on the edge
 # between two frames by less than this belongs to the later one.

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.spec import ClipSpec
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.video.cuts import Shown, mark_cuts
 from stdeploy.video.sampling import EDGE_SECONDS, frames_at, view_times
-from stdeploy.video.sliding import Window, slide
 from stdeploy.video.timing import Timing
 from stdeploy.video.transform import Image
+from stdeploy.video.window_buffer import Window, slide
 
 # Moments of windows, (T,) each, in a shot of so many seconds; from its start.
 Moments = Callable[[float], Iterator[NDArray[np.float64]]]

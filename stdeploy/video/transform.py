@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
-from stdeploy.spec import ClipSpec
 
 Image = NDArray[np.uint8]
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from stdeploy.analysis.kernels import read_kernels, stage_of
 from stdeploy.errors import ArtifactError
 from stdeploy.export.onnx import export_onnx
-from stdeploy.fuse import filters_of, fuse_file
+from stdeploy.fusion import filters_of, fuse_file
 from stdeploy.models.checkpoint import save_checkpoint
 from tests.conftest import card_of, tiny_model
 

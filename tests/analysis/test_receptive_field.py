@@ -12,10 +12,10 @@ from stdeploy.analysis.receptive_field import (
     receptive_field,
     theoretical_extents,
 )
+from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.errors import ArtifactError, DatasetError
-from stdeploy.fuse import fuse_model
+from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import save_checkpoint
-from stdeploy.spec import ClipSpec, ModelSpec
 from tests.conftest import TINY_CLIP, card_of, tiny_model
 from tests.video.odd import coloured_frames, encode
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from stdeploy.backends.base import RuntimeOptions
 from stdeploy.bench.cases import Case, artifacts_of, cases_for, newest_stem
 from stdeploy.bench.measure import Report, Row, measure, with_shares
 from stdeploy.bench.peak import matmul_flops
 from stdeploy.bench.report import COLUMNS, cells, draw, shown, summary, to_json, to_markdown
 from stdeploy.errors import ArtifactError
 from stdeploy.export.onnx import export_onnx
-from stdeploy.fuse import fuse_model
+from stdeploy.fusion import fuse_model
 from stdeploy.hardware import cpu_multiplies
 from stdeploy.models.checkpoint import save_checkpoint, save_fused
-from stdeploy.runtime.base import RuntimeOptions
 from tests.conftest import card_of, tiny_model
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stdeploy.fuse import fuse_model
+from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import save_fused
 from tests.conftest import card_of, tiny_model
 

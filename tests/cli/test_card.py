@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stdeploy.card import read_card
+from stdeploy.artifacts.card import read_card
 from stdeploy.models.checkpoint import save_checkpoint
 from tests.cli.program import Inside, stdeploy
 from tests.conftest import card_of, tiny_model

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stdeploy.card import read_card
-from stdeploy.classify import Classifier, ClassifyOptions
+from stdeploy.artifacts.card import read_card
+from stdeploy.backends.base import RuntimeOptions
 from stdeploy.cli.data import app as data
-from stdeploy.cli.inputs import expand
 from stdeploy.cli.main import app
+from stdeploy.cli.video_arguments import expand
 from stdeploy.errors import SpecError
 from stdeploy.hardware import gpus
-from stdeploy.runtime.base import RuntimeOptions
+from stdeploy.inference.classifier import Classifier, ClassifyOptions
 from tests.cli.program import Inside, records, stdeploy
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from stdeploy.card import read_card
+from stdeploy.artifacts.card import read_card
 from stdeploy.cli.evaluate import summary
+from stdeploy.datasets.labelled_videos import LabelledVideos, Sample
+from stdeploy.inference.evaluation import Judged, count
 from stdeploy.models.checkpoint import save_checkpoint
-from stdeploy.train.data.labelled import LabelledVideos, Sample
-from stdeploy.train.evaluate import Judged, count
 from tests.cli.program import Inside, records, stdeploy
 from tests.conftest import card_of, tiny_model
 

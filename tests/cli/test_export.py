@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from stdeploy.card import read_card
+from stdeploy.artifacts.card import read_card
 from stdeploy.export.calibration import read_calibration
-from stdeploy.fuse import fuse_model
+from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import save_fused
 from tests.cli.program import Inside
 from tests.conftest import card_of, tiny_model

@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from stdeploy.cli.showing import clock
-from stdeploy.show import overlay
-from stdeploy.show.overlay import write_with_labels
-from stdeploy.show.timeline_plot import draw_timeline, ticks_seconds
-from stdeploy.timeline import Timeline, TimelineMaker, TimelineOptions
+from stdeploy.cli.formatters import clock
+from stdeploy.inference.timeline import Timeline, TimelineMaker, TimelineOptions
+from stdeploy.plotting import overlay
+from stdeploy.plotting.overlay import write_with_labels
+from stdeploy.plotting.timeline_plot import draw_timeline, ticks_seconds
 from stdeploy.video.reader import VideoReader
 from tests.video.odd import coloured_frames, encode
 

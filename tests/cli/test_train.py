@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from stdeploy.cli.train import bar_texts, epoch_line
-from stdeploy.train.data.something import read_something
+from stdeploy.datasets.something_something import read_something
+from stdeploy.datasets.synthetic import make_dataset
+from stdeploy.train.progress import report_of
 from stdeploy.train.recipe import Recipe
-from stdeploy.train.report import report_of
 from stdeploy.train.state import Progress
-from stdeploy.train.synthetic import make_dataset
 from stdeploy.train.validation import Accuracy
 from tests.cli.program import stdeploy
 

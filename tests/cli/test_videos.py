@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import pytest
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.models.checkpoint import save_checkpoint
-from stdeploy.spec import ClipSpec
 from stdeploy.video.reader import VideoReader
 from tests.cli.program import records, stdeploy
 from tests.conftest import card_of, tiny_model

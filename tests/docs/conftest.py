@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from stdeploy.artifacts.files import cache_folder
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import DownloadError
 from stdeploy.export.onnx import ExportOptions, export_onnx
-from stdeploy.files import cache_folder
-from stdeploy.fuse import fuse_file
+from stdeploy.fusion import fuse_file
 from stdeploy.models.checkpoint import load_model, save_checkpoint
 from stdeploy.models.inference import golden_of
 from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
 from stdeploy.pull.download import fetch
-from stdeploy.spec import ClipSpec
 from tests.conftest import card_of, tiny_model
 from tests.docs.pages import ROOT
 from tests.docs.sandbox import Sandbox

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from stdeploy.card import read_card
-from stdeploy.classify import Classifier, ClassifyOptions
+from stdeploy.artifacts.card import read_card
 from stdeploy.errors import DownloadError
+from stdeploy.inference.classifier import Classifier, ClassifyOptions
+from stdeploy.inference.timeline import TimelineOptions
 from stdeploy.layers.temporal import temporal_basis
 from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
 from stdeploy.pull.download import fetch
-from stdeploy.timeline import TimelineOptions
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import frames_at
 from tests.video.videos import write_video

@@ -2,8 +2,8 @@
 
 import pytest
 
+from stdeploy.artifacts.spec import ModelSpec, TemporalLengths
 from stdeploy.export.flops import PAPER_TABLES, count
-from stdeploy.spec import ModelSpec, TemporalLengths
 
 
 def single(architecture: str, lengths: TemporalLengths, **fields: object) -> ModelSpec:

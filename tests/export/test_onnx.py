@@ -4,14 +4,14 @@ import onnx
 import pytest
 import torch
 
-from stdeploy.card import read_card
+from stdeploy.artifacts.card import read_card
+from stdeploy.artifacts.files import sha256_of
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError, ParityError
 from stdeploy.export import onnx as export
-from stdeploy.files import sha256_of
-from stdeploy.fuse import fuse_file, fuse_model
+from stdeploy.fusion import fuse_file, fuse_model
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
-from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.runtime.opening import open_runtime
 from tests.conftest import cancelling_model, card_of, tiny_model
 
 ORT = RuntimeOptions(backend="onnxruntime")

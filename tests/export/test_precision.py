@@ -11,18 +11,18 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from stdeploy.card import read_card
+from stdeploy.artifacts.card import read_card
+from stdeploy.artifacts.golden import golden_clip
+from stdeploy.artifacts.parity import GATES, difference
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError, BackendError, DatasetError, ParityError, SpecError
 from stdeploy.export import onnx as exporter
 from stdeploy.export.calibration import read_calibration
 from stdeploy.export.onnx import ExportOptions, export_onnx
-from stdeploy.fuse import fuse_model
-from stdeploy.golden import golden_clip
+from stdeploy.fusion import fuse_model
 from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.checkpoint import load_model, save_fused
-from stdeploy.parity import GATES, difference
-from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.runtime.opening import open_runtime
 from tests.conftest import TINY_CLIP, card_of, tiny_model, write_signed
 from tests.video.videos import write_golden_videos, write_video
 

@@ -18,19 +18,19 @@ import onnx
 import onnxruntime
 import pytest
 
-from stdeploy.card import ModelCard, read_card
-from stdeploy.classify import Classifier
-from stdeploy.digest import CARD_KEY
+from stdeploy.artifacts.card import ModelCard, read_card
+from stdeploy.artifacts.digest import CARD_KEY
+from stdeploy.artifacts.engine_sidecar import EngineSidecar
+from stdeploy.artifacts.files import sha256_of, sidecar_path
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.export import triton
 from stdeploy.export.onnx import export_onnx
 from stdeploy.export.triton import write_triton
-from stdeploy.files import sha256_of, sidecar_path
-from stdeploy.fuse import fuse_model
+from stdeploy.fusion import fuse_model
+from stdeploy.inference.classifier import Classifier
 from stdeploy.models.checkpoint import save_fused
-from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.runtime.opening import open_runtime
-from stdeploy.sidecar import EngineSidecar
 from tests.cli.program import stdeploy
 from tests.conftest import card_of, tiny_model, write_signed
 from tests.video.odd import coloured_frames, encode
@@ -358,7 +358,7 @@ def test_what_triton_cannot_run_is_refused(artifact: Path, fused: Path, tmp_path
     half = with_card(artifact, tmp_path, precision="bf16")
     with pytest.raises(SpecError, match=r"no convolution in bf16.*--precision fp16"):
         write_triton(half, tmp_path / "repository")
-    ahead = engine(artifact, tmp_path, flavour="tensorrt_rtx", gpu=None)
+    ahead = engine(artifact, tmp_path, distribution="tensorrt_rtx", gpu=None)
     with pytest.raises(SpecError, match="not of TensorRT-RTX"):
         write_triton(ahead, tmp_path / "repository")
     with pytest.raises(ArtifactError, match=r"nothing that Triton runs; give an \.onnx"):

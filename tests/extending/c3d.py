@@ -5,8 +5,8 @@ The example of an architecture in CONTRIBUTING.md.
 
 from torch import Tensor, nn
 
+from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.models.base import ActionModel, AveragePoolHead, conv_norm, scaled
-from stdeploy.spec import ModelSpec
 
 # Output channels of the convolutions of each stage.
 _STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))

@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stdeploy.datasets.labelled_videos import LabelledVideos, Sample, Split
+from stdeploy.datasets.layout import Layout
 from stdeploy.errors import DatasetError
-from stdeploy.train.data.labelled import LabelledVideos, Sample, Split
-from stdeploy.train.data.layout import Layout
 
 _LISTS: dict[Split, str] = {
     "train": "Diving48_V2_train.json",

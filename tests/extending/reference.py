@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from stdeploy.card import ModelCard
-from stdeploy.errors import ArtifactError, require
-from stdeploy.runtime.base import (
+from stdeploy.artifacts.card import ModelCard
+from stdeploy.backends.base import (
     BaseRuntime,
     Described,
     RuntimeOptions,
     check_frames,
     check_signature,
 )
+from stdeploy.errors import ArtifactError, require
 
 
 class ReferenceRuntime(BaseRuntime):

@@ -9,9 +9,9 @@ from typing import Literal
 import pytest
 import torch
 
-from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.runtime.torch import TorchRuntime
-from stdeploy.spec import Precision
+from stdeploy.artifacts.spec import Precision
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.torch import TorchRuntime
 
 REHEARSAL = bool(os.environ.get("STDEPLOY_REHEARSE_GPU"))
 

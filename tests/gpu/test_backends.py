@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stdeploy.engine.flavour import usable_flavours
-from stdeploy.engine.plan import BuildOptions
-from stdeploy.engine.write import write_sidecar
+from stdeploy.artifacts.engine_sidecar import EngineSidecar
+from stdeploy.artifacts.files import sidecar_path
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.engine_files import write_sidecar
+from stdeploy.backends.loader import open_runtime
+from stdeploy.backends.tensorrt_distribution import usable_distributions
+from stdeploy.backends.tensorrt_plan import BuildOptions
 from stdeploy.errors import ArtifactError
+from stdeploy.export.engine import build_engine
 from stdeploy.export.onnx import ExportOptions, export_onnx
-from stdeploy.export.tensorrt import build_engine
-from stdeploy.files import sidecar_path
-from stdeploy.fuse import fuse_model
+from stdeploy.fusion import fuse_model
 from stdeploy.hardware import gpus
 from stdeploy.models.checkpoint import save_fused
-from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.runtime.opening import open_runtime
-from stdeploy.sidecar import EngineSidecar
 from tests.conftest import TINY_CLIP, card_of, tiny_model
 from tests.gpu.conftest import REHEARSAL, Gpu
 
@@ -83,18 +83,18 @@ def test_onnxruntime_uses_cuda(
 
 @pytest.fixture(scope="module")
 def engine(onnx_file: Path) -> Path:
-    flavours = list(usable_flavours())
-    if not flavours:
+    distributions = list(usable_distributions())
+    if not distributions:
         pytest.skip("neither TensorRT nor TensorRT-RTX is installed")
     options = BuildOptions(batches=(2, 4))
     if REHEARSAL:
         built = build_engine(onnx_file, dataclasses.replace(options, targets=("sm86",)))
         pytest.skip(f"{built.path.name} is built, but runs on a GPU alone")
     target = gpus()[0].target
-    if [f.name for f in flavours] == ["tensorrt_rtx"] and not hasattr(
-        flavours[0].api.ComputeCapability, target.upper()
+    if [f.name for f in distributions] == ["tensorrt_rtx"] and not hasattr(
+        distributions[0].api.ComputeCapability, target.upper()
     ):
-        pytest.skip(f"TensorRT-RTX {flavours[0].version} makes no engines for {target}")
+        pytest.skip(f"TensorRT-RTX {distributions[0].version} makes no engines for {target}")
     return build_engine(onnx_file, options).path
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stdeploy.fuse import fuse_model
+from stdeploy.fusion import fuse_model
 from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.layers.pooling import replace_max_pools
 from stdeploy.models.inference import logits_of

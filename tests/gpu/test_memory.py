@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError
-from stdeploy.fuse import fuse_model
+from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import save_fused
-from stdeploy.runtime.opening import open_runtime
 from tests.conftest import TINY_CLIP, card_of, tiny_model
 from tests.gpu.conftest import Gpu
 

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from stdeploy.datasets.something_something import read_something
+from stdeploy.datasets.synthetic import make_dataset
 from stdeploy.errors import TrainingError
 from stdeploy.models.checkpoint import load_model
-from stdeploy.train.data.something import read_something
-from stdeploy.train.loop import train
 from stdeploy.train.processes import Machine
+from stdeploy.train.progress import Report
 from stdeploy.train.recipe import Recipe
-from stdeploy.train.report import Report
-from stdeploy.train.synthetic import make_dataset
+from stdeploy.train.trainer import train
 from tests.gpu.conftest import REHEARSAL, Gpu
-from tests.train.test_loop import small_recipe
 from tests.train.test_resume import losses
+from tests.train.test_trainer import small_recipe
 
 pytestmark = pytest.mark.needs_cuda
 PRECISIONS = ["fp32", "bf16", "fp16"]

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from stdeploy.card import read_card
+from stdeploy.artifacts.card import read_card
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError, ParityError
-from stdeploy.fuse import fuse_file, fuse_model
+from stdeploy.fusion import fuse_file, fuse_model
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
-from stdeploy.models.wrapped import stored_precision, unwrapped
-from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.runtime.opening import open_runtime
+from stdeploy.models.state_dicts import stored_precision, unwrapped
+from tests.artifacts.test_files import files_of_at_most
 from tests.conftest import card_of, tiny_model
-from tests.test_files import files_of_at_most
 
 Tensors = dict[str, Tensor]
 

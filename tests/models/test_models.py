@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.errors import SpecError
 from stdeploy.models.i3d_inception import same_padding
 from stdeploy.models.registry import ARCHITECTURES, build
-from stdeploy.spec import ModelSpec
 from tests.conftest import tiny_model
 
 

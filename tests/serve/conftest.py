@@ -17,10 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.export.onnx import ExportOptions, export_onnx
-from stdeploy.fuse import fuse_file
+from stdeploy.fusion import fuse_file
 from stdeploy.models.checkpoint import save_checkpoint
-from stdeploy.spec import ClipSpec
 from tests.conftest import card_of, tiny_model
 from tests.video.odd import coloured_frames, encode
 

@@ -13,14 +13,14 @@ import pytest
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from stdeploy.card import read_card
-from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.runtime.opening import open_runtime
+from stdeploy.artifacts.card import read_card
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.loader import open_runtime
 from stdeploy.serve.app import application, metrics_application
-from stdeploy.serve.desk import Desk
+from stdeploy.serve.batch_runner import Network
 from stdeploy.serve.logs import REQUESTS
-from stdeploy.serve.network import Network
 from stdeploy.serve.pace import Pace
+from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import load
 from stdeploy.serve.uploads import UploadFolder
@@ -66,10 +66,10 @@ class House:
             pace=Pace(),
         )
         self.uploads = UploadFolder(folder)
-        desk = Desk(settings, self.uploads)
-        self.life = desk.life
-        self.app: FastAPI = application(desk, api_key=None, own_metrics=True)
-        self.metrics_app = metrics_application(desk)
+        gate = RequestGate(settings, self.uploads)
+        self.health = gate.health
+        self.app: FastAPI = application(gate, api_key=None, own_metrics=True)
+        self.metrics_app = metrics_application(gate)
 
     def ask(self, *calls: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
         """Requests at once."""
@@ -113,7 +113,7 @@ def test_before_the_model_is_open_work_is_refused_and_probes_say_so(
     assert house.get("/startupz").status_code == 503
     assert house.get("/readyz").json() == {"status": "not ready", "reason": "starting"}
     assert house.get("/v2/health/ready").status_code == 503
-    house.life.opened(house.service)
+    house.health.opened(house.service)
     assert house.get("/readyz").status_code == 200
     assert house.ask(classify(video))[0].status_code == 200
 
@@ -132,14 +132,14 @@ def test_a_probe_is_a_line_when_its_answer_changes(
     for path in ("/readyz", "/v2/health/ready"):
         assert lines_of(path) == [503]
     assert lines_of("/livez") == lines_of("/metrics") == []
-    house.life.opened(house.service)
+    house.health.opened(house.service)
     for path in ("/readyz", "/v2/health/ready"):
         assert lines_of(path) == [200]
     assert lines_of("/v1/models") == [200] * 3
 
 
 def test_a_runtime_that_breaks_gives_500_and_turns_liveness_red(house: House, video: Path) -> None:
-    house.life.opened(house.service)
+    house.health.opened(house.service)
     house.runtime.broken = True
     answers = house.ask(*[classify(video)] * 3)
     assert [answer.status_code for answer in answers] == [500] * 3
@@ -156,7 +156,7 @@ def test_a_runtime_that_breaks_gives_500_and_turns_liveness_red(house: House, vi
 
 
 def test_a_network_that_hangs_turns_liveness_red(house: House, video: Path) -> None:
-    house.life.opened(house.service)
+    house.health.opened(house.service)
     house.runtime.slow_seconds = 0.5
 
     async def look() -> int:
@@ -176,7 +176,7 @@ def test_a_network_that_hangs_turns_liveness_red(house: House, video: Path) -> N
 
 
 def test_errors_that_nobody_thought_of_show_nothing(house: House, video: Path) -> None:
-    house.life.opened(house.service)
+    house.health.opened(house.service)
     house.uploads.close()  # the folder is gone: a fault of this host
     (answer,) = house.ask(classify(video))
     assert answer.status_code == 500

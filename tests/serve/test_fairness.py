@@ -1,4 +1,4 @@
-"""A server under a flood, in virtual time: its desk, admission and queues, a network that waits.
+"""A server under a flood, in virtual time: its gate, admission and queues, a network that waits.
 
 What takes time in a real server (decoding, the network) only waits here; who may come in, who is
 next and what is told to whom is decided by the code that a server runs.
@@ -17,10 +17,10 @@ import pytest
 from starlette.requests import Request
 
 from stdeploy.serve.batching import Batching
-from stdeploy.serve.desk import Desk
+from stdeploy.serve.errors import RequestError
 from stdeploy.serve.job import Job
 from stdeploy.serve.pace import Pace
-from stdeploy.serve.refusal import RefusalError
+from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.settings import load
 from stdeploy.serve.turns import Turns
 from stdeploy.serve.uploads import UploadFolder
@@ -50,7 +50,7 @@ class House:
 
     def __init__(self, folder: UploadFolder, clip_seconds: float, *, known: bool = True) -> None:
         self._clip_seconds = clip_seconds
-        self._desk = Desk(load({"decode_workers": DECODERS}, None), folder)
+        self._gate = RequestGate(load({"decode_workers": DECODERS}, None), folder)
         self._pace = Pace(clip_seconds if known else 0.0, decoders=DECODERS)
         self._turns = Turns(DECODERS + 2)  # as in Service
         self._clips: Batching[tuple[asyncio.Future[None], Job]] = Batching(1, 0.005)
@@ -81,10 +81,10 @@ class House:
         request = _request(client)
         start = loop.time()
         try:
-            with self._desk.admitted(request, self._pace, clips) as place:
-                job = Job(place, start + self._desk.settings.request_seconds)
-                await self._desk.answer(request, job, self._work(job, clips))
-        except RefusalError as error:
+            with self._gate.admitted(request, self._pace, clips) as place:
+                job = Job(place, start + self._gate.settings.request_seconds)
+                await self._gate.answer(request, job, self._work(job, clips))
+        except RequestError as error:
             self.outcome.codes[client][error.code] += 1
             return error.retry_after_seconds or 0
         self.outcome.codes[client]["200"] += 1

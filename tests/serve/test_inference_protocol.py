@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from stdeploy.golden import golden_clip
-from stdeploy.runtime.base import Runtime, RuntimeOptions
-from stdeploy.runtime.opening import open_runtime
+from stdeploy.artifacts.golden import golden_clip
+from stdeploy.backends.base import Runtime, RuntimeOptions
+from stdeploy.backends.loader import open_runtime
 from tests.serve.conftest import BACKEND, CLIP, Server
 
 FRAMES = np.stack([golden_clip(seed, CLIP.frames_shape) for seed in (3, 4)])

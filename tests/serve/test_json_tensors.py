@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stdeploy.golden import golden_clip
+from stdeploy.artifacts.golden import golden_clip
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.serve.json_tensors import JsonTensorError, JsonWithTensor, most_json_bytes
-from stdeploy.spec import ClipSpec
 
 SHAPE = (2, 3, 4, 4, 3)
 CLIPS = np.arange(288, dtype=np.uint8).reshape(SHAPE)

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from stdeploy.classify import Classifier, ClassifyOptions
+from stdeploy.backends.base import RuntimeOptions
 from stdeploy.errors import ArtifactError
-from stdeploy.runtime.base import RuntimeOptions
+from stdeploy.inference.classifier import Classifier, ClassifyOptions
 from stdeploy.video.clips import ClipRequest
 
 pytest.importorskip("ray.serve")

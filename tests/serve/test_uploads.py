@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stdeploy.errors import BackendError
-from stdeploy.serve.refusal import RefusalError
+from stdeploy.serve.errors import RequestError
 from stdeploy.serve.uploads import Budget, UploadFolder, VideoBody
 from stdeploy.video.containers import container_of
 
@@ -91,7 +91,7 @@ def test_a_raw_body_is_the_video(kind: str, step: int) -> None:
     ],
 )
 def test_other_bodies_are_refused(kind: str, content: bytes, code: str) -> None:
-    with pytest.raises(RefusalError) as refused:
+    with pytest.raises(RequestError) as refused:
         received(kind, content, 50)
     assert refused.value.code == code
 
@@ -116,7 +116,7 @@ def test_one_file_of_a_form_is_the_video_whatever_its_name(name: str) -> None:
 def test_a_form_without_its_one_file_is_refused_in_words(
     parts: list[tuple[str, bytes]], words: str
 ) -> None:
-    with pytest.raises(RefusalError, match=words):
+    with pytest.raises(RequestError, match=words):
         received("multipart/form-data; boundary=b", form(*parts), 50)
 
 
@@ -126,7 +126,7 @@ def test_a_budget_comes_back_when_its_holder_is_done() -> None:
         hold(45)
         with budget.account("b") as other:
             other(27)
-            with budget.account("c") as third, pytest.raises(RefusalError, match="no room"):
+            with budget.account("c") as third, pytest.raises(RequestError, match="no room"):
                 third(15)
         hold(5)
     with budget.account("a") as hold:
@@ -138,11 +138,11 @@ def test_a_client_may_hold_as_much_as_it_leaves_free() -> None:
     with budget.account("a") as first, budget.account("a") as second:
         first(30)
         second(20)
-        with pytest.raises(RefusalError, match="no room"):
+        with pytest.raises(RequestError, match="no room"):
             second(1)
         with budget.account("b") as other:
             other(25)
-            with pytest.raises(RefusalError, match="no room"):
+            with pytest.raises(RequestError, match="no room"):
                 other(1)
             with budget.account("c") as third:
                 third(12)

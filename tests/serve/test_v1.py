@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from stdeploy.classify import Classifier
-from stdeploy.runtime.base import RuntimeOptions
-from stdeploy.timeline import TimelineOptions
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.inference.classifier import Classifier
+from stdeploy.inference.timeline import TimelineOptions
 from tests.serve.conftest import BACKEND, Server, running
 from tests.video.scenes import scene
 from tests.video.videos import write_video

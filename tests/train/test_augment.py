@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.datasets.labelled_videos import mirrored_labels
 from stdeploy.errors import SpecError, VideoError
-from stdeploy.spec import ClipSpec
 from stdeploy.train.augment import (
     Augmentation,
     Draw,
@@ -16,7 +17,6 @@ from stdeploy.train.augment import (
     sampled_times,
     videomix_box,
 )
-from stdeploy.train.data.labelled import mirrored_labels
 from stdeploy.video.sampling import frames_at
 
 STILL = Draw(

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from stdeploy.cli.main import app
+from stdeploy.datasets.something_something import read_something
+from stdeploy.datasets.synthetic import make_dataset
 from stdeploy.errors import TrainingError
 from stdeploy.models.checkpoint import load_model
-from stdeploy.train.data.something import read_something
 from stdeploy.train.determinism import cost_of_determinism, deterministic_algorithms
-from stdeploy.train.loop import train
 from stdeploy.train.processes import Machine
-from stdeploy.train.report import Report
-from stdeploy.train.synthetic import make_dataset
-from tests.train.test_loop import small_recipe
+from stdeploy.train.progress import Report
+from stdeploy.train.trainer import train
 from tests.train.test_resume import losses
+from tests.train.test_trainer import small_recipe
 
 COST = re.compile(r"deterministic: a step takes \d+\.\d\d times as long, \S+ s in place of \S+ s")
 

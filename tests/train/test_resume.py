@@ -19,18 +19,18 @@ import torch
 from typer.testing import CliRunner
 
 from stdeploy.cli.main import app
+from stdeploy.datasets.csv_list import read_list, write_list
+from stdeploy.datasets.labelled_videos import LabelledVideos
+from stdeploy.datasets.something_something import read_something
+from stdeploy.datasets.synthetic import make_dataset
 from stdeploy.errors import ArtifactError, TrainingError
 from stdeploy.models.checkpoint import load_model
-from stdeploy.train.data.labelled import LabelledVideos
-from stdeploy.train.data.listing import read_list, write_list
-from stdeploy.train.data.something import read_something
-from stdeploy.train.loop import train
 from stdeploy.train.processes import InterruptedRunError, Machine
+from stdeploy.train.progress import Report
 from stdeploy.train.recipe import Recipe
-from stdeploy.train.report import Report
 from stdeploy.train.state import RunState
-from stdeploy.train.synthetic import make_dataset
-from tests.train.test_loop import first_gradients, small_recipe, with_start
+from stdeploy.train.trainer import train
+from tests.train.test_trainer import first_gradients, small_recipe, with_start
 
 KILLS = 20
 
@@ -81,7 +81,9 @@ def test_a_run_killed_at_random_times_gives_the_numbers_of_an_unbroken_one(
 ) -> None:
     # A server that has everything imported, and no threads yet, forks a process for each try.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stdeploy.train.loop", "stdeploy.train.data.something"])
+    context.set_forkserver_preload(
+        ["stdeploy.train.trainer", "stdeploy.datasets.something_something"]
+    )
     (tmp_path / "whole").mkdir()
     (tmp_path / "broken").mkdir()
     whole = context.Process(target=run_once, args=(folder, tmp_path / "whole", False))
@@ -181,8 +183,8 @@ def test_an_interruption_comes_whole_from_another_process() -> None:
 TWO_PROCESSES = """
 import dataclasses, os, signal
 from pathlib import Path
-from stdeploy.train.data.something import read_something
-from stdeploy.train.loop import train
+from stdeploy.datasets.something_something import read_something
+from stdeploy.train.trainer import train
 from stdeploy.train.processes import InterruptedRunError, Machine
 from tests.train.test_resume import recipe
 

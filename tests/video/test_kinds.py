@@ -7,7 +7,7 @@ import pytest
 
 from stdeploy.video.containers import HEAD_BYTES, container_of
 from stdeploy.video.reader import VideoReader
-from stdeploy.video_files import VIDEO_SUFFIXES
+from stdeploy.video.video_files import VIDEO_SUFFIXES
 from tests.video.kinds import KINDS
 from tests.video.odd import number_in
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError, VideoError
-from stdeploy.spec import ClipSpec
 from stdeploy.video.live import LiveClips, NoStreamError, Opener, opener
 from tests.video.odd import coloured_frames, encode
 
@@ -186,7 +186,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 FOLLOWER = """
 import json, math, sys, time
-from stdeploy.spec import ClipSpec
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.video.live import LiveClips, opener
 clip = ClipSpec.model_validate_json(sys.argv[2])
 with LiveClips(opener(sys.argv[1]), clip, reconnect=False) as live:

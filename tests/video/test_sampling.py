@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
-from stdeploy.spec import ClipSpec
 from stdeploy.video.sampling import frames_at, view_times
 from stdeploy.video.timing import Timing
 

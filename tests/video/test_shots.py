@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
-from stdeploy.spec import ClipSpec
 from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.cuts import Shown, shrink
 from stdeploy.video.reader import IndexMisleadsError, VideoReader

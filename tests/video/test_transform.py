@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stdeploy.spec import ClipSpec
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.video.transform import clip_frame, crop, resize_short_side
 
 

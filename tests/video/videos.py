@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stdeploy.golden import golden_clip
+from stdeploy.artifacts.golden import golden_clip
 
 # Matrices of a track header: 16.16 fixed point, the last column 2.30 (ISO 14496-12, 8.3.2).
 ROTATIONS = {

@@ -9,11 +9,11 @@ from pathlib import Path
 from networks import Where, checkpoint, exported, has_real_weights, spec_of
 from results import FAILED, IMPOSSIBLE, PASSED, Outcome
 
+from stdeploy.artifacts.files import fused_path
 from stdeploy.bench.cases import Case, cases_for
 from stdeploy.bench.measure import measure
 from stdeploy.bench.report import summary
 from stdeploy.errors import StdeployError
-from stdeploy.files import fused_path
 
 # What is used beside torch, by the names that are imported.
 _MODULES = (

@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from results import digest_of_sources
 
-from stdeploy.card import ModelCard
+from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.files import cache_folder, fused_path, onnx_path
+from stdeploy.artifacts.spec import ClipSpec, ModelSpec, Precision
 from stdeploy.export.onnx import ExportOptions, export_onnx
-from stdeploy.files import cache_folder, fused_path, onnx_path
-from stdeploy.fuse import fuse_model
+from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from stdeploy.models.inference import golden_of
 from stdeploy.models.registry import build
 from stdeploy.pull.catalogue import KINETICS_I3D
 from stdeploy.pull.kinetics import CLIP, SPEC, pull_kinetics_i3d
-from stdeploy.spec import ClipSpec, ModelSpec, Precision
 
 # I3D-ResNet-50 b1 of the paper's Table 2.
 _B1 = ModelSpec(architecture="i3d-resnet50", temporal_lengths=(1, 1, 3, 3, 5), num_classes=87)

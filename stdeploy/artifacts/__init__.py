@@ -1,0 +1,1 @@
+"""What stands in files: specifications, cards, digests, golden clips; and how they are written."""

@@ -1,0 +1,245 @@
+"""What an artifact of each kind holds: its card, its content digest, and what that covers.
+
+A checkpoint (.pt) has its card under the key "card", a .safetensors file in the metadata of its
+header and an .onnx file in metadata_props, there under CARD_KEY; always as JSON. An .engine has it
+in the file beside it (sidecar.py), so that its bytes stay TensorRT's. The digest stands beside the
+card. Files of others are read here, too: nothing is believed, and nothing large is made of little.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stdeploy.artifacts.digest import (
+    CARD_KEY,
+    DIGEST_FIELD,
+    DIGEST_KEY,
+    Part,
+    card_part,
+    content_sha256,
+    safetensors_parts,
+    sidecar_part,
+    torch_parts,
+)
+from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, existing, sidecar_path
+from stdeploy.artifacts.onnx_file import OnnxFile
+from stdeploy.errors import ArtifactError, require
+
+_log = logging.getLogger(__name__)
+
+_MAX_CARD_CHARACTERS = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a file holds.
+
+    Attributes:
+        path: the file.
+        card: its card, as it is written there; None where there is none.
+        digest: its content digest, likewise.
+        parts: gives what the digest covers.
+    """
+
+    path: Path
+    card: str | None
+    digest: str | None
+    parts: Callable[[], Iterable[Part]]
+
+    def check(self) -> None:
+        """Compare the file with its digest; a line says where it has none.
+
+        Raises:
+            ArtifactError: it holds something else than was written.
+        """
+        if self.digest is None:
+            _note_no_digest(self.path)
+            return
+        found = content_sha256(self.parts())
+        if found != self.digest:
+            way_out = "labels, fps, views and the like are changed with: stdeploy card FILE --set"
+            if self.path.suffix == CHECKPOINT_SUFFIX:
+                way_out += (
+                    ". A program that averages or rounds its weights has to save it without "
+                    f"{DIGEST_FIELD!r}"
+                )
+            raise ArtifactError(
+                f"{str(self.path)!r} is not as it was written: its content digest is "
+                f"{found[:12]}..., expected {self.digest[:12]!r}...; it is damaged, or was changed "
+                f"by hand or by another program. Take a good copy or make it again; {way_out}"
+            )
+
+
+def read_contents(path: Path) -> Contents:
+    """What a file of any kind holds; nothing is compared yet.
+
+    Args:
+        path: a .pt, .safetensors, .onnx or .engine file, of ours or, but for .pt, of others.
+
+    Raises:
+        ArtifactError: no such file, of no such kind, or damaged.
+        MissingExtraError: a .pt file, and torch is not installed.
+    """
+    readers = {
+        ".pt": _of_checkpoint,
+        ".safetensors": _of_safetensors,
+        ".onnx": _of_onnx,
+        ".engine": _of_sidecar,
+    }
+    if path.suffix not in readers:
+        raise ArtifactError(
+            f"{str(path)!r} is no artifact of stdeploy; those end in {', '.join(readers)}"
+        )
+    return readers[path.suffix](existing(path))
+
+
+def check_if_ours(path: Path) -> None:
+    """Compare a .safetensors or .onnx file with its content digest, if it carries a card.
+
+    Raises:
+        ArtifactError: it holds something else than was written, or cannot be read.
+    """
+    contents = read_contents(path)
+    if contents.card is not None:
+        contents.check()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a .pt file, {"card": JSON, "state_dict": tensors}, without running code from it.
+
+    Raises:
+        ArtifactError: it is no checkpoint of stdeploy, or was changed since it was written.
+        MissingExtraError: torch is not installed.
+    """
+    fields = _checkpoint_fields(path)
+    _contents_of_fields(path, fields).check()
+    return fields
+
+
+def sidecar_fields(engine: Path) -> dict[str, Any]:
+    """The fields of the file beside an engine, as they stand there.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    sidecar = sidecar_path(engine)
+    try:
+        fields: dict[str, Any] = json_fields(sidecar.read_text(encoding="utf-8"))
+        if not isinstance(fields["card"], dict):
+            raise TypeError
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ArtifactError(
+            f"{str(engine)!r} needs {sidecar.name!r} beside it, which cannot be read; copy both "
+            "files, or build the engine again: stdeploy export ckpt.onnx --trt"
+        ) from error
+    return fields
+
+
+def json_fields(text: str) -> Any:
+    """What a text of JSON holds, which may come from anyone.
+
+    Raises:
+        ValueError: it is no JSON, or longer or deeper than any card.
+    """
+    if len(text) > _MAX_CARD_CHARACTERS:
+        raise ValueError(f"{len(text)} characters; at most {_MAX_CARD_CHARACTERS} are allowed")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists or tables are nested deeper than any of ours") from None
+
+
+def _of_checkpoint(path: Path) -> Contents:
+    return _contents_of_fields(path, _checkpoint_fields(path))
+
+
+def _contents_of_fields(path: Path, fields: Mapping[str, Any]) -> Contents:
+    def parts() -> Iterable[Part]:
+        return (card_part(fields["card"]), *torch_parts(fields["state_dict"]))
+
+    return Contents(path, fields["card"], fields.get(DIGEST_FIELD), parts)
+
+
+def _checkpoint_fields(path: Path) -> dict[str, Any]:
+    torch = require("torch", extra="train", purpose=f"reading {path.name!r}")
+    existing(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on how to run the code in other files
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises anything, AssertionError included
+        raise ArtifactError(
+            f"{str(path)!r} cannot be read as a checkpoint: it is damaged, or holds other things "
+            "than tensors, or was not written by stdeploy"
+        ) from error
+    fields: dict[str, Any] = content if isinstance(content, dict) else {}
+    if (
+        not isinstance(fields.get("card"), str)
+        or not isinstance(fields.get("state_dict"), dict)
+        or not isinstance(fields.get(DIGEST_FIELD), str | None)
+    ):
+        raise ArtifactError(
+            f"{str(path)!r} is no checkpoint of stdeploy: it lacks 'card' or 'state_dict'"
+        )
+    size = path.stat().st_size
+    for name, tensor in fields["state_dict"].items():
+        # A tensor may name a few bytes as many times as it likes: copied, it takes all memory.
+        if (
+            not isinstance(name, str)
+            or not isinstance(tensor, torch.Tensor)
+            or tensor.layout != torch.strided
+            or tensor.is_meta
+            or tensor.is_quantized
+            or tensor.numel() * tensor.element_size() > size
+        ):
+            raise ArtifactError(
+                f"{str(path)!r} is no checkpoint of stdeploy: {str(name)[:80]!r} is no tensor with "
+                "numbers of its own"
+            )
+    return fields
+
+
+def _of_safetensors(path: Path) -> Contents:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{str(path)!r} is no safetensors file: {error}") from error
+    card = metadata.get(CARD_KEY)
+
+    def parts() -> Iterable[Part]:
+        return (card_part(card or ""), *safetensors_parts(path))
+
+    return Contents(path, card, metadata.get(DIGEST_KEY), parts)
+
+
+def _of_onnx(path: Path) -> Contents:
+    file = OnnxFile.read(path)
+    return Contents(path, file.metadata.get(CARD_KEY), file.metadata.get(DIGEST_KEY), file.parts)
+
+
+def _of_sidecar(path: Path) -> Contents:
+    fields = sidecar_fields(path)
+    digest = fields.get(DIGEST_FIELD)
+    return Contents(
+        sidecar_path(path),
+        json.dumps(fields["card"]),
+        digest if digest is None else str(digest),
+        lambda: [sidecar_part(fields)],
+    )
+
+
+@functools.cache  # once a file: several steps of one command read its card
+def _note_no_digest(path: Path) -> None:
+    _log.warning(
+        "%r carries no content digest, so damage that its golden clip does not show goes unseen; "
+        "files that stdeploy writes now have one",
+        path.name,
+    )

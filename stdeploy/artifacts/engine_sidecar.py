@@ -1,0 +1,140 @@
+"""The file beside an engine: what it was built from, by what, and for which GPUs.
+
+Engines are foreign bytes that any TensorRT tool can load, so their card lies beside them. A plan
+file is code: nothing is loaded before its digest and its host are checked.
+"""
+
+import hashlib
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.contents import read_contents, sidecar_fields
+from stdeploy.artifacts.digest import DIGEST_FIELD
+from stdeploy.artifacts.files import ONNX_SUFFIX, sidecar_path
+from stdeploy.artifacts.spec import Line, Spec
+from stdeploy.errors import ArtifactError, SpecError
+from stdeploy.hardware import Gpu
+
+_AMPERE = (8, 0)
+_Batch = Annotated[int, Field(ge=1, le=1 << 16)]
+
+
+class EngineSidecar(Spec):
+    """What an engine is.
+
+    Attributes:
+        card: of the network, with the parity that was measured on the GPU; without rows where
+            the engine was built ahead of time.
+        engine_sha256: digest of the engine's bytes.
+        distribution: "tensorrt" or "tensorrt_rtx".
+        version: of that.
+        gpu: that it was built on; None ahead of time.
+        targets: compute capabilities that it runs on, such as ("sm86", "sm89").
+        hardware_compatible: whether it also runs on any GPU from Ampere on.
+        version_compatible: whether it also runs with newer versions.
+        batches: the batch that it is fastest at, and its largest; the smallest is 1.
+        onnx: name of the file that it was built from.
+        onnx_sha256: digest of that file.
+    """
+
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
+
+    card: ModelCard
+    engine_sha256: Line
+    # The files have called it so from the first.
+    distribution: Literal["tensorrt", "tensorrt_rtx"] = Field(alias="flavour")
+    version: Line
+    gpu: Line | None
+    targets: tuple[Line, ...]
+    hardware_compatible: bool
+    version_compatible: bool
+    batches: tuple[_Batch, _Batch]
+    onnx: Line
+    onnx_sha256: Line
+
+    @field_validator("onnx")
+    @classmethod
+    def _name_alone(cls, name: str) -> str:
+        """It is looked for beside the engine, and stands in commands that are suggested."""
+        if name != Path(name).name or name.startswith("-") or not name.endswith(ONNX_SUFFIX):
+            raise ValueError(f"the name of an {ONNX_SUFFIX} file without a folder is allowed")
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.batches[0] > self.batches[1]:
+            raise ValueError(f"batches {self.batches}: the largest comes last")
+        return self
+
+    @classmethod
+    def read(cls, engine: Path) -> Self:
+        """Read the sidecar of an engine.
+
+        Raises:
+            ArtifactError: no engine, no sidecar, or one that cannot be used or was changed.
+        """
+        contents, fields = read_contents(engine), sidecar_fields(engine)
+        try:
+            sidecar = cls.parse({k: v for k, v in fields.items() if k != DIGEST_FIELD})
+        except SpecError as error:
+            raise ArtifactError(f"{str(sidecar_path(engine))!r} cannot be used: {error}") from error
+        contents.check()
+        return sidecar
+
+    def rebuild_command(self, engine: Path) -> str:
+        """What builds an engine again on another host.
+
+        Args:
+            engine: which lies beside the file that it was built from.
+        """
+        batches = ",".join(str(batch) for batch in self.batches)
+        flags = " --hardware-compatible" if self.hardware_compatible else ""
+        flags += " --version-compatible" if self.version_compatible else ""
+        onnx_file = shlex.quote(str(engine.with_name(self.onnx)))
+        return f"stdeploy export {onnx_file} --trt --batches {batches}{flags}"
+
+    def read_engine(self, engine: Path) -> bytes:
+        """The bytes of the engine, if they are those that were built.
+
+        Raises:
+            ArtifactError: they are not.
+        """
+        # Read once: what was checked is what is loaded.
+        content = engine.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != self.engine_sha256:
+            raise ArtifactError(
+                f"{str(engine)!r} is not the file that its sidecar describes (sha256 "
+                f"{digest[:12]}..., expected {self.engine_sha256[:12]}...); it is not loaded, "
+                f"because an engine is code; run: {self.rebuild_command(engine)}"
+            )
+        return content
+
+    def mismatch(self, version: str, gpu: Gpu) -> str | None:
+        """Why the engine does not fit a host; None if it does.
+
+        Args:
+            version: of the same distribution, on this host.
+            gpu: of this host.
+        """
+        if self.version != version and not (
+            self.version_compatible and _numbers(self.version) <= _numbers(version)
+        ):
+            return f"it was built by {self.distribution} {self.version}, here is {version}"
+        if gpu.target in self.targets:
+            return None
+        if self.hardware_compatible and gpu.compute_capability >= _AMPERE:
+            return None
+        built_on = f" on {self.gpu}" if self.gpu else ""
+        return (
+            f"it was built for {', '.join(self.targets)}{built_on}, here is {gpu.name} "
+            f"({gpu.target})"
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())

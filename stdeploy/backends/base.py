@@ -1,0 +1,293 @@
+"""The contract of every backend, what can be asked of one, and the checks they share."""
+
+import abc
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.spec import Precision
+from stdeploy.backends.finding import Finding
+from stdeploy.backends.registry import BACKENDS
+from stdeploy.errors import ArtifactError, BackendError, SpecError, pip_install
+
+# "auto" or a name of the registry. Command line and server list and check what it allows.
+if TYPE_CHECKING:
+    Backend = str
+else:
+    Backend = Literal["auto", *BACKENDS]
+Device = Literal["auto", "cpu", "cuda"]
+# Frames (1, T, H, W, 3) to features (1, C, T), for any T.
+Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+# Of a tensor: name, type as NumPy writes it, shape with None for what is dynamic.
+Described = tuple[str, str, tuple[int | None, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """What a user asks of a runtime. What is asked for is given or refused, never replaced.
+
+    Attributes:
+        backend: "auto" chooses by the rule of choice.py.
+        device: "auto" takes an NVIDIA GPU where the backend and the host have one.
+        precision: arithmetic of the convolutions; None takes the artifact's.
+        allow_cpu: run on the CPU where the GPU that was asked for cannot be used.
+        compile: generate code with torch.compile.
+        cuda_graphs: on a GPU: replay one CUDA graph per batch size.
+        threads: of the CPU; None leaves it to the backend.
+        rebuild: build an engine that does not fit this host again.
+        emulate: run a precision that this processor only emulates, slowly; for verifying.
+    """
+
+    backend: Backend = "auto"
+    device: Device = "auto"
+    precision: Precision | None = None
+    allow_cpu: bool = False
+    compile: bool = False
+    cuda_graphs: bool = False
+    threads: int | None = None
+    rebuild: bool = False
+    emulate: bool = False
+
+
+DEFAULT_OPTIONS = RuntimeOptions()
+
+
+class RunsClips(Protocol):
+    """What classifies clips.
+
+    Attributes:
+        name: of the backend.
+        device: where it really runs, in words.
+        precision: arithmetic of its convolutions.
+    """
+
+    name: str
+    device: str
+    precision: Precision
+
+    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 frames (N, T, H, W, 3), RGB, to logits (N, K).
+
+        Raises:
+            ArtifactError: shape or type of the frames are not those of the artifact.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what is held; harmless when called twice."""
+        ...
+
+
+class Runtime(RunsClips, Protocol):
+    """An opened artifact that classifies clips; a context manager.
+
+    Attributes:
+        stored: type of its weights in the file, where that is coarser than the card says.
+    """
+
+    stored: Precision
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class ClosesOnExit:
+    """The context-manager half of a runtime."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release what is held."""
+
+
+class BaseRuntime(ClosesOnExit, abc.ABC):
+    """One backend: how it opens and runs an artifact, and what it says about itself.
+
+    What stands here is true of a library that runs files as they were written, on the CPU, and
+    only when it is asked for by name; a backend overrides what is different.
+
+    Attributes:
+        name: as in the registry.
+        library: importable name of the package that it uses.
+        extra: of stdeploy, which brings that package; "" where pip has it under its own name.
+        precisions: arithmetic that it can run convolutions in.
+        devices: where it can run, "cpu" first.
+        options: of compile, cuda_graphs and rebuild those that it has.
+        automatic: whether "auto" may choose it.
+    """
+
+    name: str
+    library: str
+    extra: str = ""
+    precisions: tuple[Precision, ...] = ("fp32",)
+    devices: tuple[Device, ...] = ("cpu",)
+    options: tuple[str, ...] = ()
+    automatic: bool = False
+
+    device: str
+    precision: Precision
+    stored: Precision = "fp32"
+
+    @classmethod
+    @abc.abstractmethod
+    def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
+        """Load an artifact.
+
+        Args:
+            artifact: the file.
+            card: its card.
+            options: what is asked for: a device of `devices`, and no option that is not among
+                `options`.
+
+        Raises:
+            ArtifactError: the file does not fit its card or cannot be loaded.
+            BackendError: the backend, its device or its precision is not there.
+        """
+
+    @abc.abstractmethod
+    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Classify clips; see `RunsClips.run`."""
+
+    @classmethod
+    def installed(cls) -> bool:
+        """Whether its library is here; nothing is imported."""
+        return importlib.util.find_spec(cls.library) is not None
+
+    @classmethod
+    def sees_gpu(cls) -> bool:
+        """Whether it can use an NVIDIA GPU here."""
+        return False
+
+    @classmethod
+    def ways(cls, card: ModelCard) -> Iterator[RuntimeOptions]:
+        """Every way in which it can run an artifact here; `stdeploy bench` measures them.
+
+        Args:
+            card: of the artifact.
+        """
+        if cls.installed() and card.precision in cls.precisions:
+            yield RuntimeOptions(backend=cls.name, device="cpu")
+
+    @classmethod
+    def examine(cls) -> Iterator[Finding]:
+        """What works on this host, for `stdeploy doctor`."""
+        if not cls.installed():
+            yield cls.absent()
+            return
+        version = getattr(importlib.import_module(cls.library), "__version__", "")
+        yield Finding(f"{cls.name}, cpu", "works", f"{version}; {', '.join(cls.precisions)}")
+
+    @classmethod
+    def absent(cls) -> Finding:
+        """That its library is not installed."""
+        remedy = pip_install(cls.extra) if cls.extra else f"pip install {cls.library}"
+        return Finding(cls.name, "absent", "not installed", remedy)
+
+    @classmethod
+    def open_trunk(cls, model: bytes, like: RunsClips) -> Features:  # noqa: ARG003 - overridden
+        """Load a graph of ONNX that ends in features, for dense timelines.
+
+        Args:
+            model: takes "frames" and gives one tensor.
+            like: a runtime of this backend; the graph runs on its device in its precision.
+
+        Raises:
+            SpecError: the backend opens whole artifacts only.
+            BackendError: the device cannot be used.
+        """
+        raise SpecError(
+            f"{cls.name} makes no dense timelines; choose another backend, or pass "
+            "--timeline windows"
+        )
+
+    @classmethod
+    def as_written(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Precision:
+        """The precision of a file, for backends that cannot change it.
+
+        Raises:
+            BackendError: another one was asked for, or the backend does not have it.
+        """
+        if options.precision not in (None, card.precision):
+            raise BackendError(
+                f"{cls.name} runs {artifact.name!r} in {card.precision}, as it was written; run: "
+                f"stdeploy export --precision {options.precision}"
+            )
+        if card.precision not in cls.precisions:
+            raise BackendError(
+                f"{cls.name} has no {card.precision}, in which {artifact.name!r} was written; "
+                f"choose another backend, or a file in {' or '.join(cls.precisions)}"
+            )
+        return card.precision
+
+
+def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
+    """Check that frames are what an artifact takes, before a backend sees them.
+
+    Raises:
+        ArtifactError: they are not.
+    """
+    expected = card.clip.frames_shape
+    if (
+        frames.dtype != np.uint8
+        or frames.ndim != 5
+        or frames.shape[1:] != expected
+        or not len(frames)
+    ):
+        needed = ", ".join(str(size) for size in expected)
+        raise ArtifactError(
+            f"frames are {frames.dtype} {frames.shape}; this artifact takes uint8 (N, {needed}), "
+            "N at least 1"
+        )
+
+
+def check_signature(
+    artifact: Path,
+    card: ModelCard,
+    inputs: list[Described],
+    outputs: list[Described],
+) -> None:
+    """Check names, types and shapes of what an artifact takes and gives.
+
+    Args:
+        artifact: the file, for the error.
+        card: what is expected.
+        inputs: all of them.
+        outputs: all of them.
+
+    Raises:
+        ArtifactError: they are not what the card announces.
+    """
+    frames, classes = card.clip.frames_shape, card.model.num_classes
+    if (
+        [tensor[:2] for tensor in inputs] != [("frames", "uint8")]
+        or inputs[0][2][1:] != frames
+        or [tensor[:2] for tensor in outputs] != [("logits", "float32")]
+        or outputs[0][2][1:] not in ((classes,), (None,))
+    ):
+        raise ArtifactError(
+            f"{str(artifact)!r} takes {inputs} and gives {outputs}; its card announces "
+            f"uint8 'frames' (N, {', '.join(map(str, frames))}) and float32 'logits' "
+            f"(N, {classes})"
+        )
+    if inputs[0][2][0] is not None:
+        raise ArtifactError(
+            f"{str(artifact)!r} is frozen at batch {inputs[0][2][0]}; export it again"
+        )

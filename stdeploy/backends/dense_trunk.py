@@ -1,0 +1,138 @@
+"""The trunk of an .onnx artifact by itself, for any number of frames."""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.files import ONNX_SUFFIX
+from stdeploy.artifacts.golden import check_golden, golden_clip
+from stdeploy.artifacts.parity import RUNTIME_TOLERANCE
+from stdeploy.backends.base import Features, RunsClips
+from stdeploy.backends.registry import runtime_class
+from stdeploy.errors import ArtifactError, SpecError
+
+
+class DenseTrunk:
+    """See `stdeploy.inference.dense_windows.Trunk`.
+
+    Args:
+        run: frames (1, T, H, W, 3) to features (1, C, T).
+        weight: of the classifier, (K, C).
+        bias: (K,).
+        radius: frames before and after that a feature depends on.
+    """
+
+    def __init__(
+        self, run: Features, weight: NDArray[np.float32], bias: NDArray[np.float32], radius: int
+    ) -> None:
+        self.radius = radius
+        self._run = run
+        self._weight = weight.astype(np.float64)
+        self._bias = bias.astype(np.float64)
+
+    @classmethod
+    def open(cls, artifact: Path, card: ModelCard, runtime: RunsClips) -> Self:
+        """Cut the head off an artifact and make the rest answer the golden clip.
+
+        Args:
+            artifact: an .onnx file.
+            card: its card.
+            runtime: that runs it; the trunk runs in the same backend, on the same device.
+
+        Raises:
+            SpecError: the network strides in time, the file is no .onnx file, or the backend
+                opens whole artifacts only.
+            ArtifactError: the file holds another graph than ours.
+            ParityError: the trunk answers differently.
+        """
+        if not artifact.name.endswith(ONNX_SUFFIX):
+            raise SpecError(
+                f"a dense timeline needs an .onnx file, which {artifact.name!r} is not; name one, "
+                "or pass --timeline windows"
+            )
+        model = onnx.load(artifact)
+        radius = _temporal_radius(model.graph, artifact)
+        weight, bias = _cut(model.graph, artifact)
+        run = runtime_class(runtime.name).open_trunk(model.SerializeToString(), runtime)
+        trunk = cls(run, weight, bias, radius)
+        # A golden clip by itself has no neighbours: there it has to be what the network says.
+        golden = card.golden
+        clip = golden_clip(golden.seed, card.clip.frames_shape)
+        average = trunk.features(clip).astype(np.float64).mean(axis=0, keepdims=True)
+        check_golden(
+            golden.logits if golden.verified is None else golden.verified,
+            trunk.logits(average)[0],
+            magnitude=golden.magnitude,
+            tolerance=RUNTIME_TOLERANCE[runtime.precision],
+            source=f"the trunk of {artifact.name!r} on {runtime.name} ({runtime.device})",
+        )
+        return trunk
+
+    def features(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map frames (T, H, W, 3) to features (T, C)."""
+        return np.ascontiguousarray(self._run(frames[None])[0].T)
+
+    def logits(self, averages: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map averaged features (N, C) to logits (N, K)."""
+        return np.asarray(averages @ self._weight.T + self._bias)
+
+
+def _temporal_radius(graph: onnx.GraphProto, artifact: Path) -> int:
+    """Half the temporal extent of what one feature depends on, along the longest way.
+
+    Raises:
+        SpecError: something strides in time.
+    """
+    radius: dict[str, int] = {}
+    for node in graph.node:
+        before = max((radius.get(name, 0) for name in node.input), default=0)
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        kernel = attributes.get("kernel_shape", ())
+        if len(kernel) == 3:
+            if attributes.get("strides", [1])[0] != 1:
+                raise SpecError(
+                    f"the network of {artifact.name!r} strides in time, so its windows cannot "
+                    "share their work; pass --timeline windows"
+                )
+            before += (kernel[0] - 1) // 2
+        for name in node.output:
+            radius[name] = before
+    return max(radius.values())
+
+
+def _cut(graph: onnx.GraphProto, artifact: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Let a graph end before the average over time, with any number of frames.
+
+    Returns:
+        Weight (K, C) and bias (K,) of the classifier that came after it.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    classifier = makers.get("logits")
+    average = makers.get(classifier.input[0]) if classifier is not None else None
+    if (
+        classifier is None
+        or classifier.op_type != "Gemm"
+        or average is None
+        or average.op_type != "ReduceMean"
+        or any(name not in weights for name in classifier.input[1:])
+    ):
+        raise ArtifactError(
+            f"{str(artifact)!r} does not end in an average over time and a classifier; export it "
+            "again, or pass --timeline windows"
+        )
+    weight, bias = (numpy_helper.to_array(weights[name]) for name in classifier.input[1:])
+    features = onnx.helper.make_tensor_value_info(
+        average.input[0], onnx.TensorProto.FLOAT, ("batch", weight.shape[1], "time")
+    )
+    del graph.output[:], graph.value_info[:]
+    graph.output.append(features)
+    graph.node.remove(average)
+    graph.node.remove(classifier)
+    graph.input[0].type.tensor_type.shape.dim[1].dim_param = "time"
+    return weight, bias

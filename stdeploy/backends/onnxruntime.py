@@ -1,0 +1,270 @@
+"""ONNX Runtime: on the CPU, or on an NVIDIA GPU through its CUDA provider."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.artifacts.card import ModelCard
+from stdeploy.backends.base import (
+    BaseRuntime,
+    Described,
+    Features,
+    RunsClips,
+    RuntimeOptions,
+    check_frames,
+    check_signature,
+)
+from stdeploy.backends.finding import Finding
+from stdeploy.errors import ArtifactError, BackendError, pip_install, require, with_our_pip
+from stdeploy.hardware import gpus
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_FATAL = 4  # ONNX Runtime's severities: 3 error, 4 fatal
+
+_NUMPY_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+
+
+class OnnxRuntime(BaseRuntime):
+    """An .onnx artifact in an inference session of ONNX Runtime.
+
+    On a GPU the frames are copied to one device buffer a batch size, which the session is bound
+    to, and only the logits come back.
+    """
+
+    name = "onnxruntime"
+    library = "onnxruntime"
+    extra = "cpu"
+    precisions = ("fp32", "fp16", "int8")  # its CUDA provider has no bf16 either
+    devices = ("cpu", "cuda")
+    automatic = True
+
+    def __init__(self, session: Any, card: ModelCard, *, on_gpu: bool) -> None:
+        self._session = session
+        self._card = card
+        self._bindings: dict[int, tuple[Any, Any, Any]] = {}
+        self._on_gpu = on_gpu
+        self.precision = card.precision
+        provider = _CUDA if on_gpu else _CPU
+        self.device = f"{gpus()[0].name}, {provider}" if on_gpu and gpus() else "CPU"
+
+    @classmethod
+    def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
+        """Load an artifact; see `BaseRuntime.open`.
+
+        The provider that the session really uses is compared with the one that was asked for:
+        ONNX Runtime itself goes on with the CPU after a message that is easily overlooked.
+        """
+        extra = "gpu" if options.device == "cuda" else "cpu"
+        ort = require("onnxruntime", extra=extra, purpose=f"running {artifact.name!r}")
+        cls.as_written(artifact, card, options)
+        on_gpu = options.device == "cuda"
+        if on_gpu and _CUDA not in ort.get_available_providers():
+            if not options.allow_cpu:
+                if not gpus():
+                    raise BackendError(
+                        f"{_CUDA} was asked for, but no NVIDIA GPU is seen here; leave --device "
+                        "out, or pass --allow-cpu"
+                    )
+                raise BackendError(
+                    f"{_CUDA} was asked for, but the onnxruntime installed here is built for "
+                    f"the CPU only; uninstall it and run: {with_our_pip(pip_install('gpu'))}, or "
+                    "pass --allow-cpu"
+                )
+            on_gpu = False
+        session = _session(ort, artifact, options, on_gpu=on_gpu)
+        used = session.get_providers()[0]
+        if on_gpu and used != _CUDA:
+            if not options.allow_cpu:
+                raise BackendError(
+                    f"{_CUDA} was asked for, but ONNX Runtime fell back to {used}: no NVIDIA GPU, "
+                    "driver or CUDA library that it can use; see stdeploy doctor, or pass "
+                    "--allow-cpu"
+                )
+            on_gpu = False
+        check_signature(
+            artifact,
+            card,
+            [_described(tensor) for tensor in session.get_inputs()],
+            [_described(tensor) for tensor in session.get_outputs()],
+        )
+        return cls(session, card, on_gpu=on_gpu)
+
+    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Classify clips; see `RunsClips.run`."""
+        check_frames(frames, self._card)
+        frames = np.ascontiguousarray(frames)
+        try:
+            if self._on_gpu:
+                return self._run_bound(frames)
+            (logits,) = self._session.run(["logits"], {"frames": frames})
+        except Exception as error:  # ONNX Runtime's own classes share no narrower base
+            reason = str(error).splitlines()[0]
+            raise ArtifactError(
+                f"ONNX Runtime cannot run a batch of {len(frames)} clips: {reason}"
+            ) from error
+        return np.asarray(logits, dtype=np.float32)
+
+    def close(self) -> None:
+        """Release the session."""
+        self._bindings.clear()
+        self._session = None
+
+    @classmethod
+    def sees_gpu(cls) -> bool:
+        """Whether onnxruntime-gpu and an NVIDIA GPU are both here."""
+        return _has_gpu()
+
+    @classmethod
+    def ways(cls, card: ModelCard) -> Iterator[RuntimeOptions]:
+        """On the CPU, and on the GPU."""
+        for way in super().ways(card):
+            yield way
+            if cls.sees_gpu():
+                yield dataclasses.replace(way, device="cuda")
+
+    @classmethod
+    def open_trunk(cls, model: bytes, like: RunsClips) -> Features:
+        """Load a graph that ends in features; see `BaseRuntime.open_trunk`."""
+        ort = require("onnxruntime", extra="cpu", purpose="running an .onnx file")
+        settings = ort.SessionOptions()
+        settings.log_severity_level = _FATAL
+        settings.enable_cpu_mem_arena = False
+        providers: list[Any] = [_CPU]
+        if like.device != "CPU":
+            providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+        session = ort.InferenceSession(model, settings, providers=providers)
+        if len(providers) > 1 and session.get_providers()[0] == _CPU:
+            raise BackendError("the trunk of a dense timeline cannot use the GPU; try --device cpu")
+        (output,) = (tensor.name for tensor in session.get_outputs())
+
+        def features(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+            (found,) = session.run([output], {"frames": np.ascontiguousarray(frames)})
+            return np.asarray(found, dtype=np.float32)
+
+        return features
+
+    @classmethod
+    def examine(cls) -> Iterator[Finding]:
+        """Which build is here, and which providers a session really uses."""
+        if not cls.installed():
+            yield cls.absent()
+            return
+        import onnxruntime
+
+        yield Finding("onnxruntime, cpu", "works", onnxruntime.__version__)
+        if _CUDA not in onnxruntime.get_available_providers():
+            if gpus():
+                yield Finding(
+                    "onnxruntime, cuda",
+                    "problem",
+                    "there is a GPU, but this onnxruntime is built for CPUs",
+                    f"pip uninstall onnxruntime, then {pip_install('gpu')}",
+                )
+            return
+        used = _providers_in_use(onnxruntime)
+        if _CUDA in used:
+            yield Finding("onnxruntime, cuda", "works", f"providers in use: {', '.join(used)}")
+        else:
+            # What it lists is what it was built for; only a session shows what it uses.
+            yield Finding(
+                "onnxruntime, cuda",
+                "problem" if gpus() else "absent",
+                f"{_CUDA} is listed, but a session falls back to the CPU",
+                "install the CUDA 13 and cuDNN 9 libraries: pip install "
+                "'onnxruntime-gpu[cuda,cudnn]'"
+                if gpus()
+                else "",
+            )
+
+    def _run_bound(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if len(frames) not in self._bindings:
+            self._bindings[len(frames)] = self._bind(frames)
+        binding, device_frames, device_logits = self._bindings[len(frames)]
+        device_frames.update_inplace(frames)
+        self._session.run_with_iobinding(binding)
+        return np.array(device_logits.numpy(), dtype=np.float32)
+
+    def _bind(self, frames: NDArray[np.uint8]) -> tuple[Any, Any, Any]:
+        ort = require("onnxruntime", extra="gpu", purpose="running on a GPU")
+        device_frames = ort.OrtValue.ortvalue_from_numpy(frames, "cuda", 0)
+        device_logits = ort.OrtValue.ortvalue_from_shape_and_type(
+            [len(frames), self._card.model.num_classes], np.float32, "cuda", 0
+        )
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("frames", device_frames)
+        binding.bind_ortvalue_output("logits", device_logits)
+        return binding, device_frames, device_logits
+
+
+@functools.cache
+def _has_gpu() -> bool:
+    if not gpus() or not importlib.util.find_spec("onnxruntime"):
+        return False
+    import onnxruntime
+
+    return _CUDA in onnxruntime.get_available_providers()
+
+
+def preload_cuda(ort: Any) -> None:
+    """Let ONNX Runtime find the CUDA libraries that pip put beside it.
+
+    NOTE: it prints what it misses to standard output, where results go; what is missing shows
+    in the providers that a session uses.
+    """
+    if gpus() and hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls(directory="")
+
+
+def _session(ort: Any, artifact: Path, options: RuntimeOptions, *, on_gpu: bool) -> Any:
+    settings = ort.SessionOptions()
+    # What goes wrong is raised, or found in get_providers(); lines beside that only confuse.
+    settings.log_severity_level = _FATAL
+    ort.set_default_logger_severity(_FATAL)
+    # Clips are large: an arena that grows by doubling holds gigabytes that nothing uses.
+    settings.enable_cpu_mem_arena = False
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    providers: list[Any] = [_CPU]
+    if on_gpu:
+        preload_cuda(ort)
+        # TF32 keeps 10 bits of a factor, which a golden clip in float32 would not forgive.
+        providers.insert(0, (_CUDA, {"use_tf32": "0", "cudnn_conv_use_max_workspace": "1"}))
+    try:
+        return ort.InferenceSession(str(artifact), settings, providers=providers)
+    except Exception as error:  # as above
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{str(artifact)!r} cannot be loaded by ONNX Runtime: {reason}"
+        ) from error
+
+
+def _described(tensor: Any) -> Described:
+    shape = tuple(size if isinstance(size, int) else None for size in tensor.shape)
+    return tensor.name, _NUMPY_TYPES.get(tensor.type, tensor.type), shape
+
+
+def _providers_in_use(onnxruntime: Any) -> list[str]:
+    """The providers of a session that asks for CUDA."""
+    from onnx import TensorProto, helper
+
+    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")]
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    graph = helper.make_graph([relu], "relu", tensors[:1], tensors[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    preload_cuda(onnxruntime)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    onnxruntime.set_default_logger_severity(4)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CUDAExecutionProvider"]
+    )
+    return list(session.get_providers())

@@ -1,0 +1,149 @@
+"""What `--backend auto` means: the rule, and the memory of what was measured."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from stdeploy.artifacts.files import ONNX_SUFFIX, cache_folder, sha256_of, whole_file
+from stdeploy.artifacts.spec import Precision
+from stdeploy.backends.base import Backend, RuntimeOptions
+from stdeploy.backends.registry import BACKENDS, runtime_class
+from stdeploy.errors import ArtifactError
+from stdeploy.hardware import cpu_count, cpu_name
+
+_MEMORY = "choices.json"
+
+
+def rule() -> str:
+    """What "auto" means, in words; backends of .onnx files are those of the registry."""
+    classes = {backend: runtime_class(backend) for backend in _of_suffix(ONNX_SUFFIX)}
+    timed = [b for b, found in classes.items() if found.automatic and "cpu" in found.devices]
+    asked_for = [b for b, found in classes.items() if not found.automatic]
+    by_name = f" By name only: {', '.join(asked_for)}." if asked_for else ""
+    return (
+        ".engine: tensorrt. .onnx: onnxruntime on the GPU where there is an NVIDIA GPU and "
+        f"onnxruntime-gpu; otherwise the faster of {' and '.join(timed)} on this CPU, each "
+        "verified and timed when a file is first opened, and remembered. .pt and .safetensors: "
+        f"torch, on the GPU where it sees one.{by_name}"
+    )
+
+
+def backends_for(artifact: Path) -> tuple[Backend, ...]:
+    """The backends that run files of a kind.
+
+    Raises:
+        ArtifactError: none does.
+    """
+    possible = _of_suffix(artifact.suffix)
+    if not possible:
+        known = dict.fromkeys(suffix for one in BACKENDS.values() for suffix in one.runs)
+        raise ArtifactError(
+            f"{str(artifact)!r}: no backend runs {artifact.suffix or 'such'} files; "
+            f"give one of {', '.join(known)}"
+        )
+    return possible
+
+
+def candidates(
+    artifact: Path, precision: Precision, options: RuntimeOptions
+) -> tuple[RuntimeOptions, ...]:
+    """The backends that options allow for an artifact, with their devices settled.
+
+    Args:
+        artifact: a .onnx, .engine, .safetensors or .pt file.
+        precision: of the artifact.
+        options: what is asked for.
+
+    Returns:
+        One, or those that are to be timed against each other on this CPU.
+
+    Raises:
+        ArtifactError: no backend runs such files, or not the one that was asked for.
+    """
+    possible = backends_for(artifact)
+    if options.backend != "auto":
+        if options.backend not in possible:
+            raise ArtifactError(
+                f"{options.backend} does not run {artifact.suffix} files; for "
+                f"{str(artifact)!r} choose {' or '.join(possible)}"
+            )
+        return (_settled(options, options.backend),)
+    classes = {backend: runtime_class(backend) for backend in possible}
+    automatic = [backend for backend in possible if classes[backend].automatic] or list(possible)
+    if len(automatic) == 1:
+        return (_settled(options, automatic[0]),)
+    asked = options.precision or precision
+    able = [backend for backend in automatic if asked in classes[backend].precisions]
+    on_gpu = [backend for backend in able if classes[backend].sees_gpu()]
+    if options.device == "cuda":
+        # Where none can, the first that might says what is missing.
+        on_gpu = on_gpu or [b for b in automatic if "cuda" in classes[b].devices] or automatic
+    if on_gpu and options.device != "cpu":
+        return (dataclasses.replace(options, backend=on_gpu[0], device="cuda"),)
+    on_cpu = [backend for backend in able if "cpu" in classes[backend].devices]
+    # With none installed, or none able, the first says what is missing.
+    chosen = [backend for backend in on_cpu if classes[backend].installed()] or on_cpu[:1]
+    return tuple(
+        dataclasses.replace(options, backend=backend, device="cpu")
+        for backend in chosen or automatic[:1]
+    )
+
+
+def remembered(artifact: Path, options: RuntimeOptions) -> Backend | None:
+    """The backend that was faster when this artifact was first opened here, if it was timed."""
+    choice = _memory().get(_key(artifact, options))
+    return next((backend for backend in backends_for(artifact) if backend == choice), None)
+
+
+def remember(artifact: Path, options: RuntimeOptions, seconds: Mapping[Backend, float]) -> None:
+    """Keep which backend was faster; a cache folder that cannot be written to is no error."""
+    fastest = min(seconds, key=lambda backend: seconds[backend])
+    try:
+        path = cache_folder() / _MEMORY
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {**_memory(), _key(artifact, options): fastest}
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=0))
+    except (OSError, ArtifactError):
+        pass
+
+
+def _settled(options: RuntimeOptions, backend: Backend) -> RuntimeOptions:
+    """Options with the backend, and the device that "auto" stands for."""
+    device = options.device
+    if device == "auto":
+        found = runtime_class(backend)
+        device = "cuda" if found.sees_gpu() or "cpu" not in found.devices else "cpu"
+    return dataclasses.replace(options, backend=backend, device=device)
+
+
+def _of_suffix(suffix: str) -> tuple[Backend, ...]:
+    return tuple(backend for backend, one in BACKENDS.items() if suffix in one.runs)
+
+
+def _memory() -> dict[str, str]:
+    try:
+        content = json.loads((cache_folder() / _MEMORY).read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _key(artifact: Path, options: RuntimeOptions) -> str:
+    """Whatever the faster backend depends on."""
+    libraries = [runtime_class(backend).library for backend in backends_for(artifact)]
+    versions = [f"{name} {_version(name)}" for name in libraries]
+    parts = [sha256_of(artifact), cpu_name(), cpu_count(), options.threads, options.precision]
+    return hashlib.sha256(repr([*parts, *versions]).encode()).hexdigest()
+
+
+def _version(package: str) -> str:
+    for name in (package, f"{package}-gpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "-"

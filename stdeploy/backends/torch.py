@@ -1,0 +1,234 @@
+"""PyTorch: checkpoints and fused weights as they are, on the CPU or an NVIDIA GPU."""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.spec import Precision
+from stdeploy.backends.base import BaseRuntime, RuntimeOptions, check_frames
+from stdeploy.backends.finding import Finding
+from stdeploy.errors import ArtifactError, BackendError, require
+from stdeploy.hardware import gpus
+
+require("torch", extra="train", purpose="running a .pt or .safetensors file")
+
+import torch  # noqa: E402 - after the check for it
+from torch import Tensor  # noqa: E402
+
+from stdeploy.models.checkpoint import load_model  # noqa: E402
+from stdeploy.models.inference import FramesToLogits, halve_trunk  # noqa: E402
+
+_DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+# Runs before a graph is captured, on its own stream, so that cuDNN has chosen its algorithms.
+_WARM_UP_RUNS = 3
+
+
+class TorchRuntime(BaseRuntime):
+    """A network of torch in evaluation mode.
+
+    On a GPU its memory layout is channels_last_3d, frames go through page-locked memory, and
+    with CUDA graphs each batch size is captured once and replayed.
+    """
+
+    name = "torch"
+    library = "torch"
+    extra = "train"
+    precisions = ("fp32", "fp16", "bf16")
+    devices = ("cpu", "cuda")
+    options = ("compile", "cuda_graphs")
+    automatic = True
+
+    def __init__(
+        self,
+        graph: FramesToLogits,
+        card: ModelCard,
+        precision: Precision,
+        options: RuntimeOptions,
+        stored: Precision = "fp32",
+    ) -> None:
+        self._card = card
+        self.stored = stored
+        self._on_gpu = options.device == "cuda"
+        self._graph: Callable[[Tensor], Tensor] | None = graph
+        if options.compile:
+            with _quiet():
+                self._graph = torch.compile(graph, dynamic=False)
+        self._captured: dict[int, _Captured] | None = {} if options.cuda_graphs else None
+        self.precision = precision
+        words = [torch.cuda.get_device_name() if self._on_gpu else "CPU"]
+        words += ["compiled"] if options.compile else []
+        words += ["CUDA graphs"] if options.cuda_graphs else []
+        self.device = ", ".join(words)
+
+    @classmethod
+    def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
+        """Load an artifact; see `BaseRuntime.open`."""
+        if options.device == "cuda" and not torch.cuda.is_available():
+            if not options.allow_cpu:
+                raise BackendError(
+                    "CUDA was asked for, but torch sees no NVIDIA GPU; see stdeploy doctor, or "
+                    "pass --allow-cpu"
+                )
+            options = dataclasses.replace(options, device="cpu", cuda_graphs=False)
+        if options.cuda_graphs and options.device != "cuda":
+            raise BackendError("--cuda-graphs needs --device cuda")
+        precision = options.precision or "fp32"
+        if precision not in _DTYPES:
+            raise BackendError(
+                f"torch has no {precision} here; run: stdeploy export --precision {precision}"
+            )
+        if precision == "fp16" and options.device == "cpu":
+            raise BackendError(
+                "torch computes fp16 convolutions on a CPU minutes a clip; use fp32, or bf16"
+            )
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        model, _ = load_model(artifact)
+        stored = model.stored
+        if precision != "fp32":
+            halve_trunk(model, _DTYPES[precision])
+        graph = FramesToLogits(model, card.clip).eval()
+        if options.device == "cuda":
+            try:
+                graph.to("cuda")
+            except RuntimeError as error:  # no memory left, or a torch without code for this GPU
+                reason = str(error).splitlines()[0]
+                raise BackendError(f"torch cannot use this GPU: {reason}") from error
+            # Memory formats name 4 and 5 dimensions; only the convolutions have the latter.
+            for parameter in graph.parameters():
+                if parameter.dim() == 5:
+                    parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+        return cls(graph, card, precision, options, stored)
+
+    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Classify clips; see `RunsClips.run`."""
+        check_frames(frames, self._card)
+        try:
+            with torch.inference_mode(), _exact(), _quiet():
+                logits = self._run(torch.from_numpy(np.ascontiguousarray(frames)))
+        except torch.cuda.OutOfMemoryError as error:
+            raise ArtifactError(
+                f"a batch of {len(frames)} clips does not fit into the memory of {self.device}"
+            ) from error
+        except RuntimeError as error:  # no compiler for --compile, no kernel for this GPU
+            reason = str(error).splitlines()[0]
+            raise BackendError(
+                f"torch cannot run a batch of {len(frames)} clips on {self.device}: {reason}"
+            ) from error
+        return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
+
+    def close(self) -> None:
+        """Release the network."""
+        self._graph = None
+        self._captured = None if self._captured is None else {}
+        if self._on_gpu:
+            torch.cuda.empty_cache()
+
+    @classmethod
+    def sees_gpu(cls) -> bool:
+        """Whether there is an NVIDIA GPU, and a torch that is built for it."""
+        return bool(gpus()) and torch.cuda.is_available()
+
+    @classmethod
+    def ways(cls, card: ModelCard) -> Iterator[RuntimeOptions]:
+        """Eager and compiled on the CPU; on the GPU in three precisions, also as CUDA graphs."""
+        plain = RuntimeOptions(backend="torch", device="cpu", precision="fp32")
+        yield plain
+        if card.model.fused:
+            yield dataclasses.replace(plain, compile=True)
+        if not cls.sees_gpu():
+            return
+        on_gpu = dataclasses.replace(plain, device="cuda")
+        yield on_gpu
+        yield dataclasses.replace(on_gpu, precision="fp16")
+        if card.model.fused:
+            yield dataclasses.replace(on_gpu, precision="bf16")
+            yield dataclasses.replace(on_gpu, precision="bf16", cuda_graphs=True)
+            yield dataclasses.replace(on_gpu, precision="fp16", compile=True)
+
+    @classmethod
+    def examine(cls) -> Iterator[Finding]:
+        """Which torch is here, and whether it sees the GPU."""
+        text = f"{torch.__version__}, {torch.get_num_threads()} threads"
+        yield Finding("torch, cpu", "works", text)
+        if torch.cuda.is_available():
+            cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+            text = f"CUDA {torch.version.cuda}, cuDNN {cudnn}, {torch.cuda.get_device_name()}"
+            yield Finding("torch, cuda", "works", text)
+        elif gpus():
+            built = torch.version.cuda
+            yield Finding(
+                "torch, cuda",
+                "problem",
+                f"built for CUDA {built}, but sees no GPU"
+                if built
+                else "this torch is built for CPUs",
+                "install torch for CUDA: https://pytorch.org/get-started/locally",
+            )
+
+    def _run(self, frames: Tensor) -> Tensor:
+        assert self._graph is not None
+        if not self._on_gpu:
+            return self._graph(frames)
+        frames = frames.pin_memory()
+        if self._captured is None:
+            return self._graph(frames.to("cuda", non_blocking=True))
+        if len(frames) not in self._captured:
+            self._captured[len(frames)] = _Captured(self._graph, frames)
+        return self._captured[len(frames)].replay(frames)
+
+
+class _Captured:
+    """The network at one batch size as a CUDA graph."""
+
+    def __init__(self, graph: Callable[[Tensor], Tensor], frames: Tensor) -> None:
+        self._frames = frames.to("cuda")
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP_RUNS):
+                graph(self._frames)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._captured):
+            self._logits = graph(self._frames)
+
+    def replay(self, frames: Tensor) -> Tensor:
+        self._frames.copy_(frames, non_blocking=True)
+        self._captured.replay()
+        return self._logits
+
+
+@contextlib.contextmanager
+def _exact() -> Iterator[None]:
+    """Without TF32, whose 10 bits a golden clip in float32 would not forgive."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        # `enabled` has to be said: this context would switch cuDNN off by default.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.compile warns about its own internals, when it is loaded and when it first runs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

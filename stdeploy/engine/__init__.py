@@ -1,1 +1,0 @@
-"""TensorRT engines: which TensorRT is here, building a plan, and the sidecar that describes it."""

@@ -1,0 +1,1 @@
+"""From videos to answers: the Classifier, timelines, accuracy, files of rows."""

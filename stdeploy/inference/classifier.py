@@ -1,0 +1,405 @@
+"""The Classifier: the one place that knows the whole way from a video file to a prediction."""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.artifacts.card import ModelCard, read_card
+from stdeploy.artifacts.files import sha256_of
+from stdeploy.backends.base import DEFAULT_OPTIONS, ClosesOnExit, RunsClips, RuntimeOptions
+from stdeploy.backends.loader import open_runtime
+from stdeploy.errors import VideoError
+from stdeploy.inference.dense_windows import DenseWindows, Trunk
+from stdeploy.inference.ordered_map import ordered_map, prefetch
+from stdeploy.inference.prediction import Logits, Prediction, rank, softmax
+from stdeploy.inference.timeline import Cell, Timeline, TimelineMaker, TimelineOptions
+from stdeploy.video.clips import ClipRequest, Clips, ReadClips, read_clips
+from stdeploy.video.decoder import DecoderName
+from stdeploy.video.flaws import Flaws
+from stdeploy.video.opencv import decoding_threads, limit_threads
+from stdeploy.video.sampling import view_times
+
+_MOST_JOBS = 8
+_WINDOWS_AHEAD = 2  # groups of windows, or chunks of frames, that wait for the network
+_CHUNK_FRAMES = 16
+_STRETCH_FRAMES = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifyOptions:
+    """How videos become clips and clips become batches.
+
+    Attributes:
+        views: clips per video; None takes the card's.
+        crops: of each of those, 1 (the centre) or 3 (along the longer side).
+        batch: clips that the network gets at once, of one video or of several.
+        jobs: videos decoded at once; None is one for each processor, at most 8.
+        decoder: the library that reads them, see `VideoReader`.
+    """
+
+    views: int | None = None
+    crops: Literal[1, 3] = 1
+    batch: int = 1
+    jobs: int | None = None
+    decoder: DecoderName = "auto"
+
+    @property
+    def decoding_jobs(self) -> int:
+        """Videos decoded at once."""
+        return self.jobs or min(_MOST_JOBS, os.cpu_count() or 1)
+
+
+DEFAULT_CLASSIFY = ClassifyOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    """A window of a timeline.
+
+    Attributes:
+        logits: (K,).
+        shot_seconds: when its shot begins.
+        duration_seconds: of the video.
+        flaws: what is wrong with that.
+    """
+
+    logits: Logits
+    shot_seconds: float
+    duration_seconds: float
+    flaws: Flaws
+
+
+@dataclasses.dataclass
+class _Awaited:
+    """A video of which not all clips have been through the network.
+
+    Attributes:
+        video: the file.
+        clips: decoded; None where it gave none.
+        error: why not.
+        decode_ms: how long that took.
+        logits: of the clips that are done.
+        infer_ms: its share of the time that the batches took.
+    """
+
+    video: Path
+    clips: Clips | None
+    error: VideoError | None
+    decode_ms: float
+    logits: list[NDArray[np.float32]] = dataclasses.field(default_factory=list)
+    infer_ms: float = 0.0
+
+    @property
+    def done(self) -> bool:
+        return self.clips is None or len(self.logits) == len(self.clips.frames)
+
+
+class Classifier(ClosesOnExit):
+    """An opened artifact that classifies video files; a context manager.
+
+    Args:
+        runtime: runs the network.
+        card: of the artifact.
+        artifact_sha256: its digest.
+        options: views, batches, how many videos at once.
+        read: how clips are read: in this process, or by a `DecodePool` for files that are not
+            trusted.
+        give_up: ends reading that is under way, when its clips are not wanted any more.
+    """
+
+    def __init__(
+        self,
+        runtime: RunsClips,
+        card: ModelCard,
+        *,
+        artifact_sha256: str,
+        options: ClassifyOptions = DEFAULT_CLASSIFY,
+        read: ReadClips = read_clips,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.runtime = runtime
+        self.card = card
+        self.views = card.clip.views if options.views is None else options.views
+        self.crops = options.crops
+        self.jobs = options.decoding_jobs
+        self._batch = options.batch
+        self._read = read
+        self._request = ClipRequest(
+            clip=card.clip, views=self.views, crops=options.crops, decoder=options.decoder
+        )
+        self._artifact_sha256 = artifact_sha256
+        self._give_up = give_up
+
+    @classmethod
+    def open(
+        cls,
+        artifact: Path,
+        *,
+        options: ClassifyOptions = DEFAULT_CLASSIFY,
+        runtime_options: RuntimeOptions = DEFAULT_OPTIONS,
+        read: ReadClips = read_clips,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> Self:
+        """Open an artifact and verify it with its golden clip.
+
+        Args:
+            artifact: a .onnx, .engine, .fused.safetensors or .pt file.
+            options: views, batches, how many videos at once.
+            runtime_options: backend, device and precision.
+            read: see above.
+            give_up: likewise.
+
+        Raises:
+            ArtifactError: it cannot be used.
+            BackendError: what runs it is not installed.
+        """
+        card = read_card(artifact)
+        return cls(
+            open_runtime(artifact, card, runtime_options),
+            card,
+            artifact_sha256=sha256_of(artifact),
+            options=options,
+            read=read,
+            give_up=give_up,
+        )
+
+    def classify(self, video: Path) -> Prediction:
+        """Classify one video file.
+
+        Raises:
+            VideoError: it gives no clip; the message says why, without the path.
+        """
+        awaited = self._decode(video)
+        while not awaited.done:
+            self._infer([awaited])
+        return self._prediction(awaited)
+
+    def classify_all(
+        self, videos: Iterable[Path]
+    ) -> Iterator[tuple[Path, Prediction | VideoError]]:
+        """Classify videos; a broken one gives its error and the rest go on.
+
+        Some are decoded while others are in the network, and clips of several share its batches.
+
+        Yields:
+            Each video with its result, in the order in which they came.
+        """
+        waiting: deque[_Awaited] = deque()
+        with _one_thread_each(self.jobs):
+            decoded = ordered_map(
+                self._decode, videos, threads=self.jobs, ahead=self.jobs, give_up=self._give_up
+            )
+            with contextlib.closing(decoded):
+                for _, awaited in decoded:
+                    waiting.append(awaited)
+                    while self._missing(waiting) >= self._batch:
+                        self._infer(waiting)
+                    yield from self._finished(waiting)
+            while self._missing(waiting):
+                self._infer(waiting)
+            yield from self._finished(waiting)
+
+    def classify_clips(
+        self, frames: NDArray[np.uint8]
+    ) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """Labels and scores, best first, of clips (N, T, H, W, 3) whose logits are averaged."""
+        return rank(self.runtime.run(frames), self.card.labels)
+
+    def clips(self, video: Path) -> Clips:
+        """Decode the clips of a video that `classify` would show to the network.
+
+        Raises:
+            VideoError: it gives no clip; the message says why, without the path.
+        """
+        (clips,) = self._read(video, self._request)
+        return clips
+
+    @property
+    def decoder(self) -> DecoderName:
+        """Which library is to decode."""
+        return self._request.decoder
+
+    def timeline(
+        self,
+        video: Path,
+        options: TimelineOptions,
+        *,
+        trunk: Trunk | None = None,
+        progress: Callable[[float, float], None] = lambda _done, _of: None,
+        window: Callable[[Cell], None] = lambda _cell: None,
+    ) -> Timeline:
+        """Classify windows all along a video; an hour needs as much memory as a minute.
+
+        Args:
+            video: a file.
+            options: hop and thresholds. With a trunk the hop is rounded to whole frames.
+            trunk: of the same artifact; windows then share its work, see dense.py.
+            progress: is told how many seconds are done, and of how many.
+            window: is told of each window, one behind the network.
+
+        Raises:
+            VideoError: it gives no clip, or is damaged on the way.
+        """
+        clip = self.card.clip
+        if trunk is not None:
+            hop_frames = max(1, round(options.hop_seconds / clip.interval_seconds))
+            options = dataclasses.replace(options, hop_seconds=hop_frames * clip.interval_seconds)
+            scores = self._dense_scores(video, trunk, hop_frames, options)
+        else:
+            scores = self._window_scores(video, options)
+        maker = TimelineMaker(clip.span_seconds, options)
+        scored: _Scored | None = None
+        for scored in scores:
+            before = maker.add(softmax(scored.logits), shot=scored.shot_seconds)
+            if before is not None:
+                window(before)
+            done, duration = 0.0 if before is None else before.end, scored.duration_seconds
+            progress(min(done, duration), duration)
+        if scored is None:
+            raise VideoError("gives no window")
+        cells, segments = maker.finish(scored.duration_seconds)
+        window(cells[-1])
+        return Timeline(
+            video=str(video),
+            labels=self.card.labels,
+            duration_seconds=scored.duration_seconds,
+            flaws=scored.flaws,
+            options=options,
+            cells=cells,
+            segments=segments,
+            cuts_seconds=maker.cuts if options.cuts else None,
+            how="windows" if trunk is None else "dense",
+            device=self._device,
+            artifact_sha256=self._artifact_sha256,
+        )
+
+    def close(self) -> None:
+        """Close the runtime."""
+        self.runtime.close()
+
+    def _window_scores(self, video: Path, options: TimelineOptions) -> Iterator[_Scored]:
+        wanted = {"hop_seconds": options.hop_seconds, "group": self._batch}
+        for clips in self._read_along(video, wanted, options):
+            for number, logits in enumerate(self.runtime.run(clips.frames)):
+                yield _scored(logits, clips, number)
+
+    def _dense_scores(
+        self, video: Path, trunk: Trunk, hop_frames: int, options: TimelineOptions
+    ) -> Iterator[_Scored]:
+        clip = self.card.clip
+        chunks = self._read_along(video, {"chunk_frames": _CHUNK_FRAMES}, options)
+        for _, of_shot in itertools.groupby(chunks, _shot_of):
+            windows = DenseWindows(
+                trunk, window=clip.num_frames, hop=hop_frames, stretch=_STRETCH_FRAMES
+            )
+            for clips in of_shot:
+                if clips.duration_seconds <= clip.span_seconds:
+                    view_times(clips.duration_seconds, clip, 1)  # which may refuse a short video
+                for together in windows.add(clips.frames[0]):
+                    yield from (_scored(logits, clips) for logits in together)
+            for together in windows.finish():
+                yield from (_scored(logits, clips) for logits in together)
+
+    def _read_along(
+        self, video: Path, wanted: dict[str, Any], options: TimelineOptions
+    ) -> Iterator[Clips]:
+        """Clips all along a video, some of them ahead of who takes them."""
+        if options.cuts:
+            wanted = wanted | {"shortest_shot_seconds": options.hop_seconds}
+        request = self._request.model_copy(update=wanted)
+        with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
+            yield from read
+
+    def _decode(self, video: Path) -> _Awaited:
+        start = time.perf_counter()
+        clips, found = None, None
+        try:
+            (clips,) = self._read(video, self._request)
+        except VideoError as error:
+            found = error
+        return _Awaited(video, clips, found, 1e3 * (time.perf_counter() - start))
+
+    def _infer(self, waiting: Iterable[_Awaited]) -> None:
+        """Run one batch of the clips that have waited longest."""
+        batch: list[tuple[_Awaited, NDArray[np.uint8]]] = []
+        for awaited in waiting:
+            if awaited.clips is not None:
+                room = self._batch - len(batch)
+                first = len(awaited.logits)
+                batch += [(awaited, clip) for clip in awaited.clips.frames[first : first + room]]
+        start = time.perf_counter()
+        # One clip needs no copy.
+        frames = batch[0][1][None] if len(batch) == 1 else np.stack([clip for _, clip in batch])
+        logits = self.runtime.run(frames)
+        each_ms = 1e3 * (time.perf_counter() - start) / len(batch)
+        for (awaited, _), row in zip(batch, logits, strict=True):
+            awaited.logits.append(row)
+            awaited.infer_ms += each_ms
+
+    @property
+    def _device(self) -> str:
+        return f"{self.runtime.name} on {self.runtime.device}"
+
+    def _missing(self, waiting: Iterable[_Awaited]) -> int:
+        return sum(len(a.clips.frames) - len(a.logits) for a in waiting if a.clips is not None)
+
+    def _finished(self, waiting: deque[_Awaited]) -> Iterator[tuple[Path, Prediction | VideoError]]:
+        while waiting and waiting[0].done:
+            awaited = waiting.popleft()
+            yield awaited.video, awaited.error or self._prediction(awaited)
+
+    def _prediction(self, awaited: _Awaited) -> Prediction:
+        """What comes of a video whose clips are all done.
+
+        Raises:
+            VideoError: it gave none.
+        """
+        if awaited.clips is None:
+            assert awaited.error is not None
+            raise awaited.error
+        view_logits = np.stack(awaited.logits)
+        labels, scores = rank(view_logits, self.card.labels)
+        shown = awaited.clips.times_seconds
+        return Prediction(
+            video=str(awaited.video),
+            labels=labels,
+            scores=scores,
+            view_logits=view_logits,
+            view_spans_seconds=tuple((float(t.min()), float(t.max())) for t in shown),
+            duration_seconds=awaited.clips.duration_seconds,
+            flaws=awaited.clips.flaws,
+            timings_ms={"decode": awaited.decode_ms, "infer": awaited.infer_ms},
+            device=self._device,
+            artifact_sha256=self._artifact_sha256,
+        )
+
+
+def _shot_of(clips: Clips, number: int = 0) -> float:
+    """When the shot of one of the clips begins; the only one begins with the video."""
+    return 0.0 if clips.shots_seconds is None else float(clips.shots_seconds[number])
+
+
+def _scored(logits: Logits, clips: Clips, number: int = 0) -> _Scored:
+    """What the network says to one of the clips."""
+    return _Scored(logits, _shot_of(clips, number), clips.duration_seconds, clips.flaws)
+
+
+@contextlib.contextmanager
+def _one_thread_each(jobs: int) -> Iterator[None]:
+    """Where several videos are decoded at once, one thread for each is the fastest."""
+    before = decoding_threads()
+    if jobs > 1:
+        limit_threads(1)
+    try:
+        yield
+    finally:
+        limit_threads(before)

@@ -1,0 +1,203 @@
+"""Accuracy of an artifact on labelled videos, by the same chain that classifies any video."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stdeploy.datasets.labelled_videos import LabelledVideos
+from stdeploy.errors import DatasetError, VideoError
+from stdeploy.inference.classifier import Classifier
+from stdeploy.inference.prediction import average_views, softmax
+
+_CALIBRATION_BINS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What an artifact said about one labelled video.
+
+    Attributes:
+        video: the file.
+        label: what it shows, an index into the labels.
+        logits: averaged over the views, float64 (K,); None where it could not be read.
+        reason: why not.
+    """
+
+    video: Path
+    label: int
+    logits: NDArray[np.float64] | None = dataclasses.field(repr=False)
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How an artifact did.
+
+    Attributes:
+        labels: K class names.
+        videos: how many were classified.
+        failed: how many could not be read; not counted below.
+        top1: share whose best label is the right one.
+        top5: share whose right label is among the best five.
+        within_pairs: among the videos of classes that are each other's reversal, the share
+            where the right class has the higher logit of the two; chance is 0.5. None where
+            the data set names no such classes.
+        mean_class_accuracy: top-1 averaged over the classes that have videos.
+        calibration_error: expected calibration error of the best label's probability: the mean
+            distance between what it promises and how often it is right, over 15 bins of equal
+            width.
+        confusion: (K, K), videos by their class and by the best label.
+        judged: every video.
+    """
+
+    labels: tuple[str, ...]
+    videos: int
+    failed: int
+    top1: float
+    top5: float
+    within_pairs: float | None
+    mean_class_accuracy: float
+    calibration_error: float
+    confusion: NDArray[np.int64] = dataclasses.field(repr=False)
+    judged: tuple[Judged, ...] = dataclasses.field(repr=False)
+
+    @property
+    def commonest_class(self) -> tuple[str, float]:
+        """The class of most videos, and the top-1 of one who always names it."""
+        counts = self.confusion.sum(axis=1)
+        number = int(counts.argmax())
+        return self.labels[number], float(counts[number] / counts.sum())
+
+    def class_accuracies(self) -> dict[str, float | None]:
+        """Top-1 of each class; None where it has no video."""
+        return {
+            label: float(row[number] / row.sum()) if row.sum() else None
+            for number, (label, row) in enumerate(zip(self.labels, self.confusion, strict=True))
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two artifacts on the same videos.
+
+    Attributes:
+        videos: how many both could classify.
+        agreement: share of those where the best labels are the same.
+        differing: (video, right label, best label of the first, of the second).
+    """
+
+    videos: int
+    agreement: float
+    differing: tuple[tuple[Path, str, str, str], ...]
+
+
+def evaluate(
+    classifier: Classifier,
+    data: LabelledVideos,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Evaluation:
+    """Classify every video of a split and count.
+
+    Args:
+        classifier: an opened artifact.
+        data: the split; its labels must be among the artifact's.
+        progress: is told videos done and in all.
+
+    Raises:
+        DatasetError: other labels than the artifact's, or no video could be read.
+    """
+    data = data.with_labels(classifier.card.labels, source="the artifact")
+    judged: list[Judged] = []
+    results = classifier.classify_all(sample.video for sample in data.samples)
+    for sample, (_, result) in zip(data.samples, results, strict=True):
+        if isinstance(result, VideoError):
+            judged.append(Judged(sample.video, sample.label, None, str(result)))
+        else:
+            logits = average_views(result.view_logits)
+            judged.append(Judged(sample.video, sample.label, logits))
+        progress(len(judged), len(data.samples))
+    return count(judged, data)
+
+
+def count(judged: Sequence[Judged], data: LabelledVideos) -> Evaluation:
+    """Measures of what was judged.
+
+    Args:
+        judged: of the videos of the data set.
+        data: gives the labels, and which classes are reversals of each other.
+
+    Raises:
+        DatasetError: no video could be read.
+    """
+    read = [(one.label, one.logits) for one in judged if one.logits is not None]
+    if not read:
+        first = f"; the first: {judged[0].video} {judged[0].reason}" if judged else ""
+        raise DatasetError(f"none of the {len(judged)} videos could be read{first}")
+    labels = np.array([label for label, _ in read])
+    logits = np.stack([of_video for _, of_video in read])
+    order = np.argsort(-logits, axis=1, kind="stable")
+    best, right = order[:, 0], order[:, 0] == labels
+    confusion = np.zeros((len(data.labels),) * 2, dtype=np.int64)
+    np.add.at(confusion, (labels, best), 1)
+    present = confusion.sum(axis=1) > 0
+    pairs = [
+        bool(row[label] > row[data.reverse[int(label)]])
+        for label, row in zip(labels, logits, strict=True)
+        if int(label) in data.reverse
+    ]
+    return Evaluation(
+        labels=data.labels,
+        videos=len(read),
+        failed=len(judged) - len(read),
+        top1=float(right.mean()),
+        top5=float((order[:, :5] == labels[:, None]).any(axis=1).mean()),
+        within_pairs=sum(pairs) / len(pairs) if pairs else None,
+        mean_class_accuracy=float(
+            (confusion.diagonal()[present] / confusion.sum(axis=1)[present]).mean()
+        ),
+        calibration_error=calibration_error(
+            np.array([softmax(row).max() for row in logits]), right
+        ),
+        confusion=confusion,
+        judged=tuple(judged),
+    )
+
+
+def calibration_error(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Expected calibration error (Guo et al., 2017), 15 bins of equal width.
+
+    >>> calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([True, True, True, False]))
+    0.15
+
+    Args:
+        confidences: probability of the best label, (N,).
+        right: whether it was the right one, (N,).
+    """
+    bins = np.minimum((confidences * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
+    error = sum(
+        abs(float(confidences[inside].sum()) - int(right[inside].sum()))
+        for inside in (bins == number for number in np.unique(bins))
+    )
+    return round(error / len(confidences), 12)
+
+
+def compare(first: Evaluation, second: Evaluation) -> Comparison:
+    """Where two artifacts agree, on videos that both could read.
+
+    Args:
+        first: of one artifact.
+        second: of another with the same labels, on the same videos.
+    """
+    differing, videos = [], 0
+    for one, other in zip(first.judged, second.judged, strict=True):
+        if one.logits is None or other.logits is None:
+            continue
+        videos += 1
+        said = first.labels[int(one.logits.argmax())], second.labels[int(other.logits.argmax())]
+        if said[0] != said[1]:
+            differing.append((one.video, first.labels[one.label], *said))
+    agreement = 1.0 - len(differing) / videos if videos else 0.0
+    return Comparison(videos, agreement, tuple(differing))

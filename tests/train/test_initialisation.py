@@ -1,0 +1,210 @@
+"""Weights before training: inflated from 2D, or from a checkpoint of ours."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from stdeploy.errors import ArtifactError, SpecError
+from stdeploy.layers.temporal import TemporalFilter, inflate
+from stdeploy.models.checkpoint import load_model, save_checkpoint
+from stdeploy.train.initialisation import start
+from stdeploy.train.recipe import Recipe
+from tests.conftest import card_of, randomise_norms, tiny_model
+
+WIDTH = 1 / 16
+LABELS = ("a", "b", "c")
+CLIP = {"num_frames": 4, "short_side_px": 64, "crop_px": 64}
+
+
+def recipe(weights: Path, **model: object) -> Recipe:
+    fields = Recipe.load("starter").model_dump()
+    fields["model"] |= {"width": WIDTH, **model}
+    fields["start"]["weights"] = str(weights)
+    return Recipe.parse(fields)
+
+
+def resnet18(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+    """torchvision's ResNet-18 in evaluation mode up to its pooling, written out by its names."""
+
+    def conv_norm(x: Tensor, conv: str, norm: str, stride: int, padding: int) -> Tensor:
+        x = functional.conv2d(x, tensors[f"{conv}.weight"], stride=stride, padding=padding)
+        statistics = (tensors[f"{norm}.{n}"] for n in ("running_mean", "running_var"))
+        return functional.batch_norm(
+            x, *statistics, tensors[f"{norm}.weight"], tensors[f"{norm}.bias"]
+        )
+
+    x = conv_norm(x, "conv1", "bn1", 2, 3).relu()
+    x = functional.max_pool2d(x, 3, 2, 1)
+    for layer in range(1, 5):
+        for block in range(2):
+            name, stride = f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1
+            out = conv_norm(x, f"{name}.conv1", f"{name}.bn1", stride, 1).relu()
+            out = conv_norm(out, f"{name}.conv2", f"{name}.bn2", 1, 1)
+            if f"{name}.downsample.0.weight" in tensors:
+                x = conv_norm(x, f"{name}.downsample.0", f"{name}.downsample.1", stride, 0)
+            x = (out + x).relu()
+    return x
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2D weights with random norms, under the names of torchvision's ResNet-18."""
+    generator = torch.Generator().manual_seed(0)
+    tensors: dict[str, Tensor] = {}
+
+    def add(conv: str, norm: str, shape: tuple[int, ...]) -> None:
+        fan = shape[1] * shape[2] * shape[3]
+        tensors[f"{conv}.weight"] = torch.randn(shape, generator=generator) * (2 / fan) ** 0.5
+        for name, low in (("weight", 0.5), ("bias", -0.5), ("running_mean", -0.5)):
+            tensors[f"{norm}.{name}"] = torch.rand(shape[0], generator=generator) + low
+        tensors[f"{norm}.running_var"] = torch.rand(shape[0], generator=generator) + 0.5
+
+    channels = 4
+    add("conv1", "bn1", (channels, 3, 7, 7))
+    for layer in range(1, 5):
+        for block in range(2):
+            name, out = f"layer{layer}.{block}", 4 * 2 ** (layer - 1)
+            add(f"{name}.conv1", f"{name}.bn1", (out, channels, 3, 3))
+            add(f"{name}.conv2", f"{name}.bn2", (out, out, 3, 3))
+            if channels != out:
+                add(f"{name}.downsample.0", f"{name}.downsample.1", (out, channels, 1, 1))
+            channels = out
+    tensors["fc.weight"], tensors["fc.bias"] = torch.zeros(1000, channels), torch.zeros(1000)
+    path = tmp_path_factory.mktemp("weights") / "resnet18-5c106cde.pth"
+    torch.save(tensors, path)
+    return path
+
+
+def test_without_temporal_filters_every_frame_gets_the_answer_of_the_2d_network(
+    weights: Path,
+) -> None:
+    flat = recipe(weights, temporal_lengths=(1,) * 5)
+    started = start(flat, LABELS)
+    clip = torch.randn(2, 3, 3, 64, 64)
+    tensors = torch.load(weights, weights_only=True)
+    with torch.no_grad():
+        features = started.model.eval().forward_features(clip)
+        for frame in range(3):
+            expected = resnet18(tensors, clip[:, :, frame])
+            torch.testing.assert_close(features[:, :, frame], expected, rtol=1e-4, atol=1e-4)
+    assert started.origin == f"inflated from {weights}"
+    assert started.model.spec.num_classes == 3
+
+
+@pytest.mark.parametrize("branches", ["single", "multi"])
+def test_classic_inflation_gives_the_2d_answer_on_a_still_video(
+    weights: Path, branches: str
+) -> None:
+    fields = recipe(weights, temporal_lengths=(1, 1, 3, 3, 5), branches=branches).model_dump()
+    fields["start"]["inflation"] = "filter"
+    started = start(Recipe.parse(fields), LABELS)
+    picture = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        still = picture[:, :, None].expand(-1, -1, 41, -1, -1)
+        features = started.model.eval().forward_features(still)
+        expected = resnet18(torch.load(weights, weights_only=True), picture)
+    # The middle frame; the zeros around the video reach those at its ends.
+    torch.testing.assert_close(features[:, :, 20], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_papers_inflation_takes_the_copies_as_coefficients(weights: Path) -> None:
+    started = start(recipe(weights), LABELS)
+    layer = started.model.get_submodule("conv5.1.conv2")
+    assert isinstance(layer, TemporalFilter)
+    kernel = torch.load(weights, weights_only=True)["layer4.1.conv2.weight"]
+    for branch, tau in zip(layer.typed_branches(), (1, 3, 5), strict=True):
+        assert torch.equal(branch.coefficients, inflate(kernel, tau, 2.0))
+
+
+def test_safetensors_are_read_as_well(weights: Path, tmp_path: Path) -> None:
+    save_file(torch.load(weights, weights_only=True), tmp_path / "timm.safetensors")
+    first = start(recipe(weights), LABELS).model.state_dict()
+    second = start(recipe(tmp_path / "timm.safetensors"), LABELS).model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_checkpoint_gives_all_but_its_classifier(tmp_path: Path) -> None:
+    model = randomise_norms(tiny_model())
+    card = card_of(model)
+    save_checkpoint(tmp_path / "a.pt", model, card)
+    fields = Recipe.load("finetune", [f"start.weights={tmp_path / 'a.pt'}"]).model_dump()
+    fields["clip"] = CLIP
+    started = start(Recipe.parse(fields), LABELS)
+    assert started.model.spec == card.model.model_copy(update={"num_classes": 3})
+    assert (started.clip.num_frames, started.clip.fps) == (4, card.clip.fps)
+    assert started.origin.startswith("started from a.pt")
+    trunk, own = model.state_dict(), started.model.state_dict()
+    for name in trunk:
+        if name.startswith("head.classifier"):
+            assert own[name].shape[0] == 3
+        else:
+            assert torch.equal(own[name], trunk[name])
+    same_classes = start(Recipe.parse(fields), card.labels).model.state_dict()
+    assert torch.equal(same_classes["head.classifier.weight"], trunk["head.classifier.weight"])
+
+
+def test_what_does_not_fit_is_named(weights: Path, tmp_path: Path) -> None:
+    tensors = torch.load(weights, weights_only=True)
+    del tensors["layer3.1.bn2.bias"]
+    torch.save(tensors, tmp_path / "lacks.pth")
+    with pytest.raises(ArtifactError, match=r"holds no 'layer3\.1\.bn2\.bias'"):
+        start(recipe(tmp_path / "lacks.pth"), LABELS)
+    with pytest.raises(ArtifactError, match=r"conv1\.weight: 2D filter of shape \(4, 3, 7, 7\)"):
+        start(recipe(weights, width=0.125), LABELS)
+    with pytest.raises(SpecError, match="'i3d-inception' extends no 2D network"):
+        start(recipe(weights, architecture="i3d-inception"), LABELS)
+    with pytest.raises(ArtifactError, match=r"none\.pth' does not exist"):
+        start(recipe(tmp_path / "none.pth"), LABELS)
+    for name in ("garbage.pt", "garbage.pth", "garbage.safetensors"):
+        (tmp_path / name).write_bytes(b"garbage")
+        with pytest.raises(ArtifactError, match=r"cannot be read|holds more than tensors"):
+            start(recipe(tmp_path / name), LABELS)
+
+
+def test_weights_of_another_programs_3d_network_say_what_they_are(tmp_path: Path) -> None:
+    kernels = {"stem.0.weight": (64, 3, 3, 7, 7), "layer1.0.conv1.0.weight": (8, 8, 3, 3, 3)}
+    tensors = {name: torch.zeros(shape) for name, shape in kernels.items()}
+    torch.save(tensors | {"fc.weight": torch.zeros(400, 8)}, tmp_path / "r3d_18.pt")
+    message = (
+        r"r3d_18\.pt' is a state_dict of a 3D network of torchvision \(r3d_18, mc3_18, "
+        r"r2plus1d_18\) \(2 convolutions over time, layer1\.0\.conv1\.0\.weight is 8x8x3x3x3\).*; "
+        r"start from a 2D ResNet .*stdeploy analyze filters .*r3d_18\.pt$"
+    )
+    with pytest.raises(ArtifactError, match=message):
+        start(recipe(tmp_path / "r3d_18.pt"), LABELS)
+
+
+FLAT = (1, 1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("parent", "wanted", "way_out"),
+    [
+        ({}, {"temporal_lengths": FLAT}, r"leave --temporal-lengths or the recipe's field out"),
+        ({"temporal_lengths": FLAT}, {}, r"leave --temporal-lengths or the recipe's field out"),
+        ({}, {"branches": "single"}, r"model\.branches is 'single', in .* 'multi'; leave the"),
+        ({}, {"width": 0.125}, r"model\.width is 0\.125, in the checkpoint 0\.0625; leave the"),
+    ],
+    ids=["checkpoint has more", "checkpoint has less", "branches", "width"],
+)
+def test_a_checkpoint_of_another_network_is_refused(
+    tmp_path: Path, parent: dict[str, object], wanted: dict[str, object], way_out: str
+) -> None:
+    model = tiny_model(**{"width": WIDTH, **parent})
+    save_checkpoint(tmp_path / "a.pt", model, card_of(model))
+    message = rf"a\.pt' does not fit the network that is asked for: conv.*{way_out}"
+    with pytest.raises(ArtifactError, match=message):
+        start(recipe(tmp_path / "a.pt", **wanted), LABELS)
+    assert load_model(tmp_path / "a.pt")  # left as it was
+
+
+def test_a_checkpoint_of_another_architecture_says_which_recipe_takes_it(tmp_path: Path) -> None:
+    model = tiny_model("s3d-resnet50")
+    save_checkpoint(tmp_path / "a.pt", model, card_of(model))
+    message = r"a\.pt' is of 's3d-resnet50', the recipe asks for 'i3d-resnet18'; --recipe finetune"
+    with pytest.raises(ArtifactError, match=message):
+        start(recipe(tmp_path / "a.pt"), LABELS)
