@@ -39,7 +39,7 @@ check: install
 # libraries (TensorRT-RTX, OpenVINO) stay loaded, from what starts many processes of its own. A
 # process that has trained with workers, then run OpenVINO, dies of a segmentation fault when it
 # starts the next process; so tests that open OpenVINO belong to these folders.
-BACKENDS := tests/analysis tests/bench tests/cli tests/docs tests/engine tests/export tests/gpu tests/runtime tests/serve
+BACKENDS := tests/analysis tests/backends tests/bench tests/cli tests/docs tests/export tests/gpu tests/serve
 test: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(BACKENDS)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(BACKENDS:%=--ignore=%)

@@ -1,4 +1,4 @@
-"""The house as docs/architecture.md draws it: which room may import which."""
+"""The packages as docs/architecture.md draws them: which layer may import which."""
 
 import ast
 import subprocess
@@ -11,77 +11,59 @@ from safetensors.numpy import save_file
 
 PACKAGE = Path(__file__).parents[1] / "stdeploy"
 
-# A room may import itself, the rooms in its row, and whatever those may import.
+# A package may import itself, the packages in its row, and whatever those may import.
 MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
-    "files": {"errors"},
-    "video_files": set(),
     "hardware": set(),
-    "picture": {"errors", "files"},
-    "spec": {"errors"},
-    "parity": {"spec"},
-    "golden": {"errors", "parity"},
-    "digest": {"errors"},
-    "onnx_file": {"digest"},
-    "contents": {"files", "onnx_file"},
-    "card": {"__init__", "contents", "spec"},
-    "edit": {"models"},
-    "sidecar": {"card", "hardware"},
-    "prediction": {"video"},
-    "timeline": {"errors", "video"},
-    "dense": set(),
-    "ordered": set(),
-    "results": {"errors", "files"},
-    "layers": {"errors", "spec"},
-    "models": {"card", "golden", "layers"},
-    "fuse": {"models", "parity"},
-    "video": {"errors", "spec"},
-    "engine": {"sidecar"},
-    "runtime": {"engine", "golden", "models"},
-    "classify": {"video", "runtime", "prediction", "timeline", "dense", "ordered"},
-    "cluster": {"classify"},
-    "serve": {"classify"},
-    "show": {"picture", "timeline", "video"},
-    "export": {"engine", "models", "runtime", "video", "video_files"},
-    "bench": {"picture", "runtime"},
-    "doctor": {"engine", "runtime"},
+    "artifacts": {"__init__", "errors", "hardware"},
+    "layers": {"artifacts"},
+    "models": {"layers"},
+    "card_editing": {"models"},
+    "fusion": {"models"},
+    "video": {"artifacts"},
+    "datasets": {"video"},
+    "backends": {"models"},
+    "inference": {"backends", "datasets"},
+    "plotting": {"inference"},
+    "serve": {"inference"},
+    "export": {"backends", "datasets"},
+    "bench": {"backends", "plotting"},
+    "doctor": {"backends"},
     "pull": {"models"},
-    "analysis": {"export", "fuse", "picture", "video"},
-    "train": {"analysis", "models", "classify", "picture", "video_files"},
+    "analysis": {"export", "fusion", "plotting"},
+    "train": {"analysis", "inference"},
     "__main__": {"cli"},
     "cli": {
-        "edit",
-        "fuse",
-        "export",
-        "classify",
+        "analysis",
         "bench",
+        "card_editing",
         "doctor",
+        "export",
+        "fusion",
+        "plotting",
         "pull",
-        "train",
-        "results",
-        "show",
-        "cluster",
         "serve",
+        "train",
     },
 }
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "cv2")
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
 
-def allowed(room: str) -> set[str]:
-    rooms = {room}
-    for other in MAY_IMPORT[room]:
-        rooms |= allowed(other)
-    return rooms
+def allowed(package: str) -> set[str]:
+    packages = {package}
+    for other in MAY_IMPORT[package]:
+        packages |= allowed(other)
+    return packages
 
 
-def imported_rooms(file: Path) -> set[str]:
-    rooms = set()
+def imported_packages(file: Path) -> set[str]:
+    packages = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stdeploy"):
             if node.module == "stdeploy":
@@ -89,12 +71,12 @@ def imported_rooms(file: Path) -> set[str]:
                     inside = (PACKAGE / alias.name).exists() or (
                         PACKAGE / f"{alias.name}.py"
                     ).exists()
-                    rooms.add(alias.name if inside else "__init__")
+                    packages.add(alias.name if inside else "__init__")
             else:
-                rooms.add(room_of(node.module))
+                packages.add(package_of(node.module))
         elif isinstance(node, ast.Import):
-            rooms |= {room_of(a.name) for a in node.names if a.name.startswith("stdeploy")}
-    return rooms
+            packages |= {package_of(a.name) for a in node.names if a.name.startswith("stdeploy")}
+    return packages
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -102,8 +84,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_go_one_way(file: Path) -> None:
-    room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert imported_rooms(file) <= allowed(room)
+    package = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert imported_packages(file) <= allowed(package)
 
 
 def loaded_after(code: str) -> set[str]:

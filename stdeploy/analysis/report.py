@@ -13,12 +13,12 @@ from stdeploy.analysis.artifacts import field_of_file
 from stdeploy.analysis.filters import LayerFilters, StageFilters, analyse_all, by_stage
 from stdeploy.analysis.kernels import read_kernels
 from stdeploy.analysis.length_advice import RULES, Advice, recommend
+from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 from stdeploy.analysis.receptive_field import ReceptiveField
 from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.files import whole_file
 from stdeploy.errors import ArtifactError, MissingExtraError, require
 from stdeploy.export.flops import Cost, count
-from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 
 _STEPS = 3  # of the bar, beside the clips: card and cost, filters, pictures
 

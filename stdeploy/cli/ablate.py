@@ -74,8 +74,8 @@ def command(
     # Only now, because importing them takes seconds.
     require("torch", extra="train", purpose="training")
     require("lightning_fabric", extra="train", purpose="training")
-    from stdeploy.train.plots import draw_tables
     from stdeploy.train.grid import Job, Setting, run_all
+    from stdeploy.train.plots import draw_tables
     from stdeploy.train.processes import Machine
 
     training, held_out = labelled_data(plain, Path(recipe).stem, data, validation, fold=1)

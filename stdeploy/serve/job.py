@@ -1,4 +1,4 @@
-"""One request's claim on the house."""
+"""One request's claim on the server."""
 
 import threading
 import time

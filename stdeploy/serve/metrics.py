@@ -48,7 +48,7 @@ class Metrics:
             "Decoding processes that died.",
             registry=self.registry,
         )
-        self.in_progress = self._gauge("requests_in_progress", "Requests in the house.")
+        self.in_progress = self._gauge("requests_in_progress", "Requests in the server.")
         self.ready = self._gauge("ready", "1 where requests are taken.")
         self.live = self._gauge("live", "0 where only a new process can answer.")
         prometheus.ProcessCollector(registry=self.registry)

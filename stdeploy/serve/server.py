@@ -71,22 +71,22 @@ def serve(
         for app, port, flag in apps:
             door = held.enter_context(_listen(settings.host, port, flag))
             servers.append((_Server(_loaded_config(app, settings, gate.metrics)), door))
-        house = _House(artifact, model, gate, say, held.pop_all().close)
+        running = _RunningServer(artifact, model, gate, say, held.pop_all().close)
         scheme = "https" if settings.tls_certificate else "http"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"{scheme}://{host}:{servers[0][1].getsockname()[1]}"
-        asyncio.run(house.run(servers, url))
+        asyncio.run(running.run(servers, url))
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signals: what they mean is decided by `_House`."""
+    """uvicorn without its signals: what they mean is decided by `_RunningServer`."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-class _House:
+class _RunningServer:
     """One run of the server."""
 
     def __init__(

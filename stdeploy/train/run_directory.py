@@ -16,7 +16,6 @@ from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import clear_unfinished, naming, whole_file
 from stdeploy.errors import MissingExtraError, SpecError, TrainingError
 from stdeploy.hardware import cpu_count, cpu_name, gpus
-from stdeploy.train.plots import draw_curve, draw_filter_shares
 from stdeploy.train.filter_shares import (
     FilterShares,
     mean_of_stages,
@@ -33,6 +32,7 @@ from stdeploy.train.folder import (
     STATE,
     check_resumable,
 )
+from stdeploy.train.plots import draw_curve, draw_filter_shares
 from stdeploy.train.recipe import Recipe, changed_fields
 
 _TOP1 = "validation_top1"

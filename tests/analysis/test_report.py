@@ -10,6 +10,7 @@ import pytest
 
 from stdeploy.analysis.filters import analyse
 from stdeploy.analysis.length_advice import RULES
+from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 from stdeploy.analysis.receptive_field import ReceptiveField
 from stdeploy.analysis.report import write_report
 from stdeploy.artifacts.card import Lineage
@@ -18,7 +19,6 @@ from stdeploy.export.flops import count
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_file
 from stdeploy.models.checkpoint import save_checkpoint
-from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 from stdeploy.plotting.style import BLUE, GREEN, ORANGE
 from tests.conftest import card_of, tiny_model
 from tests.serve.test_page import driver, opened  # noqa: F401 - a fixture
