@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
-from stdeploy.artifacts.files import checked_output, existing, fused_path, sha256_of
+from stdeploy.artifacts.files import (
+    StrPath,
+    as_path,
+    checked_output,
+    existing,
+    fused_path,
+    sha256_of,
+)
 from stdeploy.artifacts.golden import check_golden, golden_clip
 from stdeploy.artifacts.parity import FUSION_TOLERANCE, RUNTIME_TOLERANCE, relative_error
 from stdeploy.artifacts.spec import Arithmetic, ClipSpec
@@ -45,10 +52,16 @@ class FuseResult:
     parameters_before: int
     parameters_after: int
 
+    @property
+    def parity(self) -> tuple[ParityRow, ...]:
+        """Every comparison with the original, all of them passed."""
+        return self.card.parity
 
-def fuse_file(
-    checkpoint: Path,
-    output: Path | None = None,
+
+def fuse_checkpoint(
+    checkpoint: StrPath,
+    output: StrPath | None = None,
+    *,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> FuseResult:
     """Fuse a checkpoint, verify the result, and write it.
@@ -61,10 +74,13 @@ def fuse_file(
     Raises:
         ArtifactError: the checkpoint cannot be used, or is fused already.
         ParityError: the fused network differs; nothing is written.
+        SpecError: a path that is none.
     """
-    existing(checkpoint)
+    checkpoint = existing(as_path(checkpoint, "a checkpoint"))
     path = checked_output(
-        fused_path(checkpoint) if output is None else output, ".safetensors", source=checkpoint
+        fused_path(checkpoint) if output is None else as_path(output, "an output"),
+        ".safetensors",
+        source=checkpoint,
     )
     model, card = load_model(checkpoint)
     if card.model.fused:

@@ -18,7 +18,7 @@ from stdeploy.backends.loader import open_runtime
 from stdeploy.card_editing import edit_card
 from stdeploy.errors import ArtifactError, ParityError, SpecError
 from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import fuse_file
+from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import save_checkpoint
 from tests.conftest import card_of, tiny_model
 
@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("edit")
     model = tiny_model(temporal_lengths=(1, 1, 3, 3, 5), width=0.05)
     save_checkpoint(folder / "a.pt", model, card_of(model))
-    card = export_onnx(fuse_file(folder / "a.pt").path).card
+    card = export_onnx(fuse_checkpoint(folder / "a.pt").path).card
     (folder / "a.engine").write_bytes(b"a plan of TensorRT")
     sidecar = EngineSidecar(
         card=card,
@@ -91,7 +91,7 @@ def test_labels_and_sampling_change_in_every_kind_of_file_and_it_still_opens(
 
 def test_edits_go_on_to_what_is_made_of_a_file(folder: Path) -> None:
     edit_card(folder / "a.pt", {"short_video": "loop"})
-    result = export_onnx(fuse_file(folder / "a.pt").path)
+    result = export_onnx(fuse_checkpoint(folder / "a.pt").path)
     assert [edit.field for edit in result.card.lineage.edits] == ["clip.short_video"]
     assert result.card.clip.short_video == "loop"
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_with_another_input_answers_its_golden_clip_anew(folder: Pa
     assert not np.allclose(card.golden.logits, before.golden.logits, rtol=1e-3)
     open_runtime(folder / "a.pt").close()
     assert [edit.old for edit in card.lineage.edits] == ["[0.485, 0.456, 0.406]", "8", "32"]
-    export_onnx(fuse_file(folder / "a.pt").path)
+    export_onnx(fuse_checkpoint(folder / "a.pt").path)
 
 
 @pytest.mark.parametrize("name", KINDS[1:])

@@ -10,7 +10,7 @@ from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
 from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.errors import ArtifactError, FusionError, ParityError
-from stdeploy.fusion import filters_of, fuse_file, fuse_model, verify
+from stdeploy.fusion import filters_of, fuse_checkpoint, fuse_model, verify
 from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
@@ -149,11 +149,11 @@ def test_magnitude_is_the_sum_of_the_terms_of_the_classifier() -> None:
     assert magnitude == pytest.approx(max(by_class), rel=1e-5)
 
 
-def test_fuse_file_writes_weights_card_and_parity(tmp_path: Path) -> None:
+def test_fuse_checkpoint_writes_weights_card_and_parity(tmp_path: Path) -> None:
     model = tiny_model(temporal_lengths=(1, 1, 3, 3, 5))
     card = card_of(model)
     save_checkpoint(tmp_path / "ckpt.pt", model, card)
-    result = fuse_file(tmp_path / "ckpt.pt")
+    result = fuse_checkpoint(tmp_path / "ckpt.pt")
     assert result.path == tmp_path / "ckpt.fused.safetensors"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt.fused.safetensors", "ckpt.pt"]
     written = read_card(result.path)
@@ -170,7 +170,7 @@ def test_fuse_file_writes_weights_card_and_parity(tmp_path: Path) -> None:
         assert relative_error(model(x), fused(x)) <= 1e-5
 
 
-def test_fuse_file_writes_nothing_where_the_outputs_differ(
+def test_fuse_checkpoint_writes_nothing_where_the_outputs_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model()
@@ -184,11 +184,11 @@ def test_fuse_file_writes_nothing_where_the_outputs_differ(
 
     monkeypatch.setattr(TemporalFilter, "fold", forgetful)
     with pytest.raises(ParityError, match="nothing was written"):
-        fuse_file(tmp_path / "ckpt.pt")
+        fuse_checkpoint(tmp_path / "ckpt.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["ckpt.pt"]
 
 
-def test_fuse_file_refuses_a_checkpoint_that_does_not_answer_its_golden_clip(
+def test_fuse_checkpoint_refuses_a_checkpoint_that_does_not_answer_its_golden_clip(
     tmp_path: Path,
 ) -> None:
     model = tiny_model()
@@ -197,11 +197,11 @@ def test_fuse_file_refuses_a_checkpoint_that_does_not_answer_its_golden_clip(
         model.head.classifier.bias[0] += 1.0
     save_checkpoint(tmp_path / "ckpt.pt", model, card)
     with pytest.raises(ParityError, match="golden clip"):
-        fuse_file(tmp_path / "ckpt.pt")
+        fuse_checkpoint(tmp_path / "ckpt.pt")
 
 
-def test_fuse_file_refuses_fused_weights(tmp_path: Path) -> None:
+def test_fuse_checkpoint_refuses_fused_weights(tmp_path: Path) -> None:
     fused = fuse_model(tiny_model()).float()
     save_fused(tmp_path / "a.fused.safetensors", fused, card_of(fused))
     with pytest.raises(ArtifactError, match="fused already"):
-        fuse_file(tmp_path / "a.fused.safetensors")
+        fuse_checkpoint(tmp_path / "a.fused.safetensors")

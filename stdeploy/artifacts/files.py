@@ -13,7 +13,9 @@ from pathlib import Path
 
 import platformdirs
 
-from stdeploy.errors import ArtifactError, did_you_mean
+from stdeploy.errors import ArtifactError, SpecError, did_you_mean
+
+StrPath = str | os.PathLike[str]
 
 CHECKPOINT_SUFFIX = ".pt"
 FUSED_SUFFIX = ".fused.safetensors"
@@ -25,6 +27,23 @@ CACHE_VARIABLE = "STDEPLOY_CACHE"
 _UNFINISHED_NAME = re.compile(re.escape(UNFINISHED) + r"[a-z0-9_]{8}(\.[^.]+)?")
 # A disk, a quota or the largest file that is allowed.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def as_path(value: StrPath, what: str) -> Path:
+    """A path that a caller gave as text or as any object of paths.
+
+    Args:
+        value: what was given.
+        what: it is wanted for, for the error: "an artifact".
+
+    Raises:
+        SpecError: it is neither.
+    """
+    if isinstance(value, bytes) or not isinstance(value, str | os.PathLike):
+        raise SpecError(
+            f"{what} is wanted as a path (str or os.PathLike), not as {type(value).__name__}"
+        )
+    return Path(value)
 
 
 def fused_path(checkpoint: Path) -> Path:

@@ -30,14 +30,14 @@ class BuildOptions:
         batches: the batch to be fastest at, and the largest one; the smallest is always 1.
         targets: compute capabilities to build for without a GPU, such as ("sm86", "sm89");
             TensorRT-RTX only. None of them: the GPU of this host.
-        workspace_bytes: memory that a tactic may take.
+        workspace_gib: memory that a tactic may take, in GiB.
         hardware_compatible: run on any GPU from Ampere on; TensorRT only.
         version_compatible: run with newer TensorRT; TensorRT only.
     """
 
     batches: tuple[int, int] = (1, 8)
     targets: tuple[str, ...] = ()
-    workspace_bytes: int = 4 << 30
+    workspace_gib: float = 4.0
     hardware_compatible: bool = False
     version_compatible: bool = False
 
@@ -77,7 +77,7 @@ def build_plan(
     parser = api.OnnxParser(network, messages.logger)
     _parse(parser, onnx_file, distribution)
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, int(options.workspace_gib * 2**30))
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
     config.clear_flag(api.BuilderFlag.TF32)  # 10 bits of a factor are not float32
     if distribution.name == "tensorrt_rtx":

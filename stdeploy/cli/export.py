@@ -1,16 +1,20 @@
 """stdeploy export: fused weights to ONNX and TensorRT, in any precision, each one proven."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.table import Table
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, existing, newest
+from stdeploy.backends.tensorrt_plan import BuildOptions
 from stdeploy.cli.console import announced, note, out, phase_bars
 from stdeploy.cli.options import PrecisionName
 from stdeploy.errors import SpecError, require
+
+if TYPE_CHECKING:
+    from stdeploy.datasets.loader import NamedVideos
 
 
 def command(
@@ -89,28 +93,61 @@ def command(
     It has to give the logits of the fused network, within the thresholds of its precision, at
     batches 1, 2 and 5, on the golden clip and on the clips of --calibrate, or nothing is written.
     """
-    overrides = _thresholds(allow or [])
     if not trt and (target or any_gpu or any_version):
         raise SpecError("--target and the --...-compatible options are for engines: add --trt")
-    sizes = _batches(batches or "1,8")
     if triton is None and name is not None:
         raise SpecError("--name is of a model on Triton: add --triton DIR")
+    gate: _Gate = {"allow": _thresholds(allow or []), "max_clips": calibration_clips}
+    engine = BuildOptions(
+        batches=_batches(batches or "1,8"),
+        targets=tuple(target.split(",")) if target else (),
+        workspace_gib=workspace_gib,
+        hardware_compatible=any_gpu,
+        version_compatible=any_version,
+    )
+    written = bool(output) or precision is not PrecisionName.FP32  # what an .onnx file has already
     if triton is not None:
         from stdeploy.export.triton import check_planned
 
         check_planned(name, precision.value, engine=trt, ahead_of_time=target is not None)
         if fused is not None and fused.suffix in (ONNX_SUFFIX, ENGINE_SUFFIX) and not trt:
-            if output or precision is not PrecisionName.FP32:
-                raise SpecError(
-                    f"{str(fused)!r} has its precision and its name already; give the "
-                    f"*{FUSED_SUFFIX} file to export in another"
-                )
+            if written:
+                raise _is_exported(fused)
             if batches and fused.suffix == ENGINE_SUFFIX:
                 raise SpecError(f"{str(fused)!r} has its batches already; leave --batches out")
-            _put_on_triton(fused, triton, name, sizes)
+            _put_on_triton(fused, triton, name, engine.batches)
             return
     if fused is not None:
         existing(fused)  # before torch, which takes seconds to import
+    found = _videos_named(calibrate)
+    if trt:
+        from stdeploy.export.engine import checked_options
+
+        engine = checked_options(engine)
+    source = fused or newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt")
+    if source.suffix != ONNX_SUFFIX:
+        artifact = _export(source, output, precision, found, gate)
+    elif not trt:
+        raise SpecError(f"{str(source)!r} is exported already; --trt builds an engine from it")
+    elif written:
+        raise _is_exported(source)
+    else:
+        artifact = source
+    if trt:
+        artifact = _build(artifact, engine, found, gate, calibrated=artifact != source)
+    if triton is not None:
+        _put_on_triton(artifact, triton, name, engine.batches)
+
+
+class _Gate(TypedDict):
+    """What judges an export and an engine alike."""
+
+    allow: dict[str, float]
+    max_clips: int
+
+
+def _videos_named(calibrate: Path | None) -> "NamedVideos | None":
+    """The videos of --calibrate, and what exporting needs, which takes seconds to import."""
     found = None
     loading = "loading PyTorch and ONNX"
     with phase_bars("looking for videos" if calibrate else loading) as progress:
@@ -122,72 +159,80 @@ def command(
                 note(f"{calibrate}: {words}")
             progress(loading, 0, 1)
         require("torch", extra="export", purpose="exporting")
-        from stdeploy.artifacts.card import read_card
-        from stdeploy.export.calibration import read_calibration
-        from stdeploy.export.engine import BuildOptions, build_engine, checked_options
-        from stdeploy.export.onnx import ExportOptions, export_onnx
+        import stdeploy.export.engine
+        import stdeploy.export.onnx  # noqa: F401 - while the bar is shown
+    return found
 
-    build = BuildOptions(
-        batches=sizes,
-        targets=tuple(target.split(",")) if target else (),
-        workspace_bytes=int(workspace_gib * 2**30),
-        hardware_compatible=any_gpu,
-        version_compatible=any_version,
-    )
-    if trt:
-        build = checked_options(build)
-    source = fused or newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt")
-    if source.suffix == ONNX_SUFFIX:
-        if not trt:
-            raise SpecError(f"{str(source)!r} is exported already; --trt builds an engine from it")
-        if output or precision is not PrecisionName.FP32:
-            raise SpecError(
-                f"{str(source)!r} has its precision and its name already; give the "
-                f"*{FUSED_SUFFIX} file to export in another"
-            )
-        onnx_file = source
-    else:
-        options = ExportOptions(
+
+def _export(
+    fused: Path,
+    output: Path | None,
+    precision: PrecisionName,
+    found: "NamedVideos | None",
+    gate: _Gate,
+) -> Path:
+    """Write and show an .onnx file."""
+    from stdeploy.export.onnx import export_onnx
+
+    what = f"exporting {fused} in {precision.value}"
+    if found:
+        use = "calibrating" if precision is PrecisionName.INT8 else "comparing"
+        what += f", {use} on {found.some(gate['max_clips'])}"
+    with phase_bars(f"opening {fused.name}") as progress:
+        result = export_onnx(
+            fused,
+            output,
             precision=precision.value,
-            calibrate=calibrate,
-            videos=found.videos if found else (),
-            max_clips=calibration_clips,
-            allow=overrides,
+            calibrate=found,
+            progress=announced(what, progress),
+            tell=note,
+            **gate,
         )
-        what = f"exporting {source} in {precision.value}"
-        if found:
-            use = "calibrating" if precision is PrecisionName.INT8 else "comparing"
-            what += f", {use} on {found.some(calibration_clips)}"
-        with phase_bars(f"opening {source.name}") as progress:
-            result = export_onnx(source, output, options, announced(what, progress), note)
-        _print_parity(result.card)
-        size = result.path.stat().st_size / 1e6
-        out.print(f"{result.path}  {size:.1f} MB", soft_wrap=True, markup=False)
-        onnx_file = result.path
-        if precision is not PrecisionName.FP32:
-            note(f"without --model, classify and serve take the newest .onnx: {result.path.name}")
-    if trt:
-        what = f"building an engine from {onnx_file}"
-        with phase_bars(f"opening {onnx_file.name}") as progress:
-            clips = None
-            if found:
-                what += f", comparing on {found.some(calibration_clips)}"
-                clip = read_card(onnx_file).clip
-                calibration = read_calibration(
-                    found.source, clip, max_clips=calibration_clips, videos=found.videos
-                )
-                clips = calibration.frames
-                for text in calibration.notes if source == onnx_file else ():
-                    note(text)
-            built = build_engine(
-                onnx_file, build, announced(what, progress), clips=clips, allow=overrides
-            )
-        for line in built.notes:
-            note(line)
-        size = built.path.stat().st_size / 1e6
-        out.print(f"{built.path}  {size:.1f} MB", soft_wrap=True, markup=False)
-    if triton is not None:
-        _put_on_triton(built.path if trt else onnx_file, triton, name, sizes)
+    _print_parity(result.card)
+    _print_written(result.path)
+    if precision is not PrecisionName.FP32:
+        note(f"without --model, classify and serve take the newest .onnx: {result.path.name}")
+    return result.path
+
+
+def _build(
+    onnx_file: Path,
+    options: BuildOptions,
+    found: "NamedVideos | None",
+    gate: _Gate,
+    *,
+    calibrated: bool,
+) -> Path:
+    """Write and show an engine; of videos that were `calibrated` on all has been said."""
+    from stdeploy.export.engine import build_engine
+
+    what = f"building an engine from {onnx_file}"
+    if found:
+        what += f", comparing on {found.some(gate['max_clips'])}"
+    with phase_bars(f"opening {onnx_file.name}") as progress:
+        built = build_engine(
+            onnx_file,
+            options,
+            calibrate=found,
+            progress=announced(what, progress),
+            tell=(lambda _text: None) if calibrated else note,
+            **gate,
+        )
+    for line in built.notes:
+        note(line)
+    _print_written(built.path)
+    return built.path
+
+
+def _is_exported(artifact: Path) -> SpecError:
+    return SpecError(
+        f"{str(artifact)!r} has its precision and its name already; give the "
+        f"*{FUSED_SUFFIX} file to export in another"
+    )
+
+
+def _print_written(path: Path) -> None:
+    out.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", soft_wrap=True, markup=False)
 
 
 def _put_on_triton(

@@ -27,11 +27,11 @@ def command(
     """
     existing(checkpoint)  # before torch, which takes seconds to import
     require("torch", extra="train", purpose="fusing")
-    from stdeploy.fusion import fuse_file
+    from stdeploy.fusion import fuse_checkpoint
 
     what = f"fusing {checkpoint}: every layer and the whole network are compared"
     with progress_bar("comparing") as progress:
-        result = fuse_file(checkpoint, output, announced(what, progress))
+        result = fuse_checkpoint(checkpoint, output, progress=announced(what, progress))
     out.print(_parity_table(result.card.parity))
     out.print(
         f"{result.path}  {result.parameters_before:,} -> {result.parameters_after:,} parameters",

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import Calibration
+from stdeploy.artifacts.files import StrPath, as_path
 from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.datasets.loader import NamedVideos, videos_of
 from stdeploy.errors import DatasetError, VideoError
 from stdeploy.video.samples import middle_clips
-from stdeploy.video.video_files import SUFFIXES_IN_WORDS, PassedOver, holds_no_video, videos_in
+from stdeploy.video.video_files import SUFFIXES_IN_WORDS
 
 _WANTED = f"--calibrate wants real videos of the kind that will be classified ({SUFFIXES_IN_WORDS})"
 # Of 255; the pixels of a frame differ by 20 in a transparent drawing, by 40 to 120 in most videos.
@@ -41,12 +43,23 @@ class CalibrationClips:
         return self.frames[: self.record.clips - self.record.held_out]
 
 
+def named_videos(calibrate: StrPath | NamedVideos) -> NamedVideos:
+    """The videos of what a caller named, of a data set those that are trained on.
+
+    Raises:
+        DatasetError: there are none.
+        SpecError: a path that is none.
+    """
+    if isinstance(calibrate, NamedVideos):
+        return calibrate
+    return videos_of(as_path(calibrate, "a folder of videos"), "train")
+
+
 def read_calibration(
-    source: Path,
+    named: NamedVideos,
     clip: ClipSpec,
     *,
     max_clips: int,
-    videos: Sequence[Path] = (),
     hold_out: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CalibrationClips:
@@ -56,25 +69,17 @@ def read_calibration(
     nothing about the ranges of real videos, and judge nothing.
 
     Args:
-        source: a folder of videos, at any depth; only a name for the card where `videos` are given.
+        named: the videos, and what they are called in the card.
         clip: which frames, and how large.
         max_clips: most clips to take; more than a few dozen change little.
-        videos: to take instead of all those in the folder.
         hold_out: keep every fourth clip, at least one, for judging alone: what ranges are measured
             on cannot say how others fare.
         progress: is told clips read and wanted.
 
     Raises:
-        DatasetError: no folder, no video in it that gives a clip, or one alone where one has to be
-            held out.
+        DatasetError: no video gives a clip, or one alone where one has to be held out.
     """
-    if not videos:
-        if not source.is_dir():
-            raise DatasetError(f"{str(source)!r} is no folder; {_WANTED}")
-        passed = PassedOver()
-        videos = sorted(videos_in(source, recursive=True, passed_over=passed))
-        if not videos:
-            raise DatasetError(f"{str(source)!r} {holds_no_video(passed)}; {_WANTED}")
+    source, videos = named.source, named.videos
     count = min(max_clips, len(videos))
     clips: list[NDArray[np.uint8]] = []
     by_digest: dict[str, Path] = {}

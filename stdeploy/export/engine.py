@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.artifacts.files import (
     ONNX_SUFFIX,
+    StrPath,
+    as_path,
     checked_output,
     engine_path,
     existing,
@@ -27,7 +29,9 @@ from stdeploy.backends.tensorrt_distribution import (
     usable_distributions,
 )
 from stdeploy.backends.tensorrt_plan import BuildOptions, Progress, check_targets
+from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, BackendError, SpecError
+from stdeploy.export.calibration import named_videos, read_calibration
 from stdeploy.export.gate import BATCHES, Reference, check, prove, thresholds
 from stdeploy.hardware import gpus
 
@@ -50,21 +54,36 @@ class BuiltEngine:
 
 
 def build_engine(
-    onnx_file: Path,
-    options: BuildOptions,
-    progress: Progress = lambda _what, _done, _total: None,
+    onnx_file: StrPath,
+    options: BuildOptions | None = None,
     *,
-    clips: NDArray[np.uint8] | None = None,
+    batches: tuple[int, int] = (1, 8),
+    targets: Sequence[str] = (),
+    workspace_gib: float = 4.0,
+    hardware_compatible: bool = False,
+    version_compatible: bool = False,
+    calibrate: StrPath | NamedVideos | None = None,
+    max_clips: int = 32,
     allow: Mapping[str, float] | None = None,
+    progress: Progress = lambda _what, _done, _total: None,
+    tell: Callable[[str], None] = lambda _text: None,
 ) -> BuiltEngine:
     """Build an engine beside an .onnx file, and prove it where a GPU can run it.
 
     Args:
         onnx_file: a verified file.
-        options: batches, targets, compatibility.
-        progress: is told what is done, how much of it and of how much.
-        clips: uint8 (N, T, H, W, 3), real clips to prove the engine on, beside synthetic ones.
+        options: the five that follow in one object, for several engines; they then do not count.
+        batches: the batch to be fastest at, and the largest one; the smallest is always 1.
+        targets: compute capabilities to build for without a GPU, such as ("sm86", "sm89");
+            TensorRT-RTX only. None of them: the GPU of this host.
+        workspace_gib: memory that a tactic may take.
+        hardware_compatible: run on any GPU from Ampere on; TensorRT only.
+        version_compatible: run with newer TensorRT; TensorRT only.
+        calibrate: real videos to prove the engine on, beside synthetic clips; see `export_onnx`.
+        max_clips: most clips of them.
         allow: thresholds of the gate to use instead of those in parity.py, by name.
+        progress: is told what is done, how much of it and of how much.
+        tell: is told which videos are of no use.
 
     Raises:
         ArtifactError: TensorRT cannot parse the file.
@@ -72,14 +91,30 @@ def build_engine(
         BackendError: no TensorRT here, no GPU and no target, or the build failed.
         SpecError: options that this TensorRT does not have.
     """
-    if existing(onnx_file).suffix != ONNX_SUFFIX:
+    onnx_file = existing(as_path(onnx_file, "an .onnx file"))
+    if onnx_file.suffix != ONNX_SUFFIX:
         raise ArtifactError(f"{str(onnx_file)!r}: engines are built from .onnx files")
     card = read_card(onnx_file)
-    options = checked_options(options)
+    options = checked_options(
+        options
+        or BuildOptions(
+            batches=batches,
+            targets=tuple(targets),
+            workspace_gib=workspace_gib,
+            hardware_compatible=hardware_compatible,
+            version_compatible=version_compatible,
+        )
+    )
     distribution = _distribution(onnx_file, options)
     host = "-".join(options.targets) if options.targets else gpus()[0].slug
     path = engine_path(onnx_file, host, card.precision)
     checked_output(path, ".engine")
+    clips = None
+    if calibrate is not None:
+        calibration = read_calibration(named_videos(calibrate), card.clip, max_clips=max_clips)
+        clips = calibration.frames
+        for text in calibration.notes:
+            tell(text)
     notes: tuple[str, ...] = ()
     # An engine and its sidecar belong together: both are made, and proven, in a folder beside.
     with unfinished_folder(path.parent) as folder:

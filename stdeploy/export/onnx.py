@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import shlex
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
-from stdeploy.artifacts.files import checked_output, existing, onnx_path, sha256_of, whole_file
+from stdeploy.artifacts.files import (
+    StrPath,
+    as_path,
+    checked_output,
+    existing,
+    onnx_path,
+    sha256_of,
+    whole_file,
+)
 from stdeploy.artifacts.golden import check_golden
 from stdeploy.artifacts.onnx_file import OnnxFile
 from stdeploy.artifacts.parity import RUNTIME_TOLERANCE, Difference
@@ -23,8 +31,9 @@ from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, RuntimeOptions
 from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_plan import Progress
+from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, BackendError, SpecError, require
-from stdeploy.export.calibration import CalibrationClips, read_calibration
+from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
 from stdeploy.export.gate import Proof, Reference, check, prove, thresholds
 from stdeploy.export.int8_search import Int8Search
 from stdeploy.hardware import cpu_emulates_bf16
@@ -46,26 +55,6 @@ _PROVERS: dict[Precision, Backend] = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What to export.
-
-    Attributes:
-        precision: arithmetic of the convolutions; the head is in fp32 always.
-        calibrate: folder of real videos; needed for int8, and a sharper gate for the others. All
-            count, at any depth, so it should hold none that a model is to be judged by.
-        videos: to take instead of all those in `calibrate`, which then only names them in the card.
-        max_clips: most clips to take.
-        allow: thresholds of the gate to use instead of those in parity.py, by name.
-    """
-
-    precision: Precision = "fp32"
-    calibrate: Path | None = None
-    videos: Sequence[Path] = ()
-    max_clips: int = 32
-    allow: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-
 @dataclasses.dataclass(frozen=True)
 class ExportResult:
     """What an export wrote.
@@ -78,11 +67,20 @@ class ExportResult:
     path: Path
     card: ModelCard
 
+    @property
+    def parity(self) -> tuple[ParityRow, ...]:
+        """Every comparison with the fused network, all of them passed."""
+        return self.card.parity
+
 
 def export_onnx(
-    fused: Path,
-    output: Path | None = None,
-    options: ExportOptions | None = None,
+    fused: StrPath,
+    output: StrPath | None = None,
+    *,
+    precision: Precision = "fp32",
+    calibrate: StrPath | NamedVideos | None = None,
+    max_clips: int = 32,
+    allow: Mapping[str, float] | None = None,
     progress: Progress = lambda _what, _done, _total: None,
     tell: Callable[[str], None] = lambda _text: None,
 ) -> ExportResult:
@@ -92,20 +90,24 @@ def export_onnx(
         fused: a .fused.safetensors file.
         output: where to write; None puts ckpt.onnx (or ckpt.int8.onnx) beside
             ckpt.fused.safetensors.
-        options: precision, calibration clips, thresholds; None is fp32.
+        precision: arithmetic of the convolutions; the head is in fp32 always.
+        calibrate: real videos; needed for int8, and a sharper gate for the others. A folder, a .csv
+            list, or a data set, of which only training videos are taken.
+        max_clips: most clips of them, at least 1.
+        allow: thresholds of the gate to use instead of those in parity.py, by name.
         progress: is told what is done, how much of it and of how much.
         tell: is told which videos are of no use, and that there are few.
 
     Raises:
         ArtifactError: the file cannot be used or is not fused.
-        SpecError: int8 without calibration clips, or an unknown threshold.
+        SpecError: int8 without calibration clips, an unknown precision or threshold.
         DatasetError: no video gives a clip that shows something, or for int8 one alone does.
         ParityError: the exported network answers differently; nothing is written.
         BackendError: this processor cannot verify the precision.
         MissingExtraError: onnxscript, ONNX Runtime or, for bf16, OpenVINO is not installed.
     """
-    options = options or ExportOptions()
-    precision = options.precision
+    if precision not in OPSETS:
+        raise SpecError(f"precision {precision!r} is not known; choose {', '.join(OPSETS)}")
     require("onnxscript", extra="export", purpose="exporting to ONNX")
     require("onnxruntime", extra="cpu", purpose="verifying an ONNX file")
     if _PROVERS[precision] == "openvino":
@@ -115,16 +117,18 @@ def export_onnx(
                 "a bf16 file is verified by OpenVINO, for which this processor lacks AVX-512; "
                 "export on a host that has it, or with --precision fp16"
             )
-    existing(fused)
+    fused = existing(as_path(fused, "a fused network"))
     path = checked_output(
-        onnx_path(fused, precision) if output is None else output, ".onnx", source=fused
+        onnx_path(fused, precision) if output is None else as_path(output, "an output"),
+        ".onnx",
+        source=fused,
     )
-    allowed = thresholds(precision, options.allow)
+    allowed = thresholds(precision, allow or {})
     model, card = load_model(fused)
     if not card.model.fused:
         command = f"stdeploy fuse {shlex.quote(str(fused))}"
         raise ArtifactError(f"{str(fused)!r} is not fused yet; run: {command}")
-    clips = _calibration(card, options, progress)
+    clips = _calibration(card, precision, calibrate, max_clips, progress)
     for text in clips.notes if clips else ():
         tell(text)
     reference = Reference.of(
@@ -205,21 +209,26 @@ def to_onnx(model: ActionModel, card: ModelCard) -> onnx.ModelProto:
 
 
 def _calibration(
-    card: ModelCard, options: ExportOptions, progress: Progress
+    card: ModelCard,
+    precision: Precision,
+    calibrate: StrPath | NamedVideos | None,
+    max_clips: int,
+    progress: Progress,
 ) -> CalibrationClips | None:
-    if options.calibrate is None:
-        if options.precision == "int8":
+    if calibrate is None:
+        if precision == "int8":
             raise SpecError(
                 "int8 takes the ranges of its numbers from real clips; name videos like those to "
                 "be classified, or what the network was trained on: --calibrate DATA"
             )
         return None
+    if max_clips < 1:
+        raise SpecError(f"max_clips {max_clips}: at least 1 is wanted")
     return read_calibration(
-        options.calibrate,
+        named_videos(calibrate),
         card.clip,
-        max_clips=options.max_clips,
-        videos=options.videos,
-        hold_out=options.precision == "int8",
+        max_clips=max_clips,
+        hold_out=precision == "int8",
         progress=lambda done, total: progress("reading clips", done, total),
     )
 

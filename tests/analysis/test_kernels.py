@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from stdeploy.analysis.kernels import read_kernels, stage_of
 from stdeploy.errors import ArtifactError
 from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import filters_of, fuse_file
+from stdeploy.fusion import filters_of, fuse_checkpoint
 from stdeploy.models.checkpoint import save_checkpoint
 from tests.conftest import card_of, tiny_model
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for branches in ("single", "multi"):
         model = tiny_model(branches=branches, temporal_lengths=(1, 3, 3, 3, 5))
         save_checkpoint(folder / f"{branches}.pt", model, card_of(model))
-        fuse_file(folder / f"{branches}.pt")
+        fuse_checkpoint(folder / f"{branches}.pt")
     export_onnx(folder / "multi.fused.safetensors")
     return folder
 

@@ -17,7 +17,7 @@ from stdeploy.artifacts.card import Lineage
 from stdeploy.errors import ArtifactError
 from stdeploy.export.flops import count
 from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import fuse_file
+from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.plotting.style import BLUE, GREEN, ORANGE
 from tests.conftest import card_of, tiny_model
@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     save_checkpoint(folder / "net.pt", model, card)
-    fuse_file(folder / "net.pt")
+    fuse_checkpoint(folder / "net.pt")
     export_onnx(folder / "net.fused.safetensors")
     return folder
 

@@ -28,7 +28,7 @@ from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError
 from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import fuse_file
+from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import load_model, save_checkpoint
 from stdeploy.train.state import Progress, RunState
 from tests.conftest import card_of, tiny_model
@@ -42,7 +42,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digest")
     model = tiny_model(temporal_lengths=(1, 1, 3, 3, 5), width=0.05)
     save_checkpoint(folder / "a.pt", model, card_of(model))
-    export_onnx(fuse_file(folder / "a.pt").path)
+    export_onnx(fuse_checkpoint(folder / "a.pt").path)
     return folder
 
 
@@ -189,7 +189,7 @@ def test_every_reader_of_our_files_compares_them(artifacts: Path, tmp_path: Path
         with pytest.raises(ArtifactError, match=CHANGED):
             load_model(tmp_path / name)
     with pytest.raises(ArtifactError, match=CHANGED):
-        fuse_file(tmp_path / "a.pt", tmp_path / "b.fused.safetensors")
+        fuse_checkpoint(tmp_path / "a.pt", tmp_path / "b.fused.safetensors")
     with pytest.raises(ArtifactError, match=CHANGED):
         export_onnx(tmp_path / "a.fused.safetensors", tmp_path / "b.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(KINDS)

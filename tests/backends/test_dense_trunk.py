@@ -14,7 +14,7 @@ from stdeploy.backends.dense_trunk import DenseTrunk
 from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import SpecError
 from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import fuse_file
+from stdeploy.fusion import fuse_checkpoint
 from stdeploy.inference.dense_windows import DenseWindows
 from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.checkpoint import load_model, save_checkpoint
@@ -28,7 +28,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dense")
     model = tiny_model(temporal_lengths=(3, 1, 3, 1, 5))
     save_checkpoint(folder / "a.pt", model, card_of(model, CLIP))
-    fuse_file(folder / "a.pt")
+    fuse_checkpoint(folder / "a.pt")
     export_onnx(folder / "a.fused.safetensors")
     return folder / "a.onnx"
 
@@ -97,7 +97,7 @@ def test_a_network_that_strides_in_time_is_refused(tmp_path: Path) -> None:
     clip = ClipSpec(num_frames=16, frame_stride=1, fps=10.0, short_side_px=64, crop_px=64)
     model = tiny_model("i3d-inception", temporal_lengths=(7, 3, 3, 3, 3), branches="single")
     save_checkpoint(tmp_path / "a.pt", model, card_of(model, clip))
-    fuse_file(tmp_path / "a.pt")
+    fuse_checkpoint(tmp_path / "a.pt")
     export_onnx(tmp_path / "a.fused.safetensors")
     card = read_card(tmp_path / "a.onnx")
     with (

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from stdeploy.backends.loader import open_runtime
 from stdeploy.backends.tensorrt_plan import BuildOptions
 from stdeploy.errors import ArtifactError, BackendError, SpecError
 from stdeploy.export.engine import BuiltEngine, build_engine
-from stdeploy.export.onnx import ExportOptions, export_onnx
+from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import Gpu, gpus
 from stdeploy.models.checkpoint import save_fused
@@ -62,8 +63,8 @@ def test_every_architecture_is_exported_parsed_and_built_in_every_precision(
     precisions, exported = ("fp32", "fp16", "int8"), []
     for precision in precisions:
         allow = lax if precision == "int8" else {}
-        options = ExportOptions(precision=precision, calibrate=clips, allow=allow)
-        onnx_file = export_onnx(fused, options=options).path
+        options: dict[str, Any] = {"precision": precision, "calibrate": clips, "allow": allow}
+        onnx_file = export_onnx(fused, **options).path
         if precision == "fp32":
             with open_runtime(onnx_file, options=ORT) as runtime:
                 expected = logits_of(model, TINY_CLIP, frames)
@@ -202,7 +203,7 @@ def test_progress_of_a_build_is_told(built: BuiltEngine, tmp_path: Path) -> None
     told: list[str] = []
     onnx_file = tmp_path / "a.onnx"
     onnx_file.write_bytes(built.path.with_name("a.onnx").read_bytes())
-    build_engine(onnx_file, TARGETS, lambda what, _done, _total: told.append(what))
+    build_engine(onnx_file, TARGETS, progress=lambda what, _done, _total: told.append(what))
     assert any(what.startswith("building: ") for what in told)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stdeploy.artifacts.card import read_card
+from stdeploy.datasets.loader import NamedVideos
 from stdeploy.export.calibration import read_calibration
 from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import save_fused
@@ -53,7 +54,10 @@ def test_clips_are_of_what_was_named_and_that_is_said(
     card = read_card(folder / "b.onnx")
     videos = [folder / "clips" / f"{number}.mp4" for number in numbers]
     expected = read_calibration(
-        Path(data), card.clip, max_clips=32, videos=videos, hold_out=precision == "int8"
+        NamedVideos(Path(data), None, tuple(videos)),
+        card.clip,
+        max_clips=32,
+        hold_out=precision == "int8",
     ).record
     assert card.calibration == expected
 

@@ -9,8 +9,8 @@ import pytest
 from stdeploy.artifacts.files import cache_folder
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import DownloadError
-from stdeploy.export.onnx import ExportOptions, export_onnx
-from stdeploy.fusion import fuse_file
+from stdeploy.export.onnx import export_onnx
+from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import load_model, save_checkpoint
 from stdeploy.models.inference import golden_of
 from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
@@ -64,7 +64,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_model(num_classes=len(LABELS), temporal_lengths=(1, 1, 3, 1, 3))
     card = card_of(model, CLIP).model_copy(update={"labels": LABELS})
     save_checkpoint(folder / "tiny.pt", model, card)
-    export_onnx(fuse_file(folder / "tiny.pt").path, None, ExportOptions())
+    export_onnx(fuse_checkpoint(folder / "tiny.pt").path)
     return folder
 
 

@@ -10,7 +10,7 @@ from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError, ParityError
 from stdeploy.export import onnx as export
-from stdeploy.fusion import fuse_file, fuse_model
+from stdeploy.fusion import fuse_checkpoint, fuse_model
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from tests.conftest import cancelling_model, card_of, tiny_model
 
@@ -64,7 +64,7 @@ def test_unfused_weights_are_refused(tmp_path: Path) -> None:
 def test_two_classes_that_cancel_go_through_the_whole_chain(tmp_path: Path) -> None:
     model = cancelling_model()
     save_checkpoint(tmp_path / "a.pt", model, card_of(model))
-    result = export.export_onnx(fuse_file(tmp_path / "a.pt").path)
+    result = export.export_onnx(fuse_checkpoint(tmp_path / "a.pt").path)
     assert all(row.passed for row in result.card.parity)
     card = read_card(result.path)
     unaware = card.model_copy(update={"golden": card.golden.model_copy(update={"magnitude": 0.0})})

@@ -4,6 +4,7 @@ import collections
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,10 +17,11 @@ from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.parity import GATES, difference
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
+from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, BackendError, DatasetError, ParityError, SpecError
 from stdeploy.export import onnx as exporter
-from stdeploy.export.calibration import read_calibration
-from stdeploy.export.onnx import ExportOptions, export_onnx
+from stdeploy.export.calibration import named_videos, read_calibration
+from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.checkpoint import load_model, save_fused
@@ -56,8 +58,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Path:
     """a.fp16.onnx, a.bf16.onnx, a.int8.onnx beside their parent."""
     fused = fused_file(tmp_path_factory.mktemp("precision"))
     for precision in ("fp16", "bf16", "int8") if cpu_emulates_bf16() else ("fp16", "int8"):
-        options = ExportOptions(precision=precision, calibrate=clips, allow=HESITANT)
-        export_onnx(fused, options=options)
+        options: dict[str, Any] = {"precision": precision, "calibrate": clips, "allow": HESITANT}
+        export_onnx(fused, **options)
     return fused.parent
 
 
@@ -198,8 +200,8 @@ def test_layers_that_spoil_int8_are_kept_and_named(tmp_path: Path, clips: Path) 
         block.conv1.bias[0] *= 3e3
         block.conv2.weight[:, 0] /= 3e3
     save_fused(fused, model, card)
-    options = ExportOptions(precision="int8", calibrate=clips, allow=HESITANT)
-    result = export_onnx(fused, options=options)
+    options: dict[str, Any] = {"precision": "int8", "calibrate": clips, "allow": HESITANT}
+    result = export_onnx(fused, **options)
     assert "conv3.0.conv2" in result.card.kept
     assert len(result.card.kept) <= 4
     assert all(row.passed for row in result.card.parity)
@@ -214,10 +216,14 @@ def test_nothing_is_written_where_the_gate_fails(
     tmp_path: Path, clips: Path, precision: str
 ) -> None:
     fused = fused_file(tmp_path)
-    options = ExportOptions(precision=precision, calibrate=clips, allow={"max_error": 1e-9})
+    options: dict[str, Any] = {
+        "precision": precision,
+        "calibrate": clips,
+        "allow": {"max_error": 1e-09},
+    }
     message = "even with" if precision == "int8" else "allowed 1.0e-09"
     with pytest.raises(ParityError, match=message):
-        export_onnx(fused, options=options)
+        export_onnx(fused, **options)
     assert [p.name for p in tmp_path.iterdir()] == [fused.name]
 
 
@@ -235,7 +241,7 @@ def test_impossible_wishes_are_refused(
     tmp_path: Path, fields: dict, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        export_onnx(fused_file(tmp_path), options=ExportOptions(**fields))
+        export_onnx(fused_file(tmp_path), **fields)
 
 
 def test_bf16_is_not_written_where_it_cannot_be_verified(
@@ -244,7 +250,7 @@ def test_bf16_is_not_written_where_it_cannot_be_verified(
     monkeypatch.setattr(exporter, "cpu_emulates_bf16", lambda: False)
     fused = fused_file(tmp_path)
     with pytest.raises(BackendError, match="lacks AVX-512"):
-        export_onnx(fused, options=ExportOptions(precision="bf16"))
+        export_onnx(fused, precision="bf16")
     assert [p.name for p in tmp_path.iterdir()] == [fused.name]
 
 
@@ -283,30 +289,30 @@ def test_int8_is_refused_where_its_clips_say_nothing_or_would_judge_themselves(
     (tmp_path / "clips").mkdir()
     for name, frames in videos.items():
         write_video(tmp_path / "clips" / f"{name}.mp4", frames, fps=12.0)
-    options = ExportOptions(precision="int8", calibrate=tmp_path / "clips")
+    options: dict[str, Any] = {"precision": "int8", "calibrate": tmp_path / "clips"}
     with pytest.raises(DatasetError, match=message):
-        export_onnx(fused_file(tmp_path), options=options)
+        export_onnx(fused_file(tmp_path), **options)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.fused.safetensors", "clips"]
 
 
 def test_a_clip_of_one_colour_is_left_out_and_few_clips_are_warned_of(tmp_path: Path) -> None:
     folder = write_golden_videos(tmp_path / "clips", count=5)
     write_video(folder / "black.mp4", plain((0, 0, 0)), fps=12.0)
-    clips = read_calibration(folder, TINY_CLIP, max_clips=32, hold_out=True)
+    clips = read_calibration(named_videos(folder), TINY_CLIP, max_clips=32, hold_out=True)
     assert (clips.record.clips, clips.record.held_out) == (5, 1)
     assert (len(clips.frames), len(clips.for_ranges)) == (5, 4)
     left_out, few = clips.notes
     assert re.match(r"left out: '.*/black\.mp4' shows single colours", left_out)
     assert re.match(r"only 5 clips of .*: 4 set the ranges of int8, and 1 and the synthetic", few)
     # The fourth in the order of the folder judges, and comes last.
-    alone = read_calibration(folder, TINY_CLIP, max_clips=1, videos=[folder / "3.mp4"])
+    alone = read_calibration(NamedVideos(folder, None, (folder / "3.mp4",)), TINY_CLIP, max_clips=1)
     assert np.array_equal(clips.frames[-1], alone.frames[0])
     assert alone.notes == ()
 
 
 def test_eight_clips_are_enough_to_say_nothing(tmp_path: Path) -> None:
     folder = write_golden_videos(tmp_path / "clips", count=8)
-    clips = read_calibration(folder, TINY_CLIP, max_clips=8, hold_out=True)
+    clips = read_calibration(named_videos(folder), TINY_CLIP, max_clips=8, hold_out=True)
     assert (clips.record.held_out, len(clips.for_ranges), clips.notes) == (2, 6, ())
 
 
@@ -316,8 +322,12 @@ def test_int8_is_judged_by_clips_that_did_not_set_its_ranges(tmp_path: Path) -> 
     for seed in range(8):
         frames = golden_clip(seed, (20, 48, 64, 3)) // 8
         write_video(tmp_path / "dim" / f"{seed}.mp4", list(frames), fps=12.0)
-    options = ExportOptions(precision="int8", calibrate=tmp_path / "dim", allow=HESITANT)
-    card = export_onnx(fused_file(tmp_path), options=options).card
+    options: dict[str, Any] = {
+        "precision": "int8",
+        "calibrate": tmp_path / "dim",
+        "allow": HESITANT,
+    }
+    card = export_onnx(fused_file(tmp_path), **options).card
     assert len(card.kept) >= 2  # none would be kept if those clips alone judged
     mean = next(row for row in card.parity if row.check.endswith("mean logit error"))
     assert mean.detail == "5 synthetic clips"
@@ -327,6 +337,6 @@ def test_int8_is_judged_by_clips_that_did_not_set_its_ranges(tmp_path: Path) -> 
 def test_a_folder_without_readable_videos_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a.mp4").write_bytes(b"no video")
-    options = ExportOptions(precision="int8", calibrate=tmp_path / "clips")
+    options: dict[str, Any] = {"precision": "int8", "calibrate": tmp_path / "clips"}
     with pytest.raises(DatasetError, match="no video that can be read"):
-        export_onnx(fused_file(tmp_path), options=options)
+        export_onnx(fused_file(tmp_path), **options)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from stdeploy.backends.tensorrt_distribution import usable_distributions
 from stdeploy.backends.tensorrt_plan import BuildOptions
 from stdeploy.errors import ArtifactError
 from stdeploy.export.engine import build_engine
-from stdeploy.export.onnx import ExportOptions, export_onnx
+from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import gpus
 from stdeploy.models.checkpoint import save_fused
@@ -37,8 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
 def onnx_file(request: pytest.FixtureRequest, folder: Path) -> Path:
-    options = ExportOptions(precision=request.param)
-    return export_onnx(folder / "a.fused.safetensors", options=options).path
+    options: dict[str, Any] = {"precision": request.param}
+    return export_onnx(folder / "a.fused.safetensors", **options).path
 
 
 @pytest.fixture(scope="module")

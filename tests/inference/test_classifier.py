@@ -9,7 +9,7 @@ import pytest
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.dense_trunk import DenseTrunk
 from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import fuse_file
+from stdeploy.fusion import fuse_checkpoint
 from stdeploy.inference.classifier import Classifier, ClassifyOptions
 from stdeploy.inference.timeline import Timeline, TimelineOptions
 from stdeploy.models.checkpoint import save_checkpoint
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cuts")
     model = tiny_model(temporal_lengths=(1, 1, 3, 3, 5))
     save_checkpoint(folder / "a.pt", model, card_of(model, TINY_CLIP))
-    fuse_file(folder / "a.pt")
+    fuse_checkpoint(folder / "a.pt")
     export_onnx(folder / "a.fused.safetensors")
     parts = [scene(seed, length) for seed, length in enumerate(LENGTHS)]
     for number, part in enumerate(parts):

@@ -13,7 +13,7 @@ from stdeploy.artifacts.card import read_card
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError, ParityError
-from stdeploy.fusion import fuse_file, fuse_model
+from stdeploy.fusion import fuse_checkpoint, fuse_model
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from stdeploy.models.state_dicts import stored_precision, unwrapped
@@ -126,7 +126,7 @@ def test_a_checkpoint_in_half_precision_is_taken_through_the_whole_chain(
     open_runtime(path, options=RuntimeOptions(backend="torch")).close()
     (line,) = [r.message for r in caplog.records if r.name == "stdeploy.models.checkpoint"]
     assert line.startswith(f"a.pt: weights of {stored} were widened to fp32 (golden clip: relative")
-    fused = fuse_file(path)
+    fused = fuse_checkpoint(path)
     assert fused.card.lineage.origin == f"weights rounded to {stored}"
     caplog.clear()
     open_runtime(fused.path).close()

@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from stdeploy.artifacts.spec import ClipSpec
-from stdeploy.export.onnx import ExportOptions, export_onnx
-from stdeploy.fusion import fuse_file
+from stdeploy.export.onnx import export_onnx
+from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import save_checkpoint
 from tests.conftest import card_of, tiny_model
 from tests.video.odd import coloured_frames, encode
@@ -164,8 +164,8 @@ def exported(folder: Path, *, num_classes: int = 5) -> Path:
     """tiny.onnx in a folder."""
     model = tiny_model(num_classes=num_classes, temporal_lengths=(1, 1, 3, 1, 3))
     save_checkpoint(folder / "tiny.pt", model, card_of(model, CLIP))
-    fused = fuse_file(folder / "tiny.pt").path
-    return export_onnx(fused, None, ExportOptions()).path
+    fused = fuse_checkpoint(folder / "tiny.pt").path
+    return export_onnx(fused).path
 
 
 @pytest.fixture(scope="session")

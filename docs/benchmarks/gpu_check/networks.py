@@ -10,7 +10,7 @@ from results import digest_of_sources
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import cache_folder, fused_path, onnx_path
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec, Precision
-from stdeploy.export.onnx import ExportOptions, export_onnx
+from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from stdeploy.models.inference import golden_of
@@ -86,5 +86,5 @@ def exported(name: str, precision: Precision, where: Where) -> Path:
         # Random weights hesitate between classes, which rounding then decides.
         random = where.rehearsal or not has_real_weights()
         allow = {"top1_changed": 1.0} if random and precision != "fp32" else {}
-        export_onnx(fused, options=ExportOptions(precision=precision, allow=allow))
+        export_onnx(fused, precision=precision, allow=allow)
     return path
