@@ -33,7 +33,7 @@ class StdeployError(Exception):
 
 
 class SpecError(StdeployError):
-    """A specification that describes no possible model or clip."""
+    """A specification that describes no possible model or clip, or an argument that is none."""
 
 
 class ArtifactError(StdeployError):
@@ -145,3 +145,24 @@ def did_you_mean(name: str, known: Iterable[str], *, typed: Callable[[str], obje
     by_folded = {each.casefold(): each for each in known}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.65)
     return f"; did you mean {str(typed(by_folded[close[0]]))!r}?" if close else ""
+
+
+def check_choice(what: str, value: object, allowed: Iterable[object]) -> None:
+    """Refuse a value that is not among those that are allowed.
+
+    Raises:
+        SpecError: it is not; the message names all of them.
+    """
+    choices = tuple(allowed)
+    if value not in choices:
+        raise SpecError(f"{what} {value!r} is not known; choose {', '.join(map(str, choices))}")
+
+
+def check_count(what: str, value: object, *, least: int = 1) -> None:
+    """Refuse what is no whole number of at least so much.
+
+    Raises:
+        SpecError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SpecError(f"{what} = {value!r}: a whole number of at least {least} is allowed")

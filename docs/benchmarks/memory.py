@@ -22,7 +22,7 @@ from stdeploy.inference.timeline import TimelineOptions
 artifact, video, how, hop = sys.argv[1:]
 with Classifier.open(Path(artifact), options=ClassifyOptions(views=3)) as classifier:
     if how == "views":
-        list(classifier.classify_all([Path(video)] * 2))
+        list(classifier.classify_many([video] * 2))
     else:
         timeline = classifier.timeline(Path(video), TimelineOptions(hop_seconds=float(hop)))
         assert timeline.cells

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 
 from stdeploy.cli.console import counted
-from stdeploy.errors import VideoError
 from stdeploy.inference.classifier import Classifier, ClassifyOptions
 from stdeploy.video.clips import ClipRequest, Clips
 from stdeploy.video.sampling import frames_at, view_times
@@ -78,11 +77,7 @@ def main() -> None:
         decoder = Classifier(
             NoNetwork(card.model.num_classes), card, artifact_sha256="", options=options
         )
-        videos = [
-            path
-            for path, result in decoder.classify_all(arguments.videos)
-            if not isinstance(result, VideoError)
-        ]
+        videos = [row.video for row in decoder.classify_many(arguments.videos) if row.error is None]
         # The frames of a few videos, again and again: all of them would not fit into memory.
         ready: list[Clips] = [classifier.clips(video) for video in videos[:4]]
         request = ClipRequest(clip=card.clip, views=classifier.views)
@@ -101,9 +96,9 @@ def main() -> None:
             rates = {
                 name: len(videos) / seconds(work)
                 for name, work in (
-                    ("decoding alone", lambda: list(decoder.classify_all(videos))),
-                    ("network alone", lambda: list(network.classify_all(videos))),
-                    ("together", lambda: list(classifier.classify_all(videos))),
+                    ("decoding alone", lambda: list(decoder.classify_many(videos))),
+                    ("network alone", lambda: list(network.classify_many(videos))),
+                    ("together", lambda: list(classifier.classify_many(videos))),
                     ("plain loop", lambda: plain_loop(classifier, videos)),
                 )
             }

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,19 @@ from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.finding import Finding
 from stdeploy.backends.registry import BACKENDS
-from stdeploy.errors import ArtifactError, BackendError, SpecError, pip_install
+from stdeploy.errors import (
+    ArtifactError,
+    BackendError,
+    SpecError,
+    check_choice,
+    check_count,
+    pip_install,
+)
 
-# "auto" or a name of the registry. Command line and server list and check what it allows.
+# "auto" or a name of the registry, which alone counts when the program runs. Command line and
+# server list and check what it allows.
 if TYPE_CHECKING:
-    Backend = str
+    Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"]
 else:
     Backend = Literal["auto", *BACKENDS]
 Device = Literal["auto", "cpu", "cuda"]
@@ -35,7 +43,7 @@ class RuntimeOptions:
     """What a user asks of a runtime. What is asked for is given or refused, never replaced.
 
     Attributes:
-        backend: "auto" chooses by the rule of choice.py.
+        backend: "auto" chooses by the rule of selection.py.
         device: "auto" takes an NVIDIA GPU where the backend and the host have one.
         precision: arithmetic of the convolutions; None takes the artifact's.
         allow_cpu: run on the CPU where the GPU that was asked for cannot be used.
@@ -55,6 +63,13 @@ class RuntimeOptions:
     threads: int | None = None
     rebuild: bool = False
     emulate: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("backend", self.backend, get_args(Backend))
+        check_choice("device", self.device, get_args(Device))
+        check_choice("precision", self.precision, (None, *get_args(Precision)))
+        if self.threads is not None:
+            check_count("threads", self.threads)
 
 
 DEFAULT_OPTIONS = RuntimeOptions()
@@ -184,7 +199,7 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
             card: of the artifact.
         """
         if cls.installed() and card.precision in cls.precisions:
-            yield RuntimeOptions(backend=cls.name, device="cpu")
+            yield RuntimeOptions(backend=cast(Backend, cls.name), device="cpu")
 
     @classmethod
     def examine(cls) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from stdeploy.artifacts.files import ONNX_SUFFIX, cache_folder, sha256_of, whole_file
 from stdeploy.artifacts.spec import Precision
@@ -121,7 +122,7 @@ def _settled(options: RuntimeOptions, backend: Backend) -> RuntimeOptions:
 
 
 def _of_suffix(suffix: str) -> tuple[Backend, ...]:
-    return tuple(backend for backend, one in BACKENDS.items() if suffix in one.runs)
+    return tuple(cast(Backend, name) for name, one in BACKENDS.items() if suffix in one.runs)
 
 
 def _memory() -> dict[str, str]:

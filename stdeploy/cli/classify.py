@@ -35,7 +35,7 @@ from stdeploy.inference.timeline import Timeline, TimelineOptions
 if TYPE_CHECKING:
     from stdeploy.backends.dense_trunk import DenseTrunk
     from stdeploy.cli.picture_writers import Saving
-    from stdeploy.inference.classifier import Classifier, ClassifyOptions
+    from stdeploy.inference.classifier import ClassifiedVideo, Classifier, ClassifyOptions
 
 Result = Prediction | Timeline | VideoError
 Progress = Callable[[float, float], None]
@@ -291,7 +291,9 @@ def command(
             note(f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}, {each}")
 
             def rows(progress: Progress) -> Iterator[Record]:
-                results: Iterator[tuple[Path, Result]] = classifier.classify_all(wanted)
+                results: Iterator[tuple[Path, Result]] = (
+                    (row.video, _result_of(row)) for row in classifier.classify_many(wanted)
+                )
                 if timeline is not None:
                     seconds = progress if one_by_one else lambda _done, _of: None
                     results = _timelines(classifier, wanted, over_time, trunk, seconds)
@@ -327,6 +329,12 @@ def command(
     run.say_how_it_went(output)
     if run.failed:
         raise typer.Exit(VideoError.exit_status)
+
+
+def _result_of(row: "ClassifiedVideo") -> Result:
+    result = row.prediction or row.error
+    assert result is not None
+    return result
 
 
 def _show(*, as_json: bool, to_file: bool, timeline: bool, folder: Path | None) -> Show:

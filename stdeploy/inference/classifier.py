@@ -8,30 +8,33 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard, read_card
-from stdeploy.artifacts.files import sha256_of
-from stdeploy.backends.base import DEFAULT_OPTIONS, ClosesOnExit, RunsClips, RuntimeOptions
+from stdeploy.artifacts.files import StrPath, as_path, sha256_of
+from stdeploy.artifacts.spec import Precision
+from stdeploy.backends.base import Backend, ClosesOnExit, Device, RunsClips, RuntimeOptions
 from stdeploy.backends.loader import open_runtime
-from stdeploy.errors import VideoError
+from stdeploy.errors import SpecError, VideoError, check_choice, check_count
 from stdeploy.inference.dense_windows import DenseWindows, Trunk
 from stdeploy.inference.ordered_map import ordered_map, prefetch
 from stdeploy.inference.prediction import Logits, Prediction, rank, softmax
 from stdeploy.inference.timeline import Cell, Timeline, TimelineMaker, TimelineOptions
-from stdeploy.video.clips import ClipRequest, Clips, ReadClips, read_clips
+from stdeploy.video.clips import ClipRequest, Clips, ReadClips, clips_of_frames, read_clips
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.flaws import Flaws
 from stdeploy.video.opencv import decoding_threads, limit_threads
 from stdeploy.video.sampling import view_times
+from stdeploy.video.sources import FRAMES, FileSource, VideoSource, as_file
 
 _MOST_JOBS = 8
 _WINDOWS_AHEAD = 2  # groups of windows, or chunks of frames, that wait for the network
 _CHUNK_FRAMES = 16
 _STRETCH_FRAMES = 64
+_LEAVE = 0.3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,14 @@ class ClassifyOptions:
     jobs: int | None = None
     decoder: DecoderName = "auto"
 
+    def __post_init__(self) -> None:
+        for name in ("views", "jobs"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        check_count("batch", self.batch)
+        check_choice("crops", self.crops, (1, 3))
+        check_choice("decoder", self.decoder, get_args(DecoderName))
+
     @property
     def decoding_jobs(self) -> int:
         """Videos decoded at once."""
@@ -59,6 +70,21 @@ class ClassifyOptions:
 
 
 DEFAULT_CLASSIFY = ClassifyOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifiedVideo:
+    """One row of many: a prediction, or why there is none.
+
+    Attributes:
+        video: as the caller gave it.
+        prediction: None where the video gave no clip.
+        error: None where there is a prediction; its text says why, without the path.
+    """
+
+    video: Path
+    prediction: Prediction | None
+    error: VideoError | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,10 +168,20 @@ class Classifier(ClosesOnExit):
     @classmethod
     def open(
         cls,
-        artifact: Path,
+        artifact: StrPath,
         *,
-        options: ClassifyOptions = DEFAULT_CLASSIFY,
-        runtime_options: RuntimeOptions = DEFAULT_OPTIONS,
+        backend: Backend = "auto",
+        device: Device = "auto",
+        precision: Precision | None = None,
+        allow_cpu: bool = False,
+        threads: int | None = None,
+        views: int | None = None,
+        crops: Literal[1, 3] = 1,
+        batch: int = 1,
+        jobs: int | None = None,
+        decoder: DecoderName = "auto",
+        options: ClassifyOptions | None = None,
+        runtime_options: RuntimeOptions | None = None,
         read: ReadClips = read_clips,
         give_up: Callable[[], None] = lambda: None,
     ) -> Self:
@@ -153,15 +189,38 @@ class Classifier(ClosesOnExit):
 
         Args:
             artifact: a .onnx, .engine, .fused.safetensors or .pt file.
-            options: views, batches, how many videos at once.
-            runtime_options: backend, device and precision.
+            backend: see `RuntimeOptions`, as for the four that follow. What is asked for is given
+                or refused.
+            device: "auto" takes an NVIDIA GPU where there is one.
+            precision: arithmetic of the convolutions; None takes the artifact's.
+            allow_cpu: run on the CPU where the GPU that was asked for cannot be used.
+            threads: of the CPU; None leaves it to the backend.
+            views: see `ClassifyOptions`, as for the four that follow.
+            crops: of each view.
+            batch: clips that the network gets at once.
+            jobs: videos decoded at once.
+            decoder: the library that reads them.
+            options: in place of views to decoder, for several classifiers.
+            runtime_options: in place of backend to threads, likewise; it has more of them.
             read: see above.
             give_up: likewise.
 
         Raises:
             ArtifactError: it cannot be used.
             BackendError: what runs it is not installed.
+            SpecError: an argument that is not possible.
         """
+        artifact = as_path(artifact, "an artifact")
+        options = options or ClassifyOptions(
+            views=views, crops=crops, batch=batch, jobs=jobs, decoder=decoder
+        )
+        runtime_options = runtime_options or RuntimeOptions(
+            backend=backend,
+            device=device,
+            precision=precision,
+            allow_cpu=allow_cpu,
+            threads=threads,
+        )
         card = read_card(artifact)
         return cls(
             open_runtime(artifact, card, runtime_options),
@@ -172,31 +231,50 @@ class Classifier(ClosesOnExit):
             give_up=give_up,
         )
 
-    def classify(self, video: Path) -> Prediction:
-        """Classify one video file.
+    def classify(self, video: VideoSource, *, fps: float | None = None) -> Prediction:
+        """Classify one video.
+
+        Args:
+            video: a file's path, its bytes, an open binary file, or frames: uint8 (F, H, W, 3),
+                RGB.
+            fps: of frames, which alone need it: how many are shown in a second.
 
         Raises:
             VideoError: it gives no clip; the message says why, without the path.
+            SpecError: none of these kinds.
         """
-        awaited = self._decode(video)
+        if isinstance(video, np.ndarray):
+            if fps is None:
+                raise SpecError("frames need fps: how many of them are shown in a second")
+            start = time.perf_counter()
+            clips = clips_of_frames(video, fps, self._request)
+            taken = 1e3 * (time.perf_counter() - start)
+            awaited = _Awaited(Path(FRAMES), clips, None, taken)
+        elif fps is not None:
+            raise SpecError("fps is for frames; a file has its own times, so leave it out")
+        else:
+            with as_file(video) as (path, name):
+                awaited = dataclasses.replace(self._decode(path), video=Path(name))
         while not awaited.done:
             self._infer([awaited])
         return self._prediction(awaited)
 
-    def classify_all(
-        self, videos: Iterable[Path]
-    ) -> Iterator[tuple[Path, Prediction | VideoError]]:
-        """Classify videos; a broken one gives its error and the rest go on.
+    def classify_many(self, videos: Iterable[StrPath]) -> Iterator[ClassifiedVideo]:
+        """Classify video files; a broken one gives its error and the rest go on.
 
         Some are decoded while others are in the network, and clips of several share its batches.
 
         Yields:
-            Each video with its result, in the order in which they came.
+            A row for each, in the order in which they came.
+
+        Raises:
+            SpecError: a path that is none.
         """
+        paths = (as_path(video, "a video") for video in videos)
         waiting: deque[_Awaited] = deque()
         with _one_thread_each(self.jobs):
             decoded = ordered_map(
-                self._decode, videos, threads=self.jobs, ahead=self.jobs, give_up=self._give_up
+                self._decode, paths, threads=self.jobs, ahead=self.jobs, give_up=self._give_up
             )
             with contextlib.closing(decoded):
                 for _, awaited in decoded:
@@ -230,9 +308,14 @@ class Classifier(ClosesOnExit):
 
     def timeline(
         self,
-        video: Path,
-        options: TimelineOptions,
+        video: FileSource,
+        options: TimelineOptions | None = None,
         *,
+        hop_seconds: float = 1.0,
+        enter: float = 0.5,
+        leave: float | None = None,
+        top_k: int = 5,
+        cuts: bool = True,
         trunk: Trunk | None = None,
         progress: Callable[[float, float], None] = lambda _done, _of: None,
         window: Callable[[Cell], None] = lambda _cell: None,
@@ -240,15 +323,41 @@ class Classifier(ClosesOnExit):
         """Classify windows all along a video; an hour needs as much memory as a minute.
 
         Args:
-            video: a file.
-            options: hop and thresholds. With a trunk the hop is rounded to whole frames.
+            video: a file's path, its bytes, or an open binary file.
+            options: the five that follow in one object; they then do not count.
+            hop_seconds: see `TimelineOptions`. With a trunk it is rounded to whole frames.
+            enter: likewise.
+            leave: likewise; None is 0.3, or `enter` where that is lower.
+            top_k: likewise.
+            cuts: likewise.
             trunk: of the same artifact; windows then share its work, see dense.py.
             progress: is told how many seconds are done, and of how many.
             window: is told of each window, one behind the network.
 
         Raises:
             VideoError: it gives no clip, or is damaged on the way.
+            SpecError: an argument that is not possible.
         """
+        if options is None:
+            options = TimelineOptions(
+                hop_seconds=hop_seconds,
+                enter=enter,
+                leave=min(_LEAVE, enter) if leave is None else leave,
+                top_k=top_k,
+                cuts=cuts,
+            )
+        with as_file(video) as (path, name):
+            return self._timeline(path, name, options, trunk, progress, window)
+
+    def _timeline(
+        self,
+        video: Path,
+        name: str,
+        options: TimelineOptions,
+        trunk: Trunk | None,
+        progress: Callable[[float, float], None],
+        window: Callable[[Cell], None],
+    ) -> Timeline:
         clip = self.card.clip
         if trunk is not None:
             hop_frames = max(1, round(options.hop_seconds / clip.interval_seconds))
@@ -269,7 +378,7 @@ class Classifier(ClosesOnExit):
         cells, segments = maker.finish(scored.duration_seconds)
         window(cells[-1])
         return Timeline(
-            video=str(video),
+            video=name,
             labels=self.card.labels,
             duration_seconds=scored.duration_seconds,
             flaws=scored.flaws,
@@ -352,10 +461,11 @@ class Classifier(ClosesOnExit):
     def _missing(self, waiting: Iterable[_Awaited]) -> int:
         return sum(len(a.clips.frames) - len(a.logits) for a in waiting if a.clips is not None)
 
-    def _finished(self, waiting: deque[_Awaited]) -> Iterator[tuple[Path, Prediction | VideoError]]:
+    def _finished(self, waiting: deque[_Awaited]) -> Iterator[ClassifiedVideo]:
         while waiting and waiting[0].done:
             awaited = waiting.popleft()
-            yield awaited.video, awaited.error or self._prediction(awaited)
+            prediction = None if awaited.error is not None else self._prediction(awaited)
+            yield ClassifiedVideo(awaited.video, prediction, awaited.error)
 
     def _prediction(self, awaited: _Awaited) -> Prediction:
         """What comes of a video whose clips are all done.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.datasets.labelled_videos import LabelledVideos
-from stdeploy.errors import DatasetError, VideoError
+from stdeploy.errors import DatasetError
 from stdeploy.inference.classifier import Classifier
 from stdeploy.inference.prediction import average_views, softmax
 
@@ -111,12 +111,12 @@ def evaluate(
     """
     data = data.with_labels(classifier.card.labels, source="the artifact")
     judged: list[Judged] = []
-    results = classifier.classify_all(sample.video for sample in data.samples)
-    for sample, (_, result) in zip(data.samples, results, strict=True):
-        if isinstance(result, VideoError):
-            judged.append(Judged(sample.video, sample.label, None, str(result)))
+    rows = classifier.classify_many(sample.video for sample in data.samples)
+    for sample, row in zip(data.samples, rows, strict=True):
+        if row.prediction is None:
+            judged.append(Judged(sample.video, sample.label, None, str(row.error)))
         else:
-            logits = average_views(result.view_logits)
+            logits = average_views(row.prediction.view_logits)
             judged.append(Judged(sample.video, sample.label, logits))
         progress(len(judged), len(data.samples))
     return count(judged, data)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stdeploy.backends.base import RuntimeOptions
-from stdeploy.errors import BackendError, VideoError, require
+from stdeploy.errors import BackendError, require
 from stdeploy.inference.classifier import Classifier, ClassifyOptions
 from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits
@@ -131,12 +131,12 @@ class _Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         paths = [Path(str(path)) for path in batch["path"]]
         records = []
-        results = self._classifier.classify_all(paths)
-        for name, (_, result) in zip(batch["video"], results, strict=True):
-            if isinstance(result, VideoError):
-                record: dict[str, Any] = {"error": str(result)}
+        rows = self._classifier.classify_many(paths)
+        for name, row in zip(batch["video"], rows, strict=True):
+            if row.prediction is None:
+                record: dict[str, Any] = {"error": str(row.error)}
             else:
-                record = result.to_record(self._top_k)
+                record = row.prediction.to_record(self._top_k)
             records.append(json.dumps({"video": str(name)} | record | {"video": str(name)}))
         return {"record": records}
 

@@ -1,13 +1,14 @@
 """An answer over time: what a network says to each window, and segments of labels. Pure."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.errors import SpecError
+from stdeploy.errors import SpecError, check_count
 from stdeploy.video.flaws import NO_FLAWS, Flaws
 
 
@@ -32,6 +33,9 @@ class TimelineOptions:
     cuts: bool = True
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.hop_seconds) and self.hop_seconds > 0):
+            raise SpecError(f"hop_seconds = {self.hop_seconds!r}: a positive number is allowed")
+        check_count("top_k", self.top_k)
         if not 0 <= self.leave <= self.enter <= 1:
             raise SpecError(
                 f"a segment cannot begin at a score of {self.enter} and end below {self.leave}; "

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stdeploy.artifacts.spec import ClipSpec, Spec
+from stdeploy.errors import SpecError
 from stdeploy.video.cuts import Shown, shrink
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.flaws import NO_FLAWS, Flaws
@@ -122,6 +124,40 @@ def read_views(video: Path, clip: ClipSpec, views: int, *, crops: Literal[1, 3] 
         VideoError: it gives no clip; the message says why, without the path.
     """
     return _views(VideoReader(video), clip, views, crops)
+
+
+def clips_of_frames(frames: NDArray[np.uint8], fps: float, request: ClipRequest) -> Clips:
+    """The clips that a video of these frames, shown at an even rate, would give.
+
+    Args:
+        frames: uint8 (F, H, W, 3), RGB, F at least 1.
+        fps: how many are shown in a second.
+        request: views and crops; nothing that is wanted all along.
+
+    Raises:
+        SpecError: frames or rate are no video.
+        VideoError: there are too few for a clip, and the clip wants no short videos.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
+        raise SpecError(
+            f"frames are {frames.dtype} {frames.shape}; uint8 (F, H, W, 3), RGB, is wanted"
+        )
+    if not (math.isfinite(fps) and fps > 0):
+        raise SpecError(f"fps = {fps!r}: a positive number of frames per second is wanted")
+    duration = len(frames) / fps
+    times = view_times(duration, request.clip, request.views)
+    shown = np.arange(len(frames)) / fps
+    numbers = frames_at(shown, times)  # (views, T)
+    wanted, places = np.unique(numbers, return_inverse=True)
+    cropped = np.stack(
+        [clip_crops(frames[n], clip=request.clip, crops=request.crops) for n in wanted]
+    )
+    clips = cropped[places.reshape(numbers.shape)].swapaxes(1, 2)  # (views, crops, T, H, W, 3)
+    return Clips(
+        clips.reshape(-1, *request.clip.frames_shape),
+        shown[numbers].repeat(request.crops, axis=0),
+        duration,
+    )
 
 
 def _views(reader: VideoReader, clip: ClipSpec, views: int, crops: int) -> Clips:
