@@ -1,3 +1,143 @@
-"""stdeploy: train, fold, verify, export and run 3D-CNNs for video action classification."""
+"""stdeploy: train, fold, verify, export and run 3D-CNNs for video action classification.
+
+The functions and classes below are the front door of the library. They are imported when they
+are first used, so `import stdeploy` loads none of torch, onnx, onnxruntime, tensorrt or cv2.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stdeploy.artifacts.card import ModelCard, read_card
+    from stdeploy.artifacts.spec import ClipSpec, ModelSpec
+    from stdeploy.backends.base import RuntimeOptions
+    from stdeploy.errors import (
+        ArtifactError,
+        BackendError,
+        DatasetError,
+        DownloadError,
+        FusionError,
+        MissingExtraError,
+        ParityError,
+        SpecError,
+        StdeployError,
+        TrainingError,
+        VideoError,
+    )
+    from stdeploy.export.engine import BuildOptions, BuiltEngine, build_engine
+    from stdeploy.export.flops import Cost, count_flops
+    from stdeploy.export.onnx import ExportResult, export_onnx
+    from stdeploy.export.triton import write_triton
+    from stdeploy.fusion import FuseResult, fuse_checkpoint
+    from stdeploy.inference.classifier import ClassifiedVideo, Classifier, ClassifyOptions
+    from stdeploy.inference.evaluation import Evaluation, evaluate
+    from stdeploy.inference.prediction import Prediction
+    from stdeploy.inference.timeline import Timeline, TimelineOptions
+    from stdeploy.models.registry import build_model
+    from stdeploy.train.recipe import Recipe
+    from stdeploy.train.training import TrainResult, train_model
 
 __version__ = "0.1.0"
+
+# Where each name is; the same as above, for when the program runs.
+_WHERE = {
+    "stdeploy.artifacts.card": ("ModelCard", "read_card"),
+    "stdeploy.artifacts.spec": ("ClipSpec", "ModelSpec"),
+    "stdeploy.backends.base": ("RuntimeOptions",),
+    "stdeploy.errors": (
+        "ArtifactError",
+        "BackendError",
+        "DatasetError",
+        "DownloadError",
+        "FusionError",
+        "MissingExtraError",
+        "ParityError",
+        "SpecError",
+        "StdeployError",
+        "TrainingError",
+        "VideoError",
+    ),
+    "stdeploy.export.engine": ("BuildOptions", "BuiltEngine", "build_engine"),
+    "stdeploy.export.flops": ("Cost", "count_flops"),
+    "stdeploy.export.onnx": ("ExportResult", "export_onnx"),
+    "stdeploy.export.triton": ("write_triton",),
+    "stdeploy.fusion": ("FuseResult", "fuse_checkpoint"),
+    "stdeploy.inference.classifier": ("ClassifiedVideo", "Classifier", "ClassifyOptions"),
+    "stdeploy.inference.evaluation": ("Evaluation", "evaluate"),
+    "stdeploy.inference.prediction": ("Prediction",),
+    "stdeploy.inference.timeline": ("Timeline", "TimelineOptions"),
+    "stdeploy.models.registry": ("build_model",),
+    "stdeploy.train.recipe": ("Recipe",),
+    "stdeploy.train.training": ("TrainResult", "train_model"),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "ArtifactError",
+    "BackendError",
+    "BuildOptions",
+    "BuiltEngine",
+    "ClassifiedVideo",
+    "Classifier",
+    "ClassifyOptions",
+    "ClipSpec",
+    "Cost",
+    "DatasetError",
+    "DownloadError",
+    "Evaluation",
+    "ExportResult",
+    "FuseResult",
+    "FusionError",
+    "MissingExtraError",
+    "ModelCard",
+    "ModelSpec",
+    "ParityError",
+    "Prediction",
+    "Recipe",
+    "RuntimeOptions",
+    "SpecError",
+    "StdeployError",
+    "Timeline",
+    "TimelineOptions",
+    "TrainResult",
+    "TrainingError",
+    "VideoError",
+    "__version__",
+    "build_engine",
+    "build_model",
+    "count_flops",
+    "evaluate",
+    "export_onnx",
+    "fuse_checkpoint",
+    "read_card",
+    "train_model",
+    "write_triton",
+]
+
+# What brings the package that a name needs and the base installation lacks.
+_EXTRAS = {
+    "build_engine": "export",
+    "count_flops": "export",
+    "export_onnx": "export",
+    "fuse_checkpoint": "export",
+    "ExportResult": "export",
+    "FuseResult": "export",
+    "Cost": "export",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the front door when it is first used (PEP 562)."""
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _EXTRAS:
+        errors = importlib.import_module("stdeploy.errors")
+        errors.require("torch", extra=_EXTRAS[name], purpose=name)
+    found = getattr(importlib.import_module(module), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -79,7 +79,8 @@ def imported_packages(file: Path) -> set[str]:
     return packages
 
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+# The front door names everything and imports nothing before it is asked; see test_front_door.py.
+FILES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py"})
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

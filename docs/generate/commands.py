@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from examples import Example, examples_in, of_verb
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from typer.main import get_command
 
+from examples import Example, examples_in, of_verb
 from stdeploy.cli.main import app
 
 _PROGRAM = "stdeploy"

@@ -18,7 +18,7 @@ from stdeploy.analysis.receptive_field import ReceptiveField
 from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.files import whole_file
 from stdeploy.errors import ArtifactError, MissingExtraError, require
-from stdeploy.export.flops import Cost, count
+from stdeploy.export.flops import Cost, count_flops
 
 _STEPS = 3  # of the bar, beside the clips: card and cost, filters, pictures
 
@@ -153,7 +153,7 @@ def _section(
 
 
 def _cost(card: ModelCard) -> Cost:
-    return count(card.model, num_frames=card.clip.num_frames, side_px=card.clip.crop_px)
+    return count_flops(card.model, num_frames=card.clip.num_frames, side_px=card.clip.crop_px)
 
 
 def _filters(path: Path) -> dict[str, Any]:

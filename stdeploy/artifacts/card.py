@@ -4,13 +4,13 @@ Where it lies in a file of each kind is known to contents.py. Whoever has read a
 its file with the content digest.
 """
 
-from pathlib import Path
 from typing import Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
 from stdeploy import __version__
 from stdeploy.artifacts.contents import json_fields, read_contents
+from stdeploy.artifacts.files import StrPath, as_path
 from stdeploy.artifacts.spec import (
     Arithmetic,
     ClipSpec,
@@ -234,7 +234,7 @@ def is_telling(accuracy: str, num_classes: int) -> bool:
     return num_classes > 5 or not accuracy.endswith("top5")
 
 
-def read_card(path: Path) -> ModelCard:
+def read_card(path: StrPath) -> ModelCard:
     """Read the card of any artifact, and compare the file with its content digest.
 
     Of an engine the sidecar alone is compared; `EngineSidecar.read_engine` compares the plan.
@@ -246,6 +246,7 @@ def read_card(path: Path) -> ModelCard:
         ArtifactError: no such file, not an artifact, one without a card, or one that was changed.
         MissingExtraError: a .pt file, and torch is not installed.
     """
+    path = as_path(path, "an artifact")
     contents = read_contents(path)
     if contents.card is None:
         raise ArtifactError(

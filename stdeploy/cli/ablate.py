@@ -9,7 +9,7 @@ import typer
 
 from stdeploy.artifacts.files import whole_file
 from stdeploy.cli.console import note, out
-from stdeploy.cli.train import Accelerator, labelled_data
+from stdeploy.cli.train import Accelerator
 from stdeploy.errors import SpecError, require
 
 if TYPE_CHECKING:
@@ -77,8 +77,11 @@ def command(
     from stdeploy.train.grid import Job, Setting, run_all
     from stdeploy.train.plots import draw_tables
     from stdeploy.train.processes import Machine
+    from stdeploy.train.training import training_data
 
-    training, held_out = labelled_data(plain, Path(recipe).stem, data, validation, fold=1)
+    training, held_out = training_data(
+        plain, Path(recipe).stem, data, validation, fold=1, tell=note
+    )
     if held_out is None:
         raise SpecError("an ablation compares accuracies; name --validation videos")
     output.mkdir(parents=True, exist_ok=True)

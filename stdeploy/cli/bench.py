@@ -111,7 +111,7 @@ def _macs(card: ModelCard) -> int | None:
     """Multiply-accumulates of the fused network; None without torch and fvcore."""
     if not importlib.util.find_spec("torch") or not importlib.util.find_spec("fvcore"):
         return None
-    from stdeploy.export.flops import count
+    from stdeploy.export.flops import count_flops
 
     fused = card.model.model_copy(update={"fused": True})
-    return count(fused, num_frames=card.clip.num_frames, side_px=card.clip.crop_px).macs
+    return count_flops(fused, num_frames=card.clip.num_frames, side_px=card.clip.crop_px).macs

@@ -119,7 +119,7 @@ def command(
             how = f"{runtime.name} on {runtime.device} in {runtime.precision}"
             note(f"{path}, {how}, {each} a video")
             with progress_bar("evaluating") as progress:
-                results.append(evaluate(classifier, labelled, progress))
+                results.append(evaluate(classifier, labelled, progress=progress))
         if as_json:
             print(json.dumps({"artifact": str(path), **record(results[-1])}))
         else:

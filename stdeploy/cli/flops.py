@@ -79,13 +79,13 @@ def _lengths(text: str) -> list[int]:
 def _network(
     name: str, spec: ModelSpec, size: tuple[int, int], *, layers: bool, as_json: bool
 ) -> None:
-    from stdeploy.export.flops import Cost, count, variants
+    from stdeploy.export.flops import Cost, count_flops, variants
 
     num_frames, side_px = size
     costs: dict[str, Cost] = {}
     with progress_bar("counting") as progress:
         for kind, variant in variants(spec).items():
-            costs[kind] = count(variant, num_frames=num_frames, side_px=side_px)
+            costs[kind] = count_flops(variant, num_frames=num_frames, side_px=side_px)
             progress(len(costs), 3)
     if as_json:
         counted = {kind: dataclasses.asdict(cost) for kind, cost in costs.items()}

@@ -21,7 +21,6 @@ from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError, 
 if TYPE_CHECKING:
     from stdeploy.datasets.labelled_videos import LabelledVideos
     from stdeploy.train.progress import Report
-    from stdeploy.train.recipe import Recipe, SyntheticData
     from stdeploy.train.run_directory import EvaluationRecord
 
 
@@ -103,6 +102,7 @@ def command(
     """
     from stdeploy.train.folder import BEST, LOG, check_resumable, folder_of
     from stdeploy.train.recipe import Recipe
+    from stdeploy.train.training import training_data
 
     settings = list(overrides or ())
     name = Path(recipe).stem
@@ -121,7 +121,7 @@ def command(
         check_resumable(folder)  # before anything that takes time
     known: EvaluationRecord | None = None
     with _bar() as tell:
-        training, held_out = labelled_data(loaded, Path(recipe).stem, data, validation, fold)
+        training, held_out = training_data(loaded, Path(recipe).stem, data, validation, fold, note)
         # Only now, because importing them takes seconds.
         require("torch", extra="train", purpose="training")
         require("lightning_fabric", extra="train", purpose="training")
@@ -170,7 +170,7 @@ def command(
 
         try:
             with Classifier.open(output) as classifier, progress_bar("measuring") as progress:
-                result = evaluate(classifier, held_out, progress)
+                result = evaluate(classifier, held_out, progress=progress)
         except DatasetError as error:
             raise VideoError(
                 f"{error}; {output} is whole, but not measured (exit status "
@@ -232,47 +232,6 @@ def _lengths(text: str) -> list[int]:
         raise SpecError(
             f"--temporal-lengths {text!r} is no list of numbers; write t1..t5 as 1,1,3,3,5"
         ) from error
-
-
-def make_synthetic(synthetic: "SyntheticData", folder: Path) -> None:
-    """Make the data set of a recipe, if it is not there."""
-    from stdeploy.datasets.synthetic import Perturbation, make_dataset
-
-    note(f"{synthetic.train_videos} + {synthetic.validation_videos} synthetic videos in {folder}")
-    make_dataset(
-        folder,
-        train=synthetic.train_videos,
-        validation=synthetic.validation_videos,
-        seed=synthetic.seed,
-        perturbation=Perturbation(synthetic.camera_px, synthetic.speed),
-    )
-
-
-def labelled_data(
-    recipe: "Recipe", name: str, data: Path | None, validation: Path | None, fold: int
-) -> "tuple[LabelledVideos, LabelledVideos | None]":
-    """The training videos, and those to validate on if there are any."""
-    from stdeploy.datasets.loader import read_split
-
-    if data is None:
-        if recipe.synthetic is None:
-            raise DatasetError(f"recipe {name!r} makes no data set; name one with --data")
-        data = Path(f"{name}-data")
-        make_synthetic(recipe.synthetic, data)
-    training = read_split(data, "train", fold=fold)
-    empty = [label for label, n in zip(training.labels, training.counts(), strict=True) if not n]
-    if empty:
-        raise DatasetError(
-            f"{len(empty)} of the {len(training.labels)} classes of {str(data)!r} have no training "
-            f"video, the first is {empty[0]!r}; add some, or leave the class out"
-        )
-    if validation is None and data.is_file():
-        return training, None
-    if validation is None:
-        held_out = read_split(data, "validation", fold=fold)
-    else:
-        held_out = read_split(validation, "validation")
-    return training, held_out.with_labels(training.labels, source="the training videos")
 
 
 def _begun(run: Path, output: Path, *, resume: bool) -> str:

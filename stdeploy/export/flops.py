@@ -90,7 +90,7 @@ PAPER_TABLES: tuple[PaperRow, ...] = (
 )
 
 
-def count(spec: ModelSpec, *, num_frames: int, side_px: int) -> Cost:
+def count_flops(spec: ModelSpec, *, num_frames: int = 32, side_px: int = 224) -> Cost:
     """Count the cost of one clip.
 
     fvcore traces a real forward pass, so this takes as long as one. Making filters from their
@@ -153,4 +153,4 @@ def count_paper_tables() -> Iterator[tuple[PaperRow, Cost]]:
             eta=1.0,
             num_classes=87,
         )
-        yield row, count(spec, num_frames=32, side_px=224)
+        yield row, count_flops(spec, num_frames=32, side_px=224)

@@ -2,13 +2,12 @@
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +18,17 @@ from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, ClosesOnExit, Device, RunsClips, RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import SpecError, VideoError, check_choice, check_count
-from stdeploy.inference.dense_windows import DenseWindows, Trunk
-from stdeploy.inference.ordered_map import ordered_map, prefetch
-from stdeploy.inference.prediction import Logits, Prediction, rank, softmax
+from stdeploy.inference.dense_windows import Trunk
+from stdeploy.inference.ordered_map import ordered_map
+from stdeploy.inference.prediction import Prediction, rank, softmax
 from stdeploy.inference.timeline import Cell, Timeline, TimelineMaker, TimelineOptions
+from stdeploy.inference.window_scores import ScoredWindow, WindowScorer
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips, clips_of_frames, read_clips
 from stdeploy.video.decoder import DecoderName
-from stdeploy.video.flaws import Flaws
 from stdeploy.video.opencv import decoding_threads, limit_threads
-from stdeploy.video.sampling import view_times
 from stdeploy.video.sources import FRAMES, FileSource, VideoSource, as_file
 
 _MOST_JOBS = 8
-_WINDOWS_AHEAD = 2  # groups of windows, or chunks of frames, that wait for the network
-_CHUNK_FRAMES = 16
-_STRETCH_FRAMES = 64
 _LEAVE = 0.3
 
 
@@ -85,23 +80,6 @@ class ClassifiedVideo:
     video: Path
     prediction: Prediction | None
     error: VideoError | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scored:
-    """A window of a timeline.
-
-    Attributes:
-        logits: (K,).
-        shot_seconds: when its shot begins.
-        duration_seconds: of the video.
-        flaws: what is wrong with that.
-    """
-
-    logits: Logits
-    shot_seconds: float
-    duration_seconds: float
-    flaws: Flaws
 
 
 @dataclasses.dataclass
@@ -359,14 +337,15 @@ class Classifier(ClosesOnExit):
         window: Callable[[Cell], None],
     ) -> Timeline:
         clip = self.card.clip
+        scorer = WindowScorer(self.runtime, self._read, self._request, self._batch)
         if trunk is not None:
             hop_frames = max(1, round(options.hop_seconds / clip.interval_seconds))
             options = dataclasses.replace(options, hop_seconds=hop_frames * clip.interval_seconds)
-            scores = self._dense_scores(video, trunk, hop_frames, options)
+            scores = scorer.dense(video, trunk, hop_frames, options)
         else:
-            scores = self._window_scores(video, options)
+            scores = scorer.windows(video, options)
         maker = TimelineMaker(clip.span_seconds, options)
-        scored: _Scored | None = None
+        scored: ScoredWindow | None = None
         for scored in scores:
             before = maker.add(softmax(scored.logits), shot=scored.shot_seconds)
             if before is not None:
@@ -394,39 +373,6 @@ class Classifier(ClosesOnExit):
     def close(self) -> None:
         """Close the runtime."""
         self.runtime.close()
-
-    def _window_scores(self, video: Path, options: TimelineOptions) -> Iterator[_Scored]:
-        wanted = {"hop_seconds": options.hop_seconds, "group": self._batch}
-        for clips in self._read_along(video, wanted, options):
-            for number, logits in enumerate(self.runtime.run(clips.frames)):
-                yield _scored(logits, clips, number)
-
-    def _dense_scores(
-        self, video: Path, trunk: Trunk, hop_frames: int, options: TimelineOptions
-    ) -> Iterator[_Scored]:
-        clip = self.card.clip
-        chunks = self._read_along(video, {"chunk_frames": _CHUNK_FRAMES}, options)
-        for _, of_shot in itertools.groupby(chunks, _shot_of):
-            windows = DenseWindows(
-                trunk, window=clip.num_frames, hop=hop_frames, stretch=_STRETCH_FRAMES
-            )
-            for clips in of_shot:
-                if clips.duration_seconds <= clip.span_seconds:
-                    view_times(clips.duration_seconds, clip, 1)  # which may refuse a short video
-                for together in windows.add(clips.frames[0]):
-                    yield from (_scored(logits, clips) for logits in together)
-            for together in windows.finish():
-                yield from (_scored(logits, clips) for logits in together)
-
-    def _read_along(
-        self, video: Path, wanted: dict[str, Any], options: TimelineOptions
-    ) -> Iterator[Clips]:
-        """Clips all along a video, some of them ahead of who takes them."""
-        if options.cuts:
-            wanted = wanted | {"shortest_shot_seconds": options.hop_seconds}
-        request = self._request.model_copy(update=wanted)
-        with contextlib.closing(prefetch(self._read(video, request), ahead=_WINDOWS_AHEAD)) as read:
-            yield from read
 
     def _decode(self, video: Path) -> _Awaited:
         start = time.perf_counter()
@@ -491,16 +437,6 @@ class Classifier(ClosesOnExit):
             device=self._device,
             artifact_sha256=self._artifact_sha256,
         )
-
-
-def _shot_of(clips: Clips, number: int = 0) -> float:
-    """When the shot of one of the clips begins; the only one begins with the video."""
-    return 0.0 if clips.shots_seconds is None else float(clips.shots_seconds[number])
-
-
-def _scored(logits: Logits, clips: Clips, number: int = 0) -> _Scored:
-    """What the network says to one of the clips."""
-    return _Scored(logits, _shot_of(clips, number), clips.duration_seconds, clips.flaws)
 
 
 @contextlib.contextmanager

@@ -3,12 +3,17 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.datasets.labelled_videos import LabelledVideos
-from stdeploy.errors import DatasetError
+from stdeploy.artifacts.files import StrPath, as_path
+from stdeploy.artifacts.spec import Precision
+from stdeploy.backends.base import Backend, Device
+from stdeploy.datasets.labelled_videos import LabelledVideos, Split
+from stdeploy.datasets.loader import read_split
+from stdeploy.errors import DatasetError, check_choice
 from stdeploy.inference.classifier import Classifier
 from stdeploy.inference.prediction import average_views, softmax
 
@@ -95,20 +100,52 @@ class Comparison:
 
 
 def evaluate(
-    classifier: Classifier,
-    data: LabelledVideos,
+    artifact: StrPath | Classifier,
+    data: StrPath | LabelledVideos,
+    *,
+    split: Split = "validation",
+    fold: int = 1,
+    views: int | None = None,
+    crops: Literal[1, 3] = 1,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    precision: Precision | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Evaluation:
     """Classify every video of a split and count.
 
     Args:
-        classifier: an opened artifact.
-        data: the split; its labels must be among the artifact's.
+        artifact: any artifact, or an opened one, for which views to precision do not count.
+        data: a folder in any usual layout, a .csv list, or a split that was read; its labels must
+            be among the artifact's.
+        split: "train" or "validation", of a data set.
+        fold: from 1, of data sets that have several.
+        views: clips that are averaged for a video; None takes the card's.
+        crops: of each of those, 1 or 3.
+        backend: see `Classifier.open`, as for the two that follow.
+        device: likewise.
+        precision: likewise.
         progress: is told videos done and in all.
 
     Raises:
         DatasetError: other labels than the artifact's, or no video could be read.
+        ArtifactError: the artifact cannot be used.
+        BackendError: what runs it is not installed.
     """
+    if not isinstance(data, LabelledVideos):
+        check_choice("split", split, get_args(Split))
+        data = read_split(as_path(data, "a data set"), split, fold=fold)
+    if isinstance(artifact, Classifier):
+        return _evaluate(artifact, data, progress)
+    with Classifier.open(
+        artifact, backend=backend, device=device, precision=precision, views=views, crops=crops
+    ) as classifier:
+        return _evaluate(classifier, data, progress)
+
+
+def _evaluate(
+    classifier: Classifier, data: LabelledVideos, progress: Callable[[int, int], None]
+) -> Evaluation:
     data = data.with_labels(classifier.card.labels, source="the artifact")
     judged: list[Judged] = []
     rows = classifier.classify_many(sample.video for sample in data.samples)

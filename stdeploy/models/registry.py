@@ -2,9 +2,9 @@
 
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from stdeploy.artifacts.spec import ModelSpec
+from stdeploy.artifacts.spec import ModelSpec, TemporalLengths
 from stdeploy.errors import SpecError
 
 if TYPE_CHECKING:
@@ -30,6 +30,31 @@ def check_architecture(name: str) -> None:
         raise SpecError(
             f"architecture {name!r} is not known; choose one of {', '.join(ARCHITECTURES)}"
         )
+
+
+def build_model(
+    architecture: str,
+    *,
+    num_classes: int,
+    temporal_lengths: TemporalLengths = (1, 1, 3, 3, 5),
+    branches: Literal["single", "multi"] = "multi",
+    eta: float = 2.0,
+    width: float = 1.0,
+) -> "ActionModel":
+    """Build a network with fresh weights from plain values; see `ModelSpec` for each.
+
+    Raises:
+        SpecError: a value that describes no network.
+    """
+    fields = {
+        "architecture": architecture,
+        "num_classes": num_classes,
+        "temporal_lengths": tuple(temporal_lengths),
+        "branches": branches,
+        "eta": eta,
+        "width": width,
+    }
+    return build(ModelSpec.parse(fields))
 
 
 def build(spec: ModelSpec) -> "ActionModel":

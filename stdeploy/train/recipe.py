@@ -179,6 +179,16 @@ class Recipe(Spec):
             fields = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise SpecError(f"recipe {name_or_path!r} is no TOML: {error}") from error
+        return cls._of(fields, overrides, name_or_path)
+
+    def with_settings(self, overrides: Sequence[str]) -> Self:
+        """The same recipe with some fields set; see `load`."""
+        fields = self.model_dump(exclude_defaults=True)
+        return self._of(fields, overrides, "") if overrides else self
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any], overrides: Sequence[str], name_or_path: str) -> Self:
+        """A recipe with some fields set, if it describes a network."""
         for override in overrides:
             _set(fields, override)
         recipe = cls.parse(fields)

@@ -15,7 +15,7 @@ from stdeploy.analysis.receptive_field import ReceptiveField
 from stdeploy.analysis.report import write_report
 from stdeploy.artifacts.card import Lineage
 from stdeploy.errors import ArtifactError
-from stdeploy.export.flops import count
+from stdeploy.export.flops import count_flops
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import save_checkpoint
@@ -145,7 +145,7 @@ def test_terms_of_the_page_are_explained_on_it(page: Page) -> None:
 
 def test_figures_of_cost_say_what_they_count(folder: Path, page: Page) -> None:
     spec = tiny_model(branches="multi", temporal_lengths=(1, 3, 3, 3, 5)).spec
-    cost = count(spec, num_frames=8, side_px=32)
+    cost = count_flops(spec, num_frames=8, side_px=32)
     convolutions, whole = f"{cost.macs / 1e9:.2f}", f"{cost.total / 1e9:.3f}"
     assert f"{convolutions} GMACs of convolutions" in page.text
     assert f"all {whole} " in page.text

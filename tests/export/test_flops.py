@@ -3,7 +3,7 @@
 import pytest
 
 from stdeploy.artifacts.spec import ModelSpec, TemporalLengths
-from stdeploy.export.flops import PAPER_TABLES, count
+from stdeploy.export.flops import PAPER_TABLES, count_flops
 
 
 def single(architecture: str, lengths: TemporalLengths, **fields: object) -> ModelSpec:
@@ -26,7 +26,7 @@ def single(architecture: str, lengths: TemporalLengths, **fields: object) -> Mod
     ],
 )
 def test_macs_and_parameters_at_8_frames(architecture: str, macs: int, parameters: int) -> None:
-    cost = count(single(architecture, (3, 3, 3, 3, 3)), num_frames=8, side_px=224)
+    cost = count_flops(single(architecture, (3, 3, 3, 3, 3)), num_frames=8, side_px=224)
     assert cost.macs == macs
     assert cost.parameters == parameters
     assert sum(cost.by_stage.values()) == cost.total
@@ -63,7 +63,7 @@ def test_every_row_of_the_paper_is_recounted() -> None:
 
 @pytest.mark.parametrize("row", PAPER_TABLES, ids=lambda row: row.name)
 def test_gflops_of_the_paper(row) -> None:
-    cost = count(single(row.architecture, row.temporal_lengths), num_frames=1, side_px=224)
+    cost = count_flops(single(row.architecture, row.temporal_lengths), num_frames=1, side_px=224)
     classifier = cost.by_stage["head"]
     at_32_frames = (cost.total - classifier) * 32 + classifier
     assert round(at_32_frames / 2**30, 2) == RECOUNTED[row.name]
@@ -74,7 +74,7 @@ def test_gflops_of_the_paper(row) -> None:
 
 
 def test_a_row_counted_in_full_agrees() -> None:
-    cost = count(single("i3d-resnet50", (1, 1, 1, 1, 1)), num_frames=32, side_px=224)
+    cost = count_flops(single("i3d-resnet50", (1, 1, 1, 1, 1)), num_frames=32, side_px=224)
     assert round(cost.paper_gflops, 2) == RECOUNTED["2D CNN"]
 
 
@@ -84,5 +84,9 @@ def test_fusing_costs_no_more_than_single_filters_and_multi_branches_do() -> Non
     spec = single("i3d-resnet18", lengths, width=0.25)
     multi = spec.model_copy(update={"branches": "multi"})
     fused = multi.model_copy(update={"fused": True})
-    assert count(fused, **sizes).macs == count(spec, **sizes).macs < count(multi, **sizes).macs
-    assert count(fused, **sizes).total < count(spec, **sizes).total  # no norms are left
+    assert (
+        count_flops(fused, **sizes).macs
+        == count_flops(spec, **sizes).macs
+        < count_flops(multi, **sizes).macs
+    )
+    assert count_flops(fused, **sizes).total < count_flops(spec, **sizes).total  # no norms are left

@@ -134,9 +134,11 @@ def _benchmark(
     card = cases[0].card
     macs = None
     if importlib.util.find_spec("fvcore"):
-        from stdeploy.export.flops import count
+        from stdeploy.export.flops import count_flops
 
-        macs = count(card.model, num_frames=card.clip.num_frames, side_px=card.clip.crop_px).macs
+        macs = count_flops(
+            card.model, num_frames=card.clip.num_frames, side_px=card.clip.crop_px
+        ).macs
     report = measure(
         cases,
         batches=(1,) if where.rehearsal else (1, 8),
