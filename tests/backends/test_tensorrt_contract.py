@@ -16,7 +16,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "stdeploy"
-FILES = ("engine/distribution.py", "engine/plan.py", "runtime/tensorrt.py")
+FILES = (
+    "backends/tensorrt_distribution.py",
+    "backends/tensorrt_plan.py",
+    "backends/tensorrt.py",
+)
 # What the bindings import from the libraries; nothing of it is called here.
 SYMBOLS = (
     "createInferBuilder_INTERNAL",
@@ -118,7 +122,7 @@ def complaints(stubs: Path, folder: Path, change=lambda text: text) -> list[str]
     return [line for line in lines if line.endswith(CODES) and "__init__.pyi" not in line]
 
 
-# TensorRT-RTX alone has these; tests/engine/test_plan.py runs them for real.
+# TensorRT-RTX alone has these; tests/backends/test_engine_files.py runs them for real.
 RTX_ONLY = (
     *("num_compute_capabilities", "set_compute_capability", '"ComputeCapability"'),
     *('"DynamicShapesKernelSpecializationStrategy"', '"CudaGraphStrategy"'),

@@ -26,6 +26,7 @@ SUFFIXES = (".pt", ".fused.safetensors", ".onnx")
 
 # What pages take for granted beside my-videos/, videos/ and single videos: artifacts by name.
 ARTIFACTS = {
+    "README.md": ["ckpt"],
     "docs/how-to/camera.md": ["finetune"],
     "docs/how-to/cluster.md": ["finetune"],
     "docs/how-to/fine-tune.md": ["kinetics400-i3d", "finetune"],

@@ -358,7 +358,7 @@ def test_what_triton_cannot_run_is_refused(artifact: Path, fused: Path, tmp_path
     half = with_card(artifact, tmp_path, precision="bf16")
     with pytest.raises(SpecError, match=r"no convolution in bf16.*--precision fp16"):
         write_triton(half, tmp_path / "repository")
-    ahead = engine(artifact, tmp_path, distribution="tensorrt_rtx", gpu=None)
+    ahead = engine(artifact, tmp_path, flavour="tensorrt_rtx", gpu=None)
     with pytest.raises(SpecError, match="not of TensorRT-RTX"):
         write_triton(ahead, tmp_path / "repository")
     with pytest.raises(ArtifactError, match=r"nothing that Triton runs; give an \.onnx"):
