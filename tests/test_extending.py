@@ -31,7 +31,7 @@ from tests.extending.reference import ReferenceRuntime
 from tests.video.videos import numbered_frames, write_video
 
 ROOT = Path(__file__).parents[1]
-ON_CPU = RuntimeOptions(backend="reference", device="cpu")
+ON_CPU = RuntimeOptions(device="cpu")
 VOCABULARY = [["Back", "15som", "05Twis", "FREE"], ["Inward", "15som", "NoTwis", "PIKE"]]
 
 # Runs verbs one after the other in one process, because importing torch takes seconds.

@@ -65,7 +65,7 @@ class RuntimeOptions:
     emulate: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("backend", self.backend, get_args(Backend))
+        check_choice("backend", self.backend, ("auto", *BACKENDS))
         check_choice("device", self.device, get_args(Device))
         check_choice("precision", self.precision, (None, *get_args(Precision)))
         if self.threads is not None:

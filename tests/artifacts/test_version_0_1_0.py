@@ -1,8 +1,8 @@
 """Artifacts of every kind, written before the packages had their present names, still open.
 
-`version_0_1_0/` was written by commit 1581781: an I3D-ResNet-18 of width 1/32, and its logits for one
-clip. The plan of the engine is left out: it runs on a GPU only, and no code here reads it before its
-sidecar.
+`version_0_1_0/` was written by commit 1581781: an I3D-ResNet-18 of width 1/32, and its logits for
+one clip. The plan of the engine is left out: it runs on a GPU only, and no code here reads it
+before its sidecar.
 """
 
 import json
