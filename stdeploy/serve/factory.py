@@ -8,9 +8,9 @@ from stdeploy.artifacts.files import sha256_of
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.backends.base import Runtime
 from stdeploy.backends.loader import open_runtime
-from stdeploy.serve.batch_runner import Network
+from stdeploy.serve.admission import DurationEstimator
+from stdeploy.serve.batch_runner import BatchRunner
 from stdeploy.serve.metrics import Metrics
-from stdeploy.serve.pace import Pace
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import ServeSettings
 
@@ -47,13 +47,13 @@ def open_service(
     on_gpu = "cpu" not in runtime.device.lower()
     # On a CPU larger batches gain nothing, and could change the last bit of an answer.
     max_batch = settings.max_batch or (_GPU_BATCH if on_gpu else 1)
-    pace = Pace(_clip_seconds(runtime, model.card), decoders=settings.workers)
+    durations = DurationEstimator(_clip_seconds(runtime, model.card), decoders=settings.workers)
 
     def ran(clips: int, seconds: float) -> None:
-        pace.ran(clips, seconds)
+        durations.ran(clips, seconds)
         metrics.ran(clips, seconds)
 
-    network = Network(
+    runner = BatchRunner(
         runtime,
         max_batch=max_batch,
         max_delay_seconds=settings.max_delay_ms / 1e3,
@@ -61,12 +61,12 @@ def open_service(
     )
     service = Service(
         model,
-        network,
+        runner,
         decode_workers=settings.workers,
         limits=settings.limits,
         views=settings.views,
         max_batch=max_batch,
-        pace=pace,
+        durations=durations,
         decoded=metrics.decode.observe,
         lost=metrics.decoders_lost.inc,
     )
@@ -74,7 +74,7 @@ def open_service(
         service.start()
     except BaseException:
         service.close()
-        network.close()
+        runner.close()
         raise
     metrics.opened(service)
     return service

@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from stdeploy import __version__
 from stdeploy.inference.prediction import Logits
 from stdeploy.serve.errors import RequestError
-from stdeploy.serve.job import Job
 from stdeploy.serve.json_tensors import JsonTensorError, JsonWithTensor, most_json_bytes
 from stdeploy.serve.request_gate import RequestGate
+from stdeploy.serve.scheduling import ClientSlots, Job
 from stdeploy.serve.schemas import REFUSED, Json, as_json
 from stdeploy.serve.service import Model
-from stdeploy.serve.turns import Turns
 
 VERSION = "1"
 _HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -93,7 +92,7 @@ def routes(gate: RequestGate) -> APIRouter:
             200 if gate.health.ready else 503,
         )
 
-    reading = Turns(1)  # one at a time: JSON grows when it is read
+    reading = ClientSlots(1)  # one at a time: JSON grows when it is read
 
     async def infer(request: Request, model: str, version: str | None) -> Response:
         service = gate.service()
@@ -110,11 +109,11 @@ def routes(gate: RequestGate) -> APIRouter:
             if header_length is None:
                 clip_bytes *= _BYTES_OF_NUMBER
             clips = max(1, round(len(body) / clip_bytes))
-            with gate.admitted(request, service.pace, clips) as place:
+            with gate.admitted(request, service.durations, clips) as place:
                 job = Job(place, received + gate.settings.request_seconds)
 
                 async def work() -> tuple[_Asked, NDArray[np.float32]]:
-                    async with reading.turn(job):
+                    async with reading.hold(job):
                         asked = await asyncio.to_thread(_read, body, header_length, there)
                     return asked, await service.infer(asked.frames, job)
 

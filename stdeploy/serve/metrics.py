@@ -60,7 +60,7 @@ class Metrics:
 
     def opened(self, service: Service) -> None:
         """The network is there; its device and its queues are shown from now on."""
-        runtime = service.network.runtime
+        runtime = service.runner.runtime
         info = prometheus.Gauge(
             "stdeploy_model_info",
             "What answers, and where it really runs.",
@@ -78,7 +78,7 @@ class Metrics:
             lambda: service.waiting
         )
         self._gauge("queue_clips", "Clips that wait for the network.").set_function(
-            lambda: service.network.waiting
+            lambda: service.runner.waiting
         )
 
     def text(self) -> tuple[bytes, str]:

@@ -12,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stdeploy.serve import logs
+from stdeploy.serve.admission import AllowedHosts
 from stdeploy.serve.errors import MOST_SHOWN, RequestError
-from stdeploy.serve.hosts import AllowedHosts
 from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.protocol import EarlyRefusal
 from stdeploy.serve.request_gate import GoneError

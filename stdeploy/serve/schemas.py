@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from stdeploy.backends.base import RunsClips
 from stdeploy.inference.prediction import Prediction
 from stdeploy.inference.timeline import Timeline
-from stdeploy.serve.job import Job
+from stdeploy.serve.scheduling import Job
 from stdeploy.serve.service import Model
 
 # Code -> status. The codes are what programs and metrics see; the sentences are for people.

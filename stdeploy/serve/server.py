@@ -99,7 +99,7 @@ class _RunningServer:
     ) -> None:
         self._artifact = artifact
         self._model = model
-        self._life = gate.health
+        self._health = gate.health
         self._gate = gate
         self._say = say
         self._release = release  # uploads and doors
@@ -125,7 +125,7 @@ class _RunningServer:
             while not (self._told or opening.done()):
                 await asyncio.sleep(_TICK_SECONDS)
             if opening.done():
-                self._life.opened(opening.result())
+                self._health.opened(opening.result())
                 _log.info("ready", extra={"model": self._model.name, "device": self._device})
                 self._say(f"{self._artifact} at {url}  (Ctrl-C ends it)")
             while not self._told:
@@ -136,25 +136,25 @@ class _RunningServer:
                         raise BackendError("the server has stopped listening")
             await self._drain()
         finally:
-            self._life.over.set()
+            self._health.over.set()
             for server, _ in servers:
                 server.should_exit = True
             await asyncio.wait(tasks, timeout=_LAST_SECONDS + 1)
-            if self._life.service is not None:
-                await asyncio.to_thread(self._close, self._life.service)
+            if self._health.service is not None:
+                await asyncio.to_thread(self._close, self._health.service)
             self._release()
             if not opening.done():
                 _end_now()  # the network is being opened, and cannot be told to stop
 
     @property
     def _device(self) -> str:
-        assert self._life.service is not None
-        runtime = self._life.service.network.runtime
+        assert self._health.service is not None
+        runtime = self._health.service.runner.runtime
         return f"{runtime.name} on {runtime.device} in {runtime.precision}"
 
     def _tell(self) -> None:
         self._told.append(time.monotonic())
-        self._life.drain()
+        self._health.drain()
 
     async def _drain(self) -> None:
         """Answer what is inside, for a while."""
@@ -172,8 +172,8 @@ class _RunningServer:
 
     def _close(self, service: Service) -> None:
         service.close()
-        service.network.close()
-        if service.network.busy_seconds():
+        service.runner.close()
+        if service.runner.busy_seconds():
             self._release()
             _end_now()  # its thread is inside the runtime, and would be waited for
 
