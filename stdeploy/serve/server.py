@@ -19,11 +19,17 @@ from fastapi import FastAPI
 
 from stdeploy.errors import BackendError, SpecError
 from stdeploy.serve.app import application, metrics_application
+from stdeploy.serve.connections import (
+    ConnectionLimits,
+    Listener,
+    allow_many_files,
+    connections_within,
+    guarded_protocol,
+    has_gpu,
+)
 from stdeploy.serve.factory import model_of, open_service
+from stdeploy.serve.http_guard import record_early_refusal
 from stdeploy.serve.metrics import Metrics
-from stdeploy.serve.middleware import note_early
-from stdeploy.serve.open_files import Listener, allow_many_files, connections_within, has_gpu
-from stdeploy.serve.protocol import guarded_protocol
 from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import ServeSettings
@@ -69,8 +75,8 @@ def serve(
             apps.append((metrics_application(gate), settings.metrics_port, "--metrics-port"))
         servers = []
         for app, port, flag in apps:
-            door = held.enter_context(_listen(settings.host, port, flag))
-            servers.append((_Server(_loaded_config(app, settings, gate.metrics)), door))
+            listener = held.enter_context(_listen(settings.host, port, flag))
+            servers.append((_Server(_loaded_config(app, settings, gate.metrics)), listener))
         running = _RunningServer(artifact, model, gate, say, held.pop_all().close)
         scheme = "https" if settings.tls_certificate else "http"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -102,7 +108,7 @@ class _RunningServer:
         self._health = gate.health
         self._gate = gate
         self._say = say
-        self._release = release  # uploads and doors
+        self._release = release  # uploads and listening sockets
         self._told: list[float] = []  # when to go
 
     async def run(self, servers: list[tuple[_Server, socket.socket]], url: str) -> None:
@@ -119,7 +125,7 @@ class _RunningServer:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._tell)
         self._say(f"opening {self._artifact} ...")
-        tasks = [asyncio.ensure_future(server.serve([door])) for server, door in servers]
+        tasks = [asyncio.ensure_future(server.serve([listener])) for server, listener in servers]
         opening = loop.run_in_executor(None, self._open)
         try:
             while not (self._told or opening.done()):
@@ -191,15 +197,18 @@ def _within_open_files(settings: ServeSettings) -> ServeSettings:
 
 
 def _config(app: FastAPI, settings: ServeSettings, metrics: Metrics) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=guarded_protocol(
+    protocol = guarded_protocol(
+        ConnectionLimits(
             header_seconds=settings.header_seconds,
             unread_seconds=settings.upload_seconds,
             max_connections=settings.max_connections,
             max_head_bytes=settings.max_header_bytes,
-            refused=functools.partial(note_early, metrics=metrics),
         ),
+        functools.partial(record_early_refusal, metrics=metrics),
+    )
+    return uvicorn.Config(
+        app,
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -239,18 +248,18 @@ def _listen(host: str, port: int, flag: str) -> Iterator[socket.socket]:
         BackendError: the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with contextlib.closing(Listener(family)) as door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with contextlib.closing(Listener(family)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            door.bind((host, port))
-            door.listen(_BACKLOG)  # now, so that who is told the address can connect
+            listener.bind((host, port))
+            listener.listen(_BACKLOG)  # now, so that who is told the address can connect
         except OSError as error:
             wrong = flag if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
             raise BackendError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}; choose another {wrong}"
             ) from error
-        door.set_inheritable(False)
-        yield door
+        listener.set_inheritable(False)
+        yield listener
 
 
 def _end_now() -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from stdeploy.errors import BackendError
-from stdeploy.serve.open_files import Listener, connections_within
+from stdeploy.serve.connections import Listener, connections_within
 from tests.serve.conftest import running
 
 
