@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stdeploy.errors import require
 from stdeploy.serve.app import application as asgi_application
-from stdeploy.serve.factory import model_of, open_service
 from stdeploy.serve.request_gate import RequestGate
+from stdeploy.serve.service import model_of, open_service
 from stdeploy.serve.settings import ENV_PREFIX, ServeSettings
 from stdeploy.serve.uploads import UploadFolder
 from stdeploy.video.memory import give_back_large_arrays

@@ -27,11 +27,10 @@ from stdeploy.serve.connections import (
     guarded_protocol,
     has_gpu,
 )
-from stdeploy.serve.factory import model_of, open_service
 from stdeploy.serve.http_guard import record_early_refusal
 from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.request_gate import RequestGate
-from stdeploy.serve.service import Model, Service
+from stdeploy.serve.service import Model, Service, model_of, open_service
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import UploadFolder
 from stdeploy.video.memory import give_back_large_arrays

@@ -1,4 +1,4 @@
-"""From an uploaded video to an answer: who decodes when, and on which thread.
+"""From an artifact to a service, and from a video to an answer: who decodes when, on which thread.
 
 Each video is worked on by a thread of its own, which runs the same `Classifier` as the command
 line: its clips are read by a `DecodePool`, and the network is the one that all share. So HTTP
@@ -19,14 +19,20 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.card import ModelCard, read_card
+from stdeploy.artifacts.files import sha256_of
+from stdeploy.artifacts.golden import golden_clip
+from stdeploy.backends.base import Runtime
+from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import VideoError
 from stdeploy.inference.classifier import Classifier, ClassifyOptions
 from stdeploy.inference.prediction import Prediction
 from stdeploy.inference.timeline import Cell, Timeline, TimelineOptions
 from stdeploy.serve.admission import DurationEstimator
 from stdeploy.serve.batch_runner import BatchRunner, SharedRuntime, UnwantedError
+from stdeploy.serve.metrics import Metrics
 from stdeploy.serve.scheduling import ClientSlots, Job
+from stdeploy.serve.settings import ServeSettings
 from stdeploy.video.clips import ClipRequest, Clips
 from stdeploy.video.decode_pool import (
     DecodePool,
@@ -41,6 +47,7 @@ _AHEAD = 2  # videos whose clips are ready or in the network, beside those that 
 _MOST_ATTEMPTS = 4  # to have a video decoded, where processes are ended by no fault of it
 _MOST_CRASHES = 2
 _ASK_AGAIN_SECONDS = 0.05
+_GPU_BATCH = 8
 
 Answer = TypeVar("Answer")
 
@@ -262,6 +269,83 @@ class Service:
                 task.cancel()  # out of the queue
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
+
+
+def model_of(artifact: Path) -> Model:
+    """What an artifact is, before it is opened.
+
+    Raises:
+        ArtifactError: it is none.
+    """
+    card = read_card(artifact)
+    return Model(name=artifact.stem, sha256=sha256_of(artifact), card=card)
+
+
+def open_service(
+    settings: ServeSettings, artifact: Path, model: Model, metrics: Metrics
+) -> Service:
+    """Open an artifact, let it answer its golden clip, and start what decodes.
+
+    Args:
+        settings: of the server.
+        artifact: the file.
+        model: see `model_of`.
+        metrics: are told what happens.
+
+    Raises:
+        ArtifactError: the artifact cannot be used.
+        BackendError: what runs it is not there.
+        VideoError: a decoding process does not start.
+    """
+    runtime = open_runtime(artifact, model.card, settings.runtime_options)
+    on_gpu = "cpu" not in runtime.device.lower()
+    # On a CPU larger batches gain nothing, and could change the last bit of an answer.
+    max_batch = settings.max_batch or (_GPU_BATCH if on_gpu else 1)
+    durations = DurationEstimator(_clip_seconds(runtime, model.card), decoders=settings.workers)
+
+    def ran(clips: int, seconds: float) -> None:
+        durations.ran(clips, seconds)
+        metrics.ran(clips, seconds)
+
+    runner = BatchRunner(
+        runtime,
+        max_batch=max_batch,
+        max_delay_seconds=settings.max_delay_ms / 1e3,
+        ran=ran,
+    )
+    service = Service(
+        model,
+        runner,
+        decode_workers=settings.workers,
+        limits=settings.limits,
+        views=settings.views,
+        max_batch=max_batch,
+        durations=durations,
+        decoded=metrics.decode.observe,
+        lost=metrics.decoders_lost.inc,
+    )
+    try:
+        service.start()
+    except BaseException:
+        service.close()
+        runner.close()
+        raise
+    metrics.opened(
+        model.name,
+        model.sha256,
+        runtime,
+        videos_waiting=lambda: service.waiting,
+        clips_waiting=lambda: runner.waiting,
+    )
+    return service
+
+
+def _clip_seconds(runtime: Runtime, card: ModelCard) -> float:
+    """What a clip takes, so that the first requests are let in by a measurement as well."""
+    clip = golden_clip(0, card.clip.frames_shape)[None]
+    start = time.monotonic()
+    runtime.run(clip)
+    return time.monotonic() - start
 
 
 def _timed(read: Iterator[Clips], job: Job) -> Iterator[Clips]:
