@@ -124,7 +124,6 @@ class _Inference:
 def routes(gate: RequestGate) -> APIRouter:
     """The routes of /v2."""
     router = APIRouter(prefix="/v2", responses=REFUSED, default_response_class=Json)
-
     inference = _Inference(gate)
     known, infer = inference.known, inference.infer
 

@@ -1,4 +1,4 @@
-"""What every request that wants an answer passes: room, upload, deadline, and who has left."""
+"""What every request that wants an answer passes: admission, upload, deadline, and who has left."""
 
 import asyncio
 import contextlib

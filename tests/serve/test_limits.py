@@ -328,10 +328,10 @@ def test_answers_are_not_held_back_by_the_system() -> None:
     from stdeploy.serve.server import _listen
 
     with (
-        _listen("127.0.0.1", 0, "--port") as door,
-        socket.create_connection(door.getsockname()),
+        _listen("127.0.0.1", 0, "--port") as listener,
+        socket.create_connection(listener.getsockname()),
     ):
-        accepted, _ = door.accept()
+        accepted, _ = listener.accept()
         with accepted:
             assert accepted.proto == socket.IPPROTO_TCP
 

@@ -38,9 +38,9 @@ from ray import serve
 from stdeploy.serve.on_ray import RayArguments, application
 
 given = json.loads(sys.argv[1])
-with socket.socket() as door:
-    door.bind(("127.0.0.1", 0))
-    port = door.getsockname()[1]
+with socket.socket() as listener:
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 try:
     serve.start(http_options={"host": "127.0.0.1", "port": port})
