@@ -26,9 +26,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stdeploy.errors import BackendError
 from stdeploy.serve.admission import client_name
-from stdeploy.serve.errors import error_json
+from stdeploy.serve.errors import STATUS, error_json
 from stdeploy.serve.http_guard import EarlyRefusal, StrictConnection
-from stdeploy.serve.schemas import STATUS
 
 _log = logging.getLogger(__name__)
 _MOST_AHEAD = 65_536  # bytes of later requests that a client may send before it is answered

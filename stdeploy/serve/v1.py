@@ -16,15 +16,13 @@ from starlette.types import Receive, Scope, Send
 
 from stdeploy.inference.timeline import Cell, TimelineOptions
 from stdeploy.serve import logs
-from stdeploy.serve.errors import RequestError, given_twice, in_words
+from stdeploy.serve.errors import REFUSED, Error, RequestError, given_twice, in_words
 from stdeploy.serve.request_gate import RequestGate, refusal_of
 from stdeploy.serve.scheduling import Job
 from stdeploy.serve.schemas import (
-    REFUSED,
     Classified,
     ClassifyOptions,
     End,
-    Error,
     Json,
     Models,
     TimingsMs,
