@@ -1,19 +1,33 @@
-"""Who may come in: room for so many requests and so much work, shared by clients. Pure."""
+"""Which requests are let in: so many, so much work, and addressed to this server. Pure.
 
+`Admission` shares the capacity of the server between clients, by what `DurationEstimator` expects
+a request to take. `AllowedHosts` are the names by which the server may be asked.
+"""
+
+import collections
 import dataclasses
 import ipaddress
 import math
+import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Literal
 
 _MOST_WAIT_SECONDS = 60
 _MARGIN = 0.9  # of the time that is allowed; what work takes is an estimate
 _IPV6_CLIENT_BITS = 64  # what a provider gives to one household or host at least
+_WEIGHT = 0.1  # of the newest measurement in a running mean
+_MOST_CLIENTS = 1024  # whose videos' decoding times are remembered
+ANY_HOST = "*"
+_LOOPBACK = "localhost"
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_HOST = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::[0-9]{0,5})?")
 
 Reason = Literal["full", "over_share"]
 
 
-class TurnedAwayError(Exception):
+class NotAdmittedError(Exception):
     """A request that may not come in, or may not stay.
 
     Attributes:
@@ -42,7 +56,7 @@ class Place:
     client: str
     seconds: float = 0.0
     started: bool = False
-    taken_back: TurnedAwayError | None = None
+    taken_back: NotAdmittedError | None = None
     on_taken_back: Callable[[], None] = lambda: None
 
 
@@ -111,12 +125,12 @@ class Admission:
             seconds: see `Place`.
 
         Raises:
-            TurnedAwayError: there is no room for it.
+            NotAdmittedError: there is no room for it.
         """
         place = Place(client, seconds)
         self._add(place)
-        taken: list[tuple[Place, TurnedAwayError]] = []
-        while (victim := self._without_room(place)) is not None:
+        taken: list[tuple[Place, NotAdmittedError]] = []
+        while (victim := self._one_too_many(place)) is not None:
             error = self._error(victim.client)
             self._remove(victim)
             if victim is place:
@@ -145,7 +159,7 @@ class Admission:
         if not client.places:
             del self._clients[place.client]
 
-    def _without_room(self, newest: Place) -> Place | None:
+    def _one_too_many(self, newest: Place) -> Place | None:
         """Which request has to go now that `newest` is inside too; None where all may stay."""
         asking = self._clients[newest.client]
         if self.inside > self.capacity:
@@ -156,7 +170,7 @@ class Admission:
         else:
             late = [
                 (each.seconds, each is asking, each)
-                for each, seconds in self._turns()
+                for each, seconds in self._expected_seconds()
                 if seconds > self._patience and each.newest is not None
             ]
             if not late:
@@ -164,7 +178,7 @@ class Admission:
             most = max(late, key=lambda found: found[:2])[2]
         return newest if most is asking else most.newest
 
-    def _turns(self) -> Iterator[tuple[_Requests, float]]:
+    def _expected_seconds(self) -> Iterator[tuple[_Requests, float]]:
         """Clients, and the seconds until all their work of known length is done.
 
         Others take a turn for each of a client's own: whoever asks in a loop comes again.
@@ -174,12 +188,12 @@ class Admission:
             # Its own work of unknown length takes turns with the rest, too.
             yield each, (count + (each.endless > 0)) * each.seconds
 
-    def _error(self, name: str) -> TurnedAwayError:
+    def _error(self, name: str) -> NotAdmittedError:
         client = self._clients[name]
         fewer = any(len(each.places) < len(client.places) for each in self._clients.values())
         # Half of what it has inside is answered by then.
-        seconds = next(seconds for each, seconds in self._turns() if each is client) / 2
-        return TurnedAwayError(
+        seconds = next(seconds for each, seconds in self._expected_seconds() if each is client) / 2
+        return NotAdmittedError(
             "over_share" if fewer else "full",
             max(1, min(_MOST_WAIT_SECONDS, math.ceil(seconds))),
         )
@@ -202,3 +216,108 @@ def client_name(address: str) -> str:
     if found.ipv4_mapped is not None:
         return str(found.ipv4_mapped)
     return str(ipaddress.ip_network((int(found), _IPV6_CLIENT_BITS), strict=False))
+
+
+class DurationEstimator:
+    """How many seconds a request keeps the server busy, from what earlier ones took.
+
+    It keeps running means of what was measured; threads may share one.
+
+    What a clip takes in the network is the same for all. What a video takes to decode is not:
+    each client is reckoned by its own videos, so that none makes others look slow.
+
+    Args:
+        clip_seconds: in the network, as measured before the first request; 0 where it was not.
+        decoders: videos that are decoded at once.
+    """
+
+    def __init__(self, clip_seconds: float = 0.0, *, decoders: int = 1) -> None:
+        self._clip_seconds = clip_seconds
+        self._decoders = decoders
+        self._video_seconds: collections.OrderedDict[str, float] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def ran(self, clips: int, seconds: float) -> None:
+        """A batch has been through the network."""
+        with self._lock:
+            self._clip_seconds = _mean(self._clip_seconds or None, seconds / clips)
+
+    def decoded(self, client: str, seconds: float) -> None:
+        """A video of a client has been decoded."""
+        with self._lock:
+            self._video_seconds[client] = _mean(self._video_seconds.get(client), seconds)
+            self._video_seconds.move_to_end(client)
+            if len(self._video_seconds) > _MOST_CLIENTS:
+                self._video_seconds.popitem(last=False)
+
+    def seconds(self, client: str, clips: float) -> float:
+        """How long a request keeps busy what takes longest with it: the network, or the decoders.
+
+        Args:
+            client: who asks.
+            clips: that go through the network; infinite where nobody can tell.
+        """
+        if math.isinf(clips):
+            return math.inf
+        with self._lock:
+            decoding = self._video_seconds.get(client, 0.0) / self._decoders
+            return max(clips * self._clip_seconds, decoding)
+
+
+def _mean(before: float | None, newest: float) -> float:
+    return newest if before is None else before + _WEIGHT * (newest - before)
+
+
+class AllowedHosts:
+    """Names of this server: localhost, all addresses, and those that are given.
+
+    A page of another site can let its own name mean an address of this network (DNS rebinding),
+    and a browser then takes this server for that site, whose pages may read all answers. What
+    gives it away is the name in the header `Host`. Addresses cannot be made to mean another host.
+
+    Args:
+        names: of the setting `allowed_hosts`: `videos.example.com`, `*.example.com` for all names
+            below one, `*` for any.
+
+    >>> hosts = AllowedHosts(("videos.example.com", "*.lan"))
+    >>> [host in hosts for host in ("10.0.0.1:8000", "[::1]", "Videos.Example.com:80", "a.lan")]
+    [True, True, True, True]
+    >>> [host in hosts for host in ("evil.example", "example.com", "lan", "10.0.0.1.evil.example")]
+    [False, False, False, False]
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._any = ANY_HOST in names
+        plain = [name.lower().removesuffix(".") for name in names]
+        self._names = {_LOOPBACK, *plain}
+        self._endings = (f".{_LOOPBACK}", *(name[1:] for name in plain if name.startswith("*.")))
+
+    def __contains__(self, header: object) -> bool:
+        """Whether the value of `Host` names this server."""
+        if self._any:
+            return True
+        found = _HOST.fullmatch(header.lower()) if isinstance(header, str) else None
+        if found is None:
+            return False
+        host = found["host"].removesuffix(".")
+        return _is_address(host) or host in self._names or host.endswith(self._endings)
+
+
+def is_host_name(text: str) -> bool:
+    """Whether a word of the setting is one.
+
+    >>> [is_host_name(word) for word in ("a.example", "*.lan", "*", "10.0.0.1")]
+    [True, True, True, True]
+    >>> [is_host_name(word) for word in ("http://a", "a:80", "")]
+    [False, False, False]
+    """
+    name = text.lower().removesuffix(".").removeprefix("*.")
+    return text == ANY_HOST or _is_address(name) or _NAME.fullmatch(name) is not None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True

@@ -17,7 +17,7 @@ from starlette.types import Scope
 from stdeploy import __version__
 from stdeploy.serve import health, inference_protocol, v1
 from stdeploy.serve.errors import MOST_SHOWN, RequestError, in_words
-from stdeploy.serve.middleware import Linger, Reception
+from stdeploy.serve.http_guard import LingeringClose, RequestGuard
 from stdeploy.serve.request_gate import RequestGate
 
 _PAGE = str(files("stdeploy.serve") / "page")
@@ -114,8 +114,8 @@ def _surround(app: FastAPI, gate: RequestGate, api_key: str | None) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     # The last one added is the outermost.
     hosts = gate.settings.hosts
-    app.add_middleware(Reception, metrics=gate.metrics, hosts=hosts, api_key=api_key)
-    app.add_middleware(Linger)
+    app.add_middleware(RequestGuard, metrics=gate.metrics, hosts=hosts, api_key=api_key)
+    app.add_middleware(LingeringClose)
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
@@ -128,7 +128,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     path = request.url.path[:MOST_SHOWN]
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "GET")
-        reads = allowed == "GET"  # and then HEAD, see `Reception`
+        reads = allowed == "GET"  # and then HEAD, see `RequestGuard`
         raise RequestError(
             "method_not_allowed",
             f"{path!r} takes no {request.method[:MOST_SHOWN]}; {allowed} is allowed",

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import ClosesOnExit, Runtime
-from stdeploy.serve.batching import Batching
-from stdeploy.serve.job import Job
+from stdeploy.serve.scheduling import ClipBatcher, Job
 
 _log = logging.getLogger(__name__)
 _ASK_AGAIN_SECONDS = 0.05
@@ -36,7 +35,7 @@ class _Clip:
     logits: "concurrent.futures.Future[NDArray[np.float32]]"
 
 
-class Network:
+class BatchRunner:
     """Runs clips of many requests in common batches, on a thread of its own.
 
     A runtime that raises has failed for good: a CUDA error, for example, spoils the process. All
@@ -44,7 +43,7 @@ class Network:
 
     Args:
         runtime: an opened one; closed with this.
-        max_batch: see `Batching`.
+        max_batch: see `ClipBatcher`.
         max_delay_seconds: likewise.
         ran: is told, by that thread, how many clips a batch had and how many seconds it took.
     """
@@ -60,7 +59,7 @@ class Network:
         self.runtime = runtime
         self.failure: str | None = None
         self._ran = ran
-        self._batching: Batching[_Clip] = Batching(max_batch, max_delay_seconds)
+        self._batcher: ClipBatcher[_Clip] = ClipBatcher(max_batch, max_delay_seconds)
         self._changed = threading.Condition()
         self._closed = False
         self._busy_since: float | None = None
@@ -70,7 +69,7 @@ class Network:
     @property
     def waiting(self) -> int:
         """Clips that wait."""
-        return len(self._batching)
+        return len(self._batcher)
 
     def busy_seconds(self) -> float:
         """How long the batch that is in the network has been there; 0 where none is."""
@@ -104,7 +103,7 @@ class Network:
                     clip.logits.set_exception(NetworkFailedError())
             else:
                 for clip in clips:
-                    self._batching.add(clip, client=job.client, deadline=job.deadline, now=now)
+                    self._batcher.add(clip, client=job.client, deadline=job.deadline, now=now)
                 self._changed.notify()
         return [clip.logits for clip in clips]
 
@@ -125,7 +124,7 @@ class Network:
     def discard(self, job: Job) -> None:
         """Take the clips of a job that is not wanted any more out of the queue."""
         with self._changed:
-            for clip in self._batching.remove(lambda clip: clip.job is job):
+            for clip in self._batcher.remove(lambda clip: clip.job is job):
                 clip.logits.set_exception(UnwantedError())
 
     def close(self) -> None:
@@ -167,11 +166,11 @@ class Network:
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
-                for clip in self._batching.expire(now):
+                for clip in self._batcher.expire(now):
                     clip.logits.set_exception(UnwantedError())
-                due = self._batching.due(now)
+                due = self._batcher.due(now)
                 if due == 0:
-                    return self._batching.take()
+                    return self._batcher.take()
                 self._changed.wait(due)
             self._refuse_all()
         return None
@@ -185,7 +184,7 @@ class Network:
             self._refuse_all()
 
     def _refuse_all(self) -> None:
-        while batch := self._batching.take():
+        while batch := self._batcher.take():
             for clip in batch:
                 clip.logits.set_exception(NetworkFailedError())
 
@@ -194,22 +193,22 @@ class SharedRuntime(ClosesOnExit):
     """The network as one request sees it: a `Runtime`.
 
     Args:
-        network: that all requests share; not closed with this.
+        runner: of the network that all requests share; not closed with this.
         job: of the request.
     """
 
-    def __init__(self, network: Network, job: Job) -> None:
-        self.name: str = network.runtime.name
-        self.device: str = network.runtime.device
-        self.precision: Precision = network.runtime.precision
-        self._network = network
+    def __init__(self, runner: BatchRunner, job: Job) -> None:
+        self.name: str = runner.runtime.name
+        self.device: str = runner.runtime.device
+        self.precision: Precision = runner.runtime.precision
+        self._runner = runner
         self._job = job
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Network.run`."""
+        """See `BatchRunner.run`."""
         job = self._job
         start, waited = time.monotonic(), job.waited["network"]
-        logits = self._network.run(frames, job)
+        logits = self._runner.run(frames, job)
         waited = job.waited["network"] - waited
         job.worked["infer"] += time.monotonic() - start - waited
         return logits

@@ -4,11 +4,68 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from stdeploy.serve import logs
-from stdeploy.serve.schemas import STATUS, ClassifyOptions, as_json
+from pydantic import BaseModel, Field
 
+from stdeploy.serve import logs
+from stdeploy.serve.schemas import ClassifyOptions, as_json
+
+# Code -> status. The codes are what programs and metrics see; the sentences are for people.
+STATUS: Mapping[str, int] = MappingProxyType(
+    {
+        "bad_request": 400,
+        "unauthorized": 401,
+        "cross_site": 403,
+        "not_found": 404,
+        "method_not_allowed": 405,
+        "too_slow": 408,
+        "too_large": 413,
+        "unsupported_type": 415,
+        "unknown_host": 421,
+        "undecodable": 422,
+        "invalid": 422,
+        "over_share": 429,
+        "head_too_large": 431,
+        "failed": 500,
+        "full": 503,
+        "starting": 503,
+        "draining": 503,
+        "no_room": 503,
+        "no_decoder": 503,
+        "deadline": 504,
+    }
+)
 _KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}
 MOST_SHOWN = 100  # characters of what a client sent
+
+
+class Error(BaseModel):
+    """Why a request was not answered."""
+
+    error: str = Field(description="A sentence for people.")
+    code: str = Field(description="A word for programs.", json_schema_extra={"enum": [*STATUS]})
+    request_id: str
+
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": about}
+    for status, about in {
+        400: "The body is empty, or not what the route takes.",
+        401: "The API key is missing or wrong.",
+        403: "A page of another site asked.",
+        404: "No such route or model.",
+        405: "The route takes another method.",
+        408: "The body came too slowly.",
+        413: "The body is too large.",
+        415: "No video by its type or its first bytes, or a body that is compressed.",
+        421: "The server goes by another name; see allowed_hosts.",
+        422: "No video that can be decoded, or an option that is not allowed.",
+        429: "This client takes more than its share.",
+        431: "The head of the request is too large.",
+        500: "The network failed.",
+        503: "Full, starting or stopping; Retry-After says when to ask again.",
+        504: "Not ready in time.",
+    }.items()
+}
 
 
 def in_words(found: Mapping[str, Any]) -> str:

@@ -52,10 +52,10 @@ class ServerHealth:
         """Why only a new process can answer; None where this one can."""
         if self.service is None:
             return None
-        network = self.service.network
-        if network.failure is not None:
-            return f"the network failed ({network.failure})"
-        if network.busy_seconds() > self._network_seconds:
+        runner = self.service.runner
+        if runner.failure is not None:
+            return f"the network failed ({runner.failure})"
+        if runner.busy_seconds() > self._network_seconds:
             return f"the network has not answered for {self._network_seconds:g} s"
         return None
 

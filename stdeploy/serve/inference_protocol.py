@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from stdeploy import __version__
 from stdeploy.inference.prediction import Logits
-from stdeploy.serve.errors import RequestError
-from stdeploy.serve.job import Job
+from stdeploy.serve.errors import REFUSED, RequestError
 from stdeploy.serve.json_tensors import JsonTensorError, JsonWithTensor, most_json_bytes
 from stdeploy.serve.request_gate import RequestGate
-from stdeploy.serve.schemas import REFUSED, Json, as_json
+from stdeploy.serve.scheduling import ClientSlots, Job
+from stdeploy.serve.schemas import Json, as_json
 from stdeploy.serve.service import Model
-from stdeploy.serve.turns import Turns
 
 VERSION = "1"
 _HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -63,18 +62,70 @@ class _Asked:
     outputs: tuple[_Wanted, ...]
 
 
-def routes(gate: RequestGate) -> APIRouter:
-    """The routes of /v2."""
-    router = APIRouter(prefix="/v2", responses=REFUSED, default_response_class=Json)
+class _Inference:
+    """What the routes of the model do.
 
-    def known(model: str, version: str | None) -> Model:
-        there = gate.service().model
+    Args:
+        gate: what requests pass.
+    """
+
+    def __init__(self, gate: RequestGate) -> None:
+        self._gate = gate
+        self._reading = ClientSlots(1)  # one at a time: JSON grows when it is read
+
+    def known(self, model: str, version: str | None) -> Model:
+        """The model of a route.
+
+        Raises:
+            RequestError: there is none of this name and version, or it does not answer now.
+        """
+        there = self._gate.service().model
         if model != there.name or version not in (None, VERSION):
             which = f"{model!r}" + (f", version {version!r}" if version is not None else "")
             raise RequestError(
                 "not_found", f"no model {which} here; there is {there.name!r}, version {VERSION}"
             )
         return there
+
+    async def infer(self, request: Request, model: str, version: str | None) -> Response:
+        """Answer with the logits of the clips in a request.
+
+        Raises:
+            RequestError: it is not what the protocol or the model takes, or it is refused.
+        """
+        service = self._gate.service()
+        there = self.known(model, version)
+        start = time.monotonic()
+        header_length = request.headers.get(_HEADER_LENGTH)
+        most = self._gate.settings.max_body_bytes
+        limit = most if header_length is not None else min(most, most_json_bytes(there.card.clip))
+        async with self._gate.body(request, limit, _too_large) as body:
+            received = time.monotonic()
+            self._gate.metrics.upload.observe(received - start)
+            self._gate.metrics.upload_bytes.observe(len(body))
+            clip_bytes = math.prod(there.card.clip.frames_shape)
+            if header_length is None:
+                clip_bytes *= _BYTES_OF_NUMBER
+            clips = max(1, round(len(body) / clip_bytes))
+            with self._gate.admitted(request, service.durations, clips) as place:
+                job = Job(place, received + self._gate.settings.request_seconds)
+
+                async def work() -> tuple[_Asked, NDArray[np.float32]]:
+                    async with self._reading.hold(job):
+                        asked = await asyncio.to_thread(_read, body, header_length, there)
+                    return asked, await service.infer(asked.frames, job)
+
+                asked, logits = await self._gate.answer(request, job, work())
+                self._gate.metrics.queue.observe(sum(job.waited.values()))
+                self._gate.metrics.total.observe(time.monotonic() - start)
+                return await asyncio.to_thread(_answer, asked, logits, there)
+
+
+def routes(gate: RequestGate) -> APIRouter:
+    """The routes of /v2."""
+    router = APIRouter(prefix="/v2", responses=REFUSED, default_response_class=Json)
+    inference = _Inference(gate)
+    known, infer = inference.known, inference.infer
 
     @router.get("", summary="What this server is")
     async def server() -> dict[str, Any]:
@@ -92,36 +143,6 @@ def routes(gate: RequestGate) -> APIRouter:
             {"ready": gate.health.ready, "live": gate.health.ready},
             200 if gate.health.ready else 503,
         )
-
-    reading = Turns(1)  # one at a time: JSON grows when it is read
-
-    async def infer(request: Request, model: str, version: str | None) -> Response:
-        service = gate.service()
-        there = known(model, version)
-        start = time.monotonic()
-        header_length = request.headers.get(_HEADER_LENGTH)
-        most = gate.settings.max_body_bytes
-        limit = most if header_length is not None else min(most, most_json_bytes(there.card.clip))
-        async with gate.body(request, limit, _too_large) as body:
-            received = time.monotonic()
-            gate.metrics.upload.observe(received - start)
-            gate.metrics.upload_bytes.observe(len(body))
-            clip_bytes = math.prod(there.card.clip.frames_shape)
-            if header_length is None:
-                clip_bytes *= _BYTES_OF_NUMBER
-            clips = max(1, round(len(body) / clip_bytes))
-            with gate.admitted(request, service.pace, clips) as place:
-                job = Job(place, received + gate.settings.request_seconds)
-
-                async def work() -> tuple[_Asked, NDArray[np.float32]]:
-                    async with reading.turn(job):
-                        asked = await asyncio.to_thread(_read, body, header_length, there)
-                    return asked, await service.infer(asked.frames, job)
-
-                asked, logits = await gate.answer(request, job, work())
-                gate.metrics.queue.observe(sum(job.waited.values()))
-                gate.metrics.total.observe(time.monotonic() - start)
-                return await asyncio.to_thread(_answer, asked, logits, there)
 
     # Each route once for the model, once for its version.
     @router.get("/models/{model}", summary="What a model takes and gives")

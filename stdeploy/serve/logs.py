@@ -50,7 +50,7 @@ class _Text(logging.Formatter):
         return " ".join(str(word) for word in line if word not in (None, ""))
 
 
-class Seldom(logging.Filter):
+class RateLimit(logging.Filter):
     """Lets only so many records of one place in the code through in a while.
 
     What goes wrong without an end would otherwise fill the disk. The first record after the while
@@ -110,13 +110,13 @@ def set_up(form: Literal["auto", "json", "text"], level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     handler.addFilter(_WithRequest())
-    handler.addFilter(Seldom())
+    handler.addFilter(RateLimit())
     for name in ("stdeploy", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level.upper())
         logger.propagate = False
-    # A line for each request is written by `middleware.py`, with more in it.
+    # A line for each request is written by `http_guard.py`, with more in it.
     logging.getLogger("uvicorn.access").handlers = []
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel("WARNING")

@@ -1,9 +1,11 @@
 """What Prometheus sees of the server: seconds, bytes and counts, under `stdeploy_`."""
 
+from collections.abc import Callable
+
 import prometheus_client as prometheus
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from stdeploy.serve.service import Service
+from stdeploy.backends.base import RunsClips
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _BYTES = tuple(2.0**power for power in range(12, 34, 2))
@@ -58,9 +60,24 @@ class Metrics:
         self.batch.observe(clips)
         self.inference.observe(seconds)
 
-    def opened(self, service: Service) -> None:
-        """The network is there; its device and its queues are shown from now on."""
-        runtime = service.network.runtime
+    def opened(
+        self,
+        name: str,
+        sha256: str,
+        runtime: RunsClips,
+        *,
+        videos_waiting: Callable[[], int],
+        clips_waiting: Callable[[], int],
+    ) -> None:
+        """The network is there; its device and its queues are shown from now on.
+
+        Args:
+            name: of the model.
+            sha256: of its file.
+            runtime: runs it.
+            videos_waiting: how many wait to be decoded.
+            clips_waiting: how many wait for the network.
+        """
         info = prometheus.Gauge(
             "stdeploy_model_info",
             "What answers, and where it really runs.",
@@ -68,18 +85,14 @@ class Metrics:
             registry=self.registry,
         )
         info.labels(
-            service.model.name,
-            service.model.sha256,
+            name,
+            sha256,
             runtime.name,
             runtime.device,
             runtime.precision,
         ).set(1)
-        self._gauge("queue_videos", "Videos that wait to be decoded.").set_function(
-            lambda: service.waiting
-        )
-        self._gauge("queue_clips", "Clips that wait for the network.").set_function(
-            lambda: service.network.waiting
-        )
+        self._gauge("queue_videos", "Videos that wait to be decoded.").set_function(videos_waiting)
+        self._gauge("queue_clips", "Clips that wait for the network.").set_function(clips_waiting)
 
     def text(self) -> tuple[bytes, str]:
         """All of it in Prometheus' format, and its content type."""

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stdeploy.errors import require
 from stdeploy.serve.app import application as asgi_application
-from stdeploy.serve.factory import model_of, open_service
 from stdeploy.serve.request_gate import RequestGate
+from stdeploy.serve.service import model_of, open_service
 from stdeploy.serve.settings import ENV_PREFIX, ServeSettings
 from stdeploy.serve.uploads import UploadFolder
 from stdeploy.video.memory import give_back_large_arrays
@@ -141,8 +141,8 @@ class Replica:
         Raises:
             RuntimeError: the network has failed, or hangs.
         """
-        if self._life.failure is not None:
-            raise RuntimeError(self._life.failure)
+        if self._health.failure is not None:
+            raise RuntimeError(self._health.failure)
 
     def __del__(self) -> None:
         """Ray calls this when a replica has drained."""
@@ -154,10 +154,10 @@ class Replica:
         give_back_large_arrays()
         gate = RequestGate(settings, held.enter_context(UploadFolder(settings.upload_folder)))
         service = open_service(settings, artifact, model_of(artifact), gate.metrics)
-        held.callback(service.network.close)
+        held.callback(service.runner.close)
         held.callback(service.close)
-        self._life = gate.health
-        self._life.opened(service)
+        self._health = gate.health
+        self._health.opened(service)
         self._app = asgi_application(gate, api_key=settings.key(), own_metrics=False)
 
 

@@ -1,4 +1,4 @@
-"""What every request that wants an answer passes: room, upload, deadline, and who has left."""
+"""What every request that wants an answer passes: admission, upload, deadline, and who has left."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,18 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from stdeploy.errors import VideoError
-from stdeploy.serve.admission import Admission, Place, TurnedAwayError, client_name
+from stdeploy.serve.admission import (
+    Admission,
+    DurationEstimator,
+    NotAdmittedError,
+    Place,
+    client_name,
+)
 from stdeploy.serve.batch_runner import NetworkFailedError, UnwantedError
 from stdeploy.serve.errors import MOST_SHOWN, RequestError
 from stdeploy.serve.health import ServerHealth
-from stdeploy.serve.job import Job
 from stdeploy.serve.metrics import Metrics
-from stdeploy.serve.pace import Pace
+from stdeploy.serve.scheduling import Job
 from stdeploy.serve.service import Service
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import Budget, UploadFolder, VideoBody, too_large
@@ -80,14 +85,16 @@ class RequestGate:
         return self.health.service
 
     @contextlib.contextmanager
-    def admitted(self, request: Request, pace: Pace, clips: float) -> Iterator[Place]:
+    def admitted(
+        self, request: Request, durations: DurationEstimator, clips: float
+    ) -> Iterator[Place]:
         """Count a request while it is worked on; its body is here already.
 
         A body that comes slowly takes no room from requests that could be answered.
 
         Args:
             request: its client is whom it counts for.
-            pace: of what answers.
+            durations: of requests to what answers.
             clips: that it needs; infinite where nobody can tell yet.
 
         Raises:
@@ -95,9 +102,9 @@ class RequestGate:
         """
         client = client_of(request)
         try:
-            place = self._admission.enter(client, pace.seconds(client, clips))
-        except TurnedAwayError as error:
-            raise _turned_away(error) from error
+            place = self._admission.enter(client, durations.seconds(client, clips))
+        except NotAdmittedError as error:
+            raise _not_admitted(error) from error
         try:
             yield place
         finally:
@@ -125,7 +132,7 @@ class RequestGate:
                 yield
         except TimeoutError as error:
             if place.taken_back is not None:
-                raise _turned_away(place.taken_back) from error
+                raise _not_admitted(place.taken_back) from error
             raise
         finally:
             place.on_taken_back = lambda: None
@@ -279,7 +286,7 @@ def _failed() -> RequestError:
     return RequestError("failed", "the network failed; the server has to be started again")
 
 
-def _turned_away(error: TurnedAwayError) -> RequestError:
+def _not_admitted(error: NotAdmittedError) -> RequestError:
     sentence = (
         "this client has more requests under way than others, who ask too"
         if error.reason == "over_share"

@@ -1,8 +1,6 @@
 """What goes over HTTP, as pydantic models: checked when it comes, documented in OpenAPI."""
 
 import json
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi.responses import JSONResponse
@@ -11,34 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from stdeploy.backends.base import RunsClips
 from stdeploy.inference.prediction import Prediction
 from stdeploy.inference.timeline import Timeline
-from stdeploy.serve.job import Job
+from stdeploy.serve.scheduling import Job
 from stdeploy.serve.service import Model
-
-# Code -> status. The codes are what programs and metrics see; the sentences are for people.
-STATUS: Mapping[str, int] = MappingProxyType(
-    {
-        "bad_request": 400,
-        "unauthorized": 401,
-        "cross_site": 403,
-        "not_found": 404,
-        "method_not_allowed": 405,
-        "too_slow": 408,
-        "too_large": 413,
-        "unsupported_type": 415,
-        "unknown_host": 421,
-        "undecodable": 422,
-        "invalid": 422,
-        "over_share": 429,
-        "head_too_large": 431,
-        "failed": 500,
-        "full": 503,
-        "starting": 503,
-        "draining": 503,
-        "no_room": 503,
-        "no_decoder": 503,
-        "deadline": 504,
-    }
-)
 
 
 def as_json(content: Any) -> bytes:
@@ -75,36 +47,6 @@ class ClassifyOptions(BaseModel):
         description="Server-sent events: `prediction`, then `window` for each window of a "
         "timeline as it comes, then `end`; or `error`.",
     )
-
-
-class Error(BaseModel):
-    """Why a request was not answered."""
-
-    error: str = Field(description="A sentence for people.")
-    code: str = Field(description="A word for programs.", json_schema_extra={"enum": [*STATUS]})
-    request_id: str
-
-
-REFUSED: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": about}
-    for status, about in {
-        400: "The body is empty, or not what the route takes.",
-        401: "The API key is missing or wrong.",
-        403: "A page of another site asked.",
-        404: "No such route or model.",
-        405: "The route takes another method.",
-        408: "The body came too slowly.",
-        413: "The body is too large.",
-        415: "No video by its type or its first bytes, or a body that is compressed.",
-        421: "The server goes by another name; see allowed_hosts.",
-        422: "No video that can be decoded, or an option that is not allowed.",
-        429: "This client takes more than its share.",
-        431: "The head of the request is too large.",
-        500: "The network failed.",
-        503: "Full, starting or stopping; Retry-After says when to ask again.",
-        504: "Not ready in time.",
-    }.items()
-}
 
 
 class ModelName(BaseModel):

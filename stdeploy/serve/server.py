@@ -19,13 +19,18 @@ from fastapi import FastAPI
 
 from stdeploy.errors import BackendError, SpecError
 from stdeploy.serve.app import application, metrics_application
-from stdeploy.serve.factory import model_of, open_service
+from stdeploy.serve.connections import (
+    ConnectionLimits,
+    Listener,
+    allow_many_files,
+    connections_within,
+    guarded_protocol,
+    has_gpu,
+)
+from stdeploy.serve.http_guard import record_early_refusal
 from stdeploy.serve.metrics import Metrics
-from stdeploy.serve.middleware import note_early
-from stdeploy.serve.open_files import Listener, allow_many_files, connections_within, has_gpu
-from stdeploy.serve.protocol import guarded_protocol
 from stdeploy.serve.request_gate import RequestGate
-from stdeploy.serve.service import Model, Service
+from stdeploy.serve.service import Model, Service, model_of, open_service
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import UploadFolder
 from stdeploy.video.memory import give_back_large_arrays
@@ -69,8 +74,8 @@ def serve(
             apps.append((metrics_application(gate), settings.metrics_port, "--metrics-port"))
         servers = []
         for app, port, flag in apps:
-            door = held.enter_context(_listen(settings.host, port, flag))
-            servers.append((_Server(_loaded_config(app, settings, gate.metrics)), door))
+            listener = held.enter_context(_listen(settings.host, port, flag))
+            servers.append((_Server(_loaded_config(app, settings, gate.metrics)), listener))
         running = _RunningServer(artifact, model, gate, say, held.pop_all().close)
         scheme = "https" if settings.tls_certificate else "http"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -99,10 +104,10 @@ class _RunningServer:
     ) -> None:
         self._artifact = artifact
         self._model = model
-        self._life = gate.health
+        self._health = gate.health
         self._gate = gate
         self._say = say
-        self._release = release  # uploads and doors
+        self._release = release  # uploads and listening sockets
         self._told: list[float] = []  # when to go
 
     async def run(self, servers: list[tuple[_Server, socket.socket]], url: str) -> None:
@@ -119,13 +124,13 @@ class _RunningServer:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._tell)
         self._say(f"opening {self._artifact} ...")
-        tasks = [asyncio.ensure_future(server.serve([door])) for server, door in servers]
+        tasks = [asyncio.ensure_future(server.serve([listener])) for server, listener in servers]
         opening = loop.run_in_executor(None, self._open)
         try:
             while not (self._told or opening.done()):
                 await asyncio.sleep(_TICK_SECONDS)
             if opening.done():
-                self._life.opened(opening.result())
+                self._health.opened(opening.result())
                 _log.info("ready", extra={"model": self._model.name, "device": self._device})
                 self._say(f"{self._artifact} at {url}  (Ctrl-C ends it)")
             while not self._told:
@@ -136,25 +141,25 @@ class _RunningServer:
                         raise BackendError("the server has stopped listening")
             await self._drain()
         finally:
-            self._life.over.set()
+            self._health.over.set()
             for server, _ in servers:
                 server.should_exit = True
             await asyncio.wait(tasks, timeout=_LAST_SECONDS + 1)
-            if self._life.service is not None:
-                await asyncio.to_thread(self._close, self._life.service)
+            if self._health.service is not None:
+                await asyncio.to_thread(self._close, self._health.service)
             self._release()
             if not opening.done():
                 _end_now()  # the network is being opened, and cannot be told to stop
 
     @property
     def _device(self) -> str:
-        assert self._life.service is not None
-        runtime = self._life.service.network.runtime
+        assert self._health.service is not None
+        runtime = self._health.service.runner.runtime
         return f"{runtime.name} on {runtime.device} in {runtime.precision}"
 
     def _tell(self) -> None:
         self._told.append(time.monotonic())
-        self._life.drain()
+        self._health.drain()
 
     async def _drain(self) -> None:
         """Answer what is inside, for a while."""
@@ -172,8 +177,8 @@ class _RunningServer:
 
     def _close(self, service: Service) -> None:
         service.close()
-        service.network.close()
-        if service.network.busy_seconds():
+        service.runner.close()
+        if service.runner.busy_seconds():
             self._release()
             _end_now()  # its thread is inside the runtime, and would be waited for
 
@@ -191,15 +196,18 @@ def _within_open_files(settings: ServeSettings) -> ServeSettings:
 
 
 def _config(app: FastAPI, settings: ServeSettings, metrics: Metrics) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=guarded_protocol(
+    protocol = guarded_protocol(
+        ConnectionLimits(
             header_seconds=settings.header_seconds,
             unread_seconds=settings.upload_seconds,
             max_connections=settings.max_connections,
             max_head_bytes=settings.max_header_bytes,
-            refused=functools.partial(note_early, metrics=metrics),
         ),
+        functools.partial(record_early_refusal, metrics=metrics),
+    )
+    return uvicorn.Config(
+        app,
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -239,18 +247,18 @@ def _listen(host: str, port: int, flag: str) -> Iterator[socket.socket]:
         BackendError: the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with contextlib.closing(Listener(family)) as door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with contextlib.closing(Listener(family)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            door.bind((host, port))
-            door.listen(_BACKLOG)  # now, so that who is told the address can connect
+            listener.bind((host, port))
+            listener.listen(_BACKLOG)  # now, so that who is told the address can connect
         except OSError as error:
             wrong = flag if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
             raise BackendError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}; choose another {wrong}"
             ) from error
-        door.set_inheritable(False)
-        yield door
+        listener.set_inheritable(False)
+        yield listener
 
 
 def _end_now() -> None:

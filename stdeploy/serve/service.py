@@ -1,7 +1,7 @@
-"""From an uploaded video to an answer: who decodes when, and on which thread.
+"""From an artifact to a service, and from a video to an answer: who decodes when, on which thread.
 
 Each video is worked on by a thread of its own, which runs the same `Classifier` as the command
-line: its clips are read by a `DecodePool`, and its network is the one that all share. So HTTP
+line: its clips are read by a `DecodePool`, and the network is the one that all share. So HTTP
 gives the numbers that the library gives.
 """
 
@@ -19,15 +19,20 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.card import ModelCard, read_card
+from stdeploy.artifacts.files import sha256_of
+from stdeploy.artifacts.golden import golden_clip
+from stdeploy.backends.base import Runtime
+from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import VideoError
 from stdeploy.inference.classifier import Classifier, ClassifyOptions
 from stdeploy.inference.prediction import Prediction
 from stdeploy.inference.timeline import Cell, Timeline, TimelineOptions
-from stdeploy.serve.batch_runner import Network, SharedRuntime, UnwantedError
-from stdeploy.serve.job import Job
-from stdeploy.serve.pace import Pace
-from stdeploy.serve.turns import Turns
+from stdeploy.serve.admission import DurationEstimator
+from stdeploy.serve.batch_runner import BatchRunner, SharedRuntime, UnwantedError
+from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.scheduling import ClientSlots, Job
+from stdeploy.serve.settings import ServeSettings
 from stdeploy.video.clips import ClipRequest, Clips
 from stdeploy.video.decode_pool import (
     DecodePool,
@@ -42,6 +47,7 @@ _AHEAD = 2  # videos whose clips are ready or in the network, beside those that 
 _MOST_ATTEMPTS = 4  # to have a video decoded, where processes are ended by no fault of it
 _MOST_CRASHES = 2
 _ASK_AGAIN_SECONDS = 0.05
+_GPU_BATCH = 8
 
 Answer = TypeVar("Answer")
 
@@ -66,12 +72,12 @@ class Service:
 
     Args:
         model: what the network is.
-        network: runs it.
+        runner: runs it.
         decode_workers: videos decoded at once.
         limits: of each video.
         views: clips that are averaged where a request does not say; None takes the model's.
         max_batch: clips of one video that are offered to the network together.
-        pace: is told how long decoding took; the network tells it as well.
+        durations: are told how long decoding took; the runner tells them as well.
         decoded: is told how many seconds decoding a video took.
         lost: is told of each decoding process that died.
     """
@@ -79,19 +85,19 @@ class Service:
     def __init__(
         self,
         model: Model,
-        network: Network,
+        runner: BatchRunner,
         *,
         decode_workers: int,
         limits: Limits,
         views: int | None,
         max_batch: int,
-        pace: Pace,
+        durations: DurationEstimator,
         decoded: Callable[[float], None] = lambda _seconds: None,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
-        self.network = network
-        self.pace = pace
+        self.runner = runner
+        self.durations = durations
         self._pool = DecodePool(decode_workers, limits)
         self._decoding = threading.Semaphore(decode_workers)
         self._views = views
@@ -99,8 +105,8 @@ class Service:
         self._decoded = decoded
         self._lost = lost
         # A timeline holds a decoding process until its end, so half are kept for the others.
-        self._timelines = Turns(max(1, decode_workers // 2))
-        self._turns = Turns(decode_workers + _AHEAD)
+        self._timeline_slots = ClientSlots(max(1, decode_workers // 2))
+        self._slots = ClientSlots(decode_workers + _AHEAD)
         self._threads = concurrent.futures.ThreadPoolExecutor(
             decode_workers + _AHEAD, thread_name_prefix="video"
         )
@@ -120,7 +126,7 @@ class Service:
     @property
     def waiting(self) -> int:
         """Videos that wait for a thread."""
-        return self._turns.waiting + self._timelines.waiting
+        return self._slots.waiting + self._timeline_slots.waiting
 
     async def classify(self, video: Path, job: Job, *, views: int | None) -> Prediction:
         """Classify a video.
@@ -158,19 +164,19 @@ class Service:
         return await self._on_thread(
             job,
             lambda: classifier.timeline(video, options, window=window),
-            first=self._timelines,
+            first=self._timeline_slots,
         )
 
     async def infer(self, frames: NDArray[np.uint8], job: Job) -> NDArray[np.float32]:
-        """Logits (N, K) of clips (N, T, H, W, 3); raises what `Network.run` raises."""
-        waiting = [asyncio.wrap_future(future) for future in self.network.submit(frames, job)]
+        """Logits (N, K) of clips (N, T, H, W, 3); raises what `BatchRunner.run` raises."""
+        waiting = [asyncio.wrap_future(future) for future in self.runner.submit(frames, job)]
         try:
             return np.stack(await asyncio.gather(*waiting))
         finally:
-            self.network.discard(job)
+            self.runner.discard(job)
 
     def close(self) -> None:
-        """End decoding processes and threads; the network is the caller's."""
+        """End decoding processes and threads; the runner is the caller's."""
         self._pool.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._pool.__exit__()
@@ -180,7 +186,7 @@ class Service:
             return self._read(video, request, job)
 
         return Classifier(
-            SharedRuntime(self.network, job),
+            SharedRuntime(self.runner, job),
             self.model.card,
             artifact_sha256=self.model.sha256,
             options=options,
@@ -209,7 +215,7 @@ class Service:
                     if request.in_one_piece:  # else the network's time lies between
                         seconds = time.monotonic() - start
                         self._decoded(seconds)
-                        self.pace.decoded(job.client, seconds)
+                        self.durations.decoded(job.client, seconds)
                     return
                 except DecoderLostError as error:
                     self._lost()
@@ -223,7 +229,7 @@ class Service:
             self._decoding.release()
 
     async def _on_thread(
-        self, job: Job, work: Callable[[], Answer], *, first: Turns | None = None
+        self, job: Job, work: Callable[[], Answer], *, first: ClientSlots | None = None
     ) -> Answer:
         """Call `work` on a thread when it is the client's turn, first in `first`.
 
@@ -243,13 +249,13 @@ class Service:
         async def hold_slot() -> Answer:
             nonlocal started
             async with contextlib.AsyncExitStack() as held:
-                for turns in (*([first] if first else []), self._turns):
-                    await held.enter_async_context(turns.turn(job))
+                for slots in (*([first] if first else []), self._slots):
+                    await held.enter_async_context(slots.hold(job))
                 started = True
                 job.start()
                 if job.unwanted():
                     raise UnwantedError
-                job.waited["turn"] += time.monotonic() - start
+                job.waited["slot"] += time.monotonic() - start
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(self._threads, run)
 
@@ -258,11 +264,88 @@ class Service:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             job.give_up()
-            self.network.discard(job)
+            self.runner.discard(job)
             if not started:
                 task.cancel()  # out of the queue
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
+
+
+def model_of(artifact: Path) -> Model:
+    """What an artifact is, before it is opened.
+
+    Raises:
+        ArtifactError: it is none.
+    """
+    card = read_card(artifact)
+    return Model(name=artifact.stem, sha256=sha256_of(artifact), card=card)
+
+
+def open_service(
+    settings: ServeSettings, artifact: Path, model: Model, metrics: Metrics
+) -> Service:
+    """Open an artifact, let it answer its golden clip, and start what decodes.
+
+    Args:
+        settings: of the server.
+        artifact: the file.
+        model: see `model_of`.
+        metrics: are told what happens.
+
+    Raises:
+        ArtifactError: the artifact cannot be used.
+        BackendError: what runs it is not there.
+        VideoError: a decoding process does not start.
+    """
+    runtime = open_runtime(artifact, model.card, settings.runtime_options)
+    on_gpu = "cpu" not in runtime.device.lower()
+    # On a CPU larger batches gain nothing, and could change the last bit of an answer.
+    max_batch = settings.max_batch or (_GPU_BATCH if on_gpu else 1)
+    durations = DurationEstimator(_clip_seconds(runtime, model.card), decoders=settings.workers)
+
+    def ran(clips: int, seconds: float) -> None:
+        durations.ran(clips, seconds)
+        metrics.ran(clips, seconds)
+
+    runner = BatchRunner(
+        runtime,
+        max_batch=max_batch,
+        max_delay_seconds=settings.max_delay_ms / 1e3,
+        ran=ran,
+    )
+    service = Service(
+        model,
+        runner,
+        decode_workers=settings.workers,
+        limits=settings.limits,
+        views=settings.views,
+        max_batch=max_batch,
+        durations=durations,
+        decoded=metrics.decode.observe,
+        lost=metrics.decoders_lost.inc,
+    )
+    try:
+        service.start()
+    except BaseException:
+        service.close()
+        runner.close()
+        raise
+    metrics.opened(
+        model.name,
+        model.sha256,
+        runtime,
+        videos_waiting=lambda: service.waiting,
+        clips_waiting=lambda: runner.waiting,
+    )
+    return service
+
+
+def _clip_seconds(runtime: Runtime, card: ModelCard) -> float:
+    """What a clip takes, so that the first requests are let in by a measurement as well."""
+    clip = golden_clip(0, card.clip.frames_shape)[None]
+    start = time.monotonic()
+    runtime.run(clip)
+    return time.monotonic() - start
 
 
 def _timed(read: Iterator[Clips], job: Job) -> Iterator[Clips]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, Device, RuntimeOptions
 from stdeploy.errors import SpecError
-from stdeploy.serve.hosts import ANY, AllowedHosts, is_name
+from stdeploy.serve.admission import ANY_HOST, AllowedHosts, is_host_name
 from stdeploy.video.limits import Limits
 
 ENV_PREFIX = "STDEPLOY_SERVE_"
@@ -159,7 +159,7 @@ class ServeSettings(BaseModel):
                 "port",
             )
         for name in _listed(self.allowed_hosts or ""):
-            if not is_name(name):
+            if not is_host_name(name):
                 raise WrongSettingsError(
                     f"{{}}: {_shown(name)} is no name of a host; names such as videos.example.com "
                     "or *.lan are allowed, with commas between them, or * for any",
@@ -241,7 +241,7 @@ def _is_proxy(text: str) -> bool:
     try:
         ipaddress.ip_network(text)
     except ValueError:
-        return text == ANY
+        return text == ANY_HOST
     return True
 
 

@@ -16,15 +16,13 @@ from starlette.types import Receive, Scope, Send
 
 from stdeploy.inference.timeline import Cell, TimelineOptions
 from stdeploy.serve import logs
-from stdeploy.serve.errors import RequestError, given_twice, in_words
-from stdeploy.serve.job import Job
+from stdeploy.serve.errors import REFUSED, Error, RequestError, given_twice, in_words
 from stdeploy.serve.request_gate import RequestGate, refusal_of
+from stdeploy.serve.scheduling import Job
 from stdeploy.serve.schemas import (
-    REFUSED,
     Classified,
     ClassifyOptions,
     End,
-    Error,
     Json,
     Models,
     TimingsMs,
@@ -69,7 +67,7 @@ def routes(gate: RequestGate) -> APIRouter:
     @router.get("/models", summary="What classifies")
     async def models() -> Models:
         service = gate.service()
-        return Models(models=[model_info(service.model, service.network.runtime)])
+        return Models(models=[model_info(service.model, service.runner.runtime)])
 
     @router.post(
         "/classify",
@@ -89,7 +87,7 @@ def routes(gate: RequestGate) -> APIRouter:
             slow = options.timeline or options.stream
             # How long a video is shows only when it is decoded.
             clips = math.inf if options.timeline else service.views(options.views)
-            place = held.enter_context(gate.admitted(request, service.pace, clips))
+            place = held.enter_context(gate.admitted(request, service.durations, clips))
             settings = gate.settings
             job = Job(
                 place,

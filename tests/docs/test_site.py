@@ -15,7 +15,7 @@ import pytest
 from typer.main import get_command
 
 from stdeploy.cli.main import app
-from stdeploy.serve.schemas import STATUS
+from stdeploy.serve.errors import STATUS
 from tests.docs.pages import PAGES, ROOT, Command, read_page
 
 # What a browser loads with a page; <a href> is what a reader follows.

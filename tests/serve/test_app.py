@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from stdeploy.artifacts.card import read_card
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
+from stdeploy.serve.admission import DurationEstimator
 from stdeploy.serve.app import application, metrics_application
-from stdeploy.serve.batch_runner import Network
+from stdeploy.serve.batch_runner import BatchRunner
 from stdeploy.serve.logs import REQUESTS
-from stdeploy.serve.pace import Pace
 from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import load
@@ -48,22 +48,22 @@ class BreaksLater:
         self._runtime.close()
 
 
-class House:
+class InProcessServer:
     """An application without a process around it."""
 
     def __init__(self, artifact: Path, folder: Path) -> None:
         settings = load({"network_seconds": 0.2, "max_requests": 4}, None)
         self.runtime = BreaksLater(artifact)
-        self.network = Network(self.runtime, max_batch=1, max_delay_seconds=0)
+        self.runner = BatchRunner(self.runtime, max_batch=1, max_delay_seconds=0)
         model = Model(name="tiny", sha256="0" * 64, card=read_card(artifact))
         self.service = Service(
             model,
-            self.network,
+            self.runner,
             decode_workers=1,
             limits=settings.limits,
             views=None,
             max_batch=1,
-            pace=Pace(),
+            durations=DurationEstimator(),
         )
         self.uploads = UploadFolder(folder)
         gate = RequestGate(settings, self.uploads)
@@ -88,15 +88,15 @@ class House:
 
     def close(self) -> None:
         self.service.close()
-        self.network.close()
+        self.runner.close()
         self.uploads.close()
 
 
 @pytest.fixture
-def house(artifact: Path, tmp_path: Path) -> Iterator[House]:
-    house = House(artifact, tmp_path)
-    yield house
-    house.close()
+def in_process(artifact: Path, tmp_path: Path) -> Iterator[InProcessServer]:
+    server = InProcessServer(artifact, tmp_path)
+    yield server
+    server.close()
 
 
 def classify(video: Path) -> tuple[str, str, dict[str, Any]]:
@@ -104,63 +104,65 @@ def classify(video: Path) -> tuple[str, str, dict[str, Any]]:
 
 
 def test_before_the_model_is_open_work_is_refused_and_probes_say_so(
-    house: House, video: Path
+    in_process: InProcessServer, video: Path
 ) -> None:
-    (answer,) = house.ask(classify(video))
+    (answer,) = in_process.ask(classify(video))
     assert (answer.status_code, answer.json()["code"]) == (503, "starting")
     assert answer.headers["retry-after"] == "2"
-    assert house.get("/livez").status_code == 200
-    assert house.get("/startupz").status_code == 503
-    assert house.get("/readyz").json() == {"status": "not ready", "reason": "starting"}
-    assert house.get("/v2/health/ready").status_code == 503
-    house.health.opened(house.service)
-    assert house.get("/readyz").status_code == 200
-    assert house.ask(classify(video))[0].status_code == 200
+    assert in_process.get("/livez").status_code == 200
+    assert in_process.get("/startupz").status_code == 503
+    assert in_process.get("/readyz").json() == {"status": "not ready", "reason": "starting"}
+    assert in_process.get("/v2/health/ready").status_code == 503
+    in_process.health.opened(in_process.service)
+    assert in_process.get("/readyz").status_code == 200
+    assert in_process.ask(classify(video))[0].status_code == 200
 
 
 def test_a_probe_is_a_line_when_its_answer_changes(
-    house: House, caplog: pytest.LogCaptureFixture
+    in_process: InProcessServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "stdeploy")
 
     def lines_of(path: str) -> list[int]:
         caplog.clear()
         for _ in range(3):
-            house.get(path)
+            in_process.get(path)
         return [record.status for record in caplog.records if record.name == REQUESTS]  # type: ignore[attr-defined]
 
     for path in ("/readyz", "/v2/health/ready"):
         assert lines_of(path) == [503]
     assert lines_of("/livez") == lines_of("/metrics") == []
-    house.health.opened(house.service)
+    in_process.health.opened(in_process.service)
     for path in ("/readyz", "/v2/health/ready"):
         assert lines_of(path) == [200]
     assert lines_of("/v1/models") == [200] * 3
 
 
-def test_a_runtime_that_breaks_gives_500_and_turns_liveness_red(house: House, video: Path) -> None:
-    house.health.opened(house.service)
-    house.runtime.broken = True
-    answers = house.ask(*[classify(video)] * 3)
+def test_a_runtime_that_breaks_gives_500_and_turns_liveness_red(
+    in_process: InProcessServer, video: Path
+) -> None:
+    in_process.health.opened(in_process.service)
+    in_process.runtime.broken = True
+    answers = in_process.ask(*[classify(video)] * 3)
     assert [answer.status_code for answer in answers] == [500] * 3
     assert "CUDA" not in answers[0].text
     assert "/" not in answers[0].json()["error"]
     for probe in ("livez", "readyz"):
-        answer = house.get(f"/{probe}")
+        answer = in_process.get(f"/{probe}")
         assert (answer.status_code, answer.json()["reason"]) == (
             503,
             "the network failed (RuntimeError)",
         )
-    assert house.get("/v2/health/live").status_code == 503
-    assert "stdeploy_live 0.0" in house.get("/metrics").text
+    assert in_process.get("/v2/health/live").status_code == 503
+    assert "stdeploy_live 0.0" in in_process.get("/metrics").text
 
 
-def test_a_network_that_hangs_turns_liveness_red(house: House, video: Path) -> None:
-    house.health.opened(house.service)
-    house.runtime.slow_seconds = 0.5
+def test_a_network_that_hangs_turns_liveness_red(in_process: InProcessServer, video: Path) -> None:
+    in_process.health.opened(in_process.service)
+    in_process.runtime.slow_seconds = 0.5
 
     async def look() -> int:
-        transport = httpx.ASGITransport(house.app)
+        transport = httpx.ASGITransport(in_process.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             method, path, content = classify(video)
             work = asyncio.ensure_future(client.request(method, path, **content))
@@ -172,67 +174,69 @@ def test_a_network_that_hangs_turns_liveness_red(house: House, video: Path) -> N
             return status
 
     assert asyncio.run(look()) == 503
-    assert house.get("/livez").status_code == 200
+    assert in_process.get("/livez").status_code == 200
 
 
-def test_errors_that_nobody_thought_of_show_nothing(house: House, video: Path) -> None:
-    house.health.opened(house.service)
-    house.uploads.close()  # the folder is gone: a fault of this host
-    (answer,) = house.ask(classify(video))
+def test_errors_that_nobody_thought_of_show_nothing(
+    in_process: InProcessServer, video: Path
+) -> None:
+    in_process.health.opened(in_process.service)
+    in_process.uploads.close()  # the folder is gone: a fault of this host
+    (answer,) = in_process.ask(classify(video))
     assert answer.status_code == 500
     assert answer.json()["error"] == "the server made a mistake"
 
 
-def test_what_is_not_there_is_an_error_in_the_same_shape(house: House) -> None:
+def test_what_is_not_there_is_an_error_in_the_same_shape(in_process: InProcessServer) -> None:
     for path, status, code in (
         ("/nothing", 404, "not_found"),
         ("/v1/classify", 405, "method_not_allowed"),
         ("/page/../app.py", 404, "not_found"),
         ("/page/..%2fapp.py", 404, "not_found"),
     ):
-        answer = house.get(path)
+        answer = in_process.get(path)
         assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert house.get("/nothing").json()["error"] == "there is nothing at '/nothing'"
-    answer = house.get("/v1/classify")
+    assert in_process.get("/nothing").json()["error"] == "there is nothing at '/nothing'"
+    answer = in_process.get("/v1/classify")
     assert answer.json()["error"] == "'/v1/classify' takes no GET; POST is allowed"
     assert answer.headers["allow"] == "POST"
 
 
-def test_the_port_of_metrics_answers_like_the_other(house: House) -> None:
-    house.app = house.metrics_app
-    answer = house.get("/nothing")
+def test_the_port_of_metrics_answers_like_the_other(in_process: InProcessServer) -> None:
+    in_process.app = in_process.metrics_app
+    answer = in_process.get("/nothing")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
-    assert house.get("/livez").status_code == 200
-    text = house.get("/metrics").text
+    assert in_process.get("/livez").status_code == 200
+    text = in_process.get("/metrics").text
     assert 'stdeploy_requests_total{route="/livez",status="200"} 1.0' in text
     assert "_created" not in text
 
 
-def test_the_page_and_its_parts_come_with_their_headers(house: House) -> None:
-    page = house.get("/")
+def test_the_page_and_its_parts_come_with_their_headers(in_process: InProcessServer) -> None:
+    page = in_process.get("/")
     assert "<title>" in page.text
-    for answer in (page, house.get("/page/style.css"), house.get("/page/page.js")):
+    for answer in (page, in_process.get("/page/style.css"), in_process.get("/page/page.js")):
         assert answer.status_code == 200
         assert "default-src 'self'" in answer.headers["content-security-policy"]
         assert answer.headers["cache-control"] == "no-cache"
-    assert house.get("/page/index.html").status_code == 404
+    assert in_process.get("/page/index.html").status_code == 404
     # What is no page may do nothing, should a browser take it for one.
     for path in ("/livez", "/openapi.json", "/nothing"):
-        policy = house.get(path).headers["content-security-policy"]
+        policy = in_process.get(path).headers["content-security-policy"]
         assert policy == "default-src 'none'; frame-ancestors 'none'"
 
 
-def test_the_documentation_needs_no_internet(house: House) -> None:
-    answer = house.get("/docs")
+def test_the_documentation_needs_no_internet(in_process: InProcessServer) -> None:
+    answer = in_process.get("/docs")
     policy = answer.headers["content-security-policy"]
     assert re.search(r"script-src 'self' 'sha256-[\w+/]{43}='; ", policy)
     assert "frame-ancestors 'none'" in policy
     text = answer.text
     for asset in re.findall(r"static-offline-docs/[\w.-]+", text):
-        assert house.get(f"/{asset}").status_code == 200
+        assert in_process.get(f"/{asset}").status_code == 200
     assert "http://" not in text
     assert "https://" not in text
-    paths = house.get("/openapi.json").json()["paths"]
+    paths = in_process.get("/openapi.json").json()["paths"]
     assert "/v1/classify" in paths
     assert "/v2/models/{model}/infer" in paths

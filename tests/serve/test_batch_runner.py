@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from stdeploy.serve.admission import Place
-from stdeploy.serve.batch_runner import Network, NetworkFailedError, UnwantedError
-from stdeploy.serve.job import Job
+from stdeploy.serve.batch_runner import BatchRunner, NetworkFailedError, UnwantedError
+from stdeploy.serve.scheduling import Job
 
 CLIPS = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1, 1)
 
@@ -42,8 +42,8 @@ class Sums:
 
 
 @contextmanager
-def network(runtime: Sums, *, max_batch: int = 4, delay: float = 0.0) -> Iterator[Network]:
-    opened = Network(runtime, max_batch=max_batch, max_delay_seconds=delay)
+def runner(runtime: Sums, *, max_batch: int = 4, delay: float = 0.0) -> Iterator[BatchRunner]:
+    opened = BatchRunner(runtime, max_batch=max_batch, max_delay_seconds=delay)
     try:
         yield opened
     finally:
@@ -57,14 +57,14 @@ def job(client: str = "a", seconds: float = 20.0) -> Job:
 
 
 def test_clips_come_back_in_their_order() -> None:
-    with network(Sums(), max_batch=3) as opened:
+    with runner(Sums(), max_batch=3) as opened:
         assert opened.run(CLIPS, job()).ravel().tolist() == [0, 1, 2, 3]
 
 
 def test_clips_of_two_requests_share_a_batch() -> None:
     runtime = Sums()
     runtime.may.clear()
-    with network(runtime) as opened:
+    with runner(runtime) as opened:
         first = opened.submit(CLIPS[:1], job("a"))
         while opened.waiting:
             time.sleep(0.001)
@@ -78,7 +78,7 @@ def test_clips_of_two_requests_share_a_batch() -> None:
 def test_time_in_the_queue_is_told_apart_from_the_work() -> None:
     runtime = Sums()
     runtime.may.clear()
-    with network(runtime) as opened:
+    with runner(runtime) as opened:
         opened.submit(CLIPS[:1], job())
         while opened.waiting:
             time.sleep(0.001)
@@ -93,7 +93,7 @@ def test_time_in_the_queue_is_told_apart_from_the_work() -> None:
 def test_work_past_its_deadline_is_not_done() -> None:
     runtime = Sums()
     runtime.may.clear()
-    with network(runtime) as opened:
+    with runner(runtime) as opened:
         blocked = opened.submit(CLIPS[:1], job())
         while opened.waiting:
             time.sleep(0.001)
@@ -109,7 +109,7 @@ def test_work_past_its_deadline_is_not_done() -> None:
 def test_work_that_is_given_up_leaves_the_queue() -> None:
     runtime = Sums()
     runtime.may.clear()
-    with network(runtime) as opened:
+    with runner(runtime) as opened:
         opened.submit(CLIPS[:1], job())
         while opened.waiting:
             time.sleep(0.001)
@@ -125,7 +125,7 @@ def test_work_that_is_given_up_leaves_the_queue() -> None:
 def test_a_runtime_that_breaks_fails_all_that_wait_and_all_that_come() -> None:
     runtime = Sums()
     runtime.may.clear()
-    with network(runtime, max_batch=1) as opened:
+    with runner(runtime, max_batch=1) as opened:
         broken = opened.submit(np.full((1, 1, 1, 1, 1), 255, np.uint8), job())
         waiting = opened.submit(CLIPS, job())
         assert opened.failure is None
@@ -141,7 +141,7 @@ def test_a_runtime_that_breaks_fails_all_that_wait_and_all_that_come() -> None:
 def test_a_network_that_hangs_shows_how_long() -> None:
     runtime = Sums()
     runtime.may.clear()
-    with network(runtime) as opened:
+    with runner(runtime) as opened:
         assert opened.busy_seconds() == 0
         opened.submit(CLIPS[:1], job())
         while not opened.busy_seconds():
@@ -152,7 +152,7 @@ def test_a_network_that_hangs_shows_how_long() -> None:
 
 def test_the_queue_of_a_request_with_many_clips_is_not_counted_again_and_again() -> None:
     runtime = Sums()
-    with network(runtime, max_batch=1) as opened:
+    with runner(runtime, max_batch=1) as opened:
         mine = job()
         start = time.monotonic()
         opened.run(np.zeros((200, 1, 1, 1, 1), np.uint8), mine)
@@ -162,7 +162,7 @@ def test_the_queue_of_a_request_with_many_clips_is_not_counted_again_and_again()
 def test_who_stops_waiting_does_not_break_the_network() -> None:
     runtime = Sums()
     runtime.may.clear()
-    with network(runtime) as opened:
+    with runner(runtime) as opened:
         for future in opened.submit(CLIPS, job()):
             assert not future.cancel()
         runtime.may.set()
@@ -172,7 +172,7 @@ def test_who_stops_waiting_does_not_break_the_network() -> None:
 
 def test_work_that_is_unwanted_already_is_not_begun() -> None:
     runtime = Sums()
-    with network(runtime) as opened:
+    with runner(runtime) as opened:
         unwanted = job()
         unwanted.give_up()
         with pytest.raises(UnwantedError):

@@ -21,8 +21,8 @@ from packaging.version import Version
 from prometheus_client.parser import text_string_to_metric_families
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from stdeploy.serve.errors import STATUS
 from stdeploy.serve.on_ray import RayArguments
-from stdeploy.serve.schemas import STATUS
 from stdeploy.serve.settings import ENV_PREFIX, ServeSettings
 from tests.serve.conftest import Server, running
 
@@ -54,9 +54,9 @@ def watched(artifact: Path, video: Path) -> Iterator[Server]:
 
 
 def free_port() -> int:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        port: int = door.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 

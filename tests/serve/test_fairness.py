@@ -16,13 +16,11 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from stdeploy.serve.batching import Batching
+from stdeploy.serve.admission import DurationEstimator
 from stdeploy.serve.errors import RequestError
-from stdeploy.serve.job import Job
-from stdeploy.serve.pace import Pace
 from stdeploy.serve.request_gate import RequestGate
+from stdeploy.serve.scheduling import ClientSlots, ClipBatcher, Job
 from stdeploy.serve.settings import load
-from stdeploy.serve.turns import Turns
 from stdeploy.serve.uploads import UploadFolder
 from tests.serve.virtual_time import run
 
@@ -39,7 +37,7 @@ class Outcome:
     seconds: dict[str, list[float]]
 
 
-class House:
+class SimulatedServer:
     """A server in virtual time.
 
     Args:
@@ -51,9 +49,9 @@ class House:
     def __init__(self, folder: UploadFolder, clip_seconds: float, *, known: bool = True) -> None:
         self._clip_seconds = clip_seconds
         self._gate = RequestGate(load({"decode_workers": DECODERS}, None), folder)
-        self._pace = Pace(clip_seconds if known else 0.0, decoders=DECODERS)
-        self._turns = Turns(DECODERS + 2)  # as in Service
-        self._clips: Batching[tuple[asyncio.Future[None], Job]] = Batching(1, 0.005)
+        self._durations = DurationEstimator(clip_seconds if known else 0.0, decoders=DECODERS)
+        self._slots = ClientSlots(DECODERS + 2)  # as in Service
+        self._clips: ClipBatcher[tuple[asyncio.Future[None], Job]] = ClipBatcher(1, 0.005)
         self._changed = asyncio.Event()
         codes: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self.outcome = Outcome(codes, collections.defaultdict(list))
@@ -71,7 +69,7 @@ class House:
             for future, job in self._clips.take():
                 job.start()
                 await asyncio.sleep(self._clip_seconds)
-                self._pace.ran(1, self._clip_seconds)
+                self._durations.ran(1, self._clip_seconds)
                 if not future.done():
                     future.set_result(None)
 
@@ -81,7 +79,7 @@ class House:
         request = _request(client)
         start = loop.time()
         try:
-            with self._gate.admitted(request, self._pace, clips) as place:
+            with self._gate.admitted(request, self._durations, clips) as place:
                 job = Job(place, start + self._gate.settings.request_seconds)
                 await self._gate.answer(request, job, self._work(job, clips))
         except RequestError as error:
@@ -99,7 +97,7 @@ class House:
                 await asyncio.sleep(after if patient else self._clip_seconds / 2)
 
     async def _work(self, job: Job, clips: int) -> None:
-        async with self._turns.turn(job):
+        async with self._slots.hold(job):
             job.start()
             await asyncio.sleep(0.05 * self._clip_seconds)  # to decode it
             for _ in range(clips):
@@ -127,21 +125,21 @@ def _request(client: str) -> Request:
 
 
 async def _flooded(
-    house: House, seconds: float, *, flood_clips: int = 1, head_start: float = 5.0
+    server: SimulatedServer, seconds: float, *, flood_clips: int = 1, head_start: float = 5.0
 ) -> Outcome:
     """A flood of 100 connections, and somewhat later five clients with one request each."""
-    tasks = [asyncio.ensure_future(house.network())]
+    tasks = [asyncio.ensure_future(server.network())]
     tasks += [
-        asyncio.ensure_future(house.asks(FLOOD, patient=False, clips=flood_clips))
+        asyncio.ensure_future(server.asks(FLOOD, patient=False, clips=flood_clips))
         for _ in range(100)
     ]
     await asyncio.sleep(head_start)
-    tasks += [asyncio.ensure_future(house.asks(client, patient=True)) for client in GOOD]
+    tasks += [asyncio.ensure_future(server.asks(client, patient=True)) for client in GOOD]
     await asyncio.sleep(seconds)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return house.outcome
+    return server.outcome
 
 
 @pytest.fixture
@@ -155,7 +153,7 @@ def test_each_good_client_keeps_its_share_under_a_flood(
     uploads: UploadFolder, answer_seconds: float
 ) -> None:
     duration = 120 * answer_seconds
-    outcome = run(_flooded(House(uploads, answer_seconds), duration))
+    outcome = run(_flooded(SimulatedServer(uploads, answer_seconds), duration))
     fair = duration / answer_seconds / (len(GOOD) + 1)
     for client in GOOD:
         codes = outcome.codes[client]
@@ -169,7 +167,7 @@ def test_each_good_client_keeps_its_share_under_a_flood(
 def test_a_flood_of_long_requests_takes_no_more_than_its_share_either(
     uploads: UploadFolder,
 ) -> None:
-    outcome = run(_flooded(House(uploads, 1.0), 240.0, flood_clips=20))
+    outcome = run(_flooded(SimulatedServer(uploads, 1.0), 240.0, flood_clips=20))
     for client in GOOD:
         codes = outcome.codes[client]
         assert codes["200"] >= 0.8 * 240 / (len(GOOD) + 1), codes
@@ -178,17 +176,17 @@ def test_a_flood_of_long_requests_takes_no_more_than_its_share_either(
 
 def test_a_flood_that_is_told_to_make_room_hears_so_at_once(uploads: UploadFolder) -> None:
     async def main() -> Outcome:
-        house = House(uploads, 6.0)
-        network = asyncio.ensure_future(house.network())
-        flood = [asyncio.ensure_future(house.ask(FLOOD)) for _ in range(9)]
+        server = SimulatedServer(uploads, 6.0)
+        network = asyncio.ensure_future(server.network())
+        flood = [asyncio.ensure_future(server.ask(FLOOD)) for _ in range(9)]
         await asyncio.sleep(1.0)
-        good = [asyncio.ensure_future(house.ask(client)) for client in GOOD]
+        good = [asyncio.ensure_future(server.ask(client)) for client in GOOD]
         await asyncio.sleep(1.0)
         assert sum(task.done() for task in flood) == 5
-        assert house.outcome.codes[FLOOD] == {"over_share": 5}
+        assert server.outcome.codes[FLOOD] == {"over_share": 5}
         await asyncio.gather(*flood, *good)
         network.cancel()
-        return house.outcome
+        return server.outcome
 
     outcome = run(main())
     assert outcome.codes[FLOOD] == {"over_share": 5, "200": 4}
@@ -197,13 +195,13 @@ def test_a_flood_that_is_told_to_make_room_hears_so_at_once(uploads: UploadFolde
 
 def test_others_who_asked_before_take_nothing_of_an_idle_server(uploads: UploadFolder) -> None:
     async def main() -> Outcome:
-        house = House(uploads, 0.5)
-        network = asyncio.ensure_future(house.network())
+        server = SimulatedServer(uploads, 0.5)
+        network = asyncio.ensure_future(server.network())
         for number in range(70):
-            await house.ask(f"192.0.2.{number}")
-        await asyncio.gather(*(house.ask(FLOOD) for _ in range(4)))
+            await server.ask(f"192.0.2.{number}")
+        await asyncio.gather(*(server.ask(FLOOD) for _ in range(4)))
         network.cancel()
-        return house.outcome
+        return server.outcome
 
     assert run(main()).codes[FLOOD] == {"200": 4}
 
@@ -213,12 +211,12 @@ def test_a_server_that_has_just_started_lets_in_what_it_can_answer(
     uploads: UploadFolder, clients: int
 ) -> None:
     async def main() -> Outcome:
-        house = House(uploads, 1.6)
-        network = asyncio.ensure_future(house.network())
-        asked = [house.ask(f"192.0.2.{number % clients}") for number in range(83)]
+        server = SimulatedServer(uploads, 1.6)
+        network = asyncio.ensure_future(server.network())
+        asked = [server.ask(f"192.0.2.{number % clients}") for number in range(83)]
         await asyncio.gather(*asked)
         network.cancel()
-        return house.outcome
+        return server.outcome
 
     codes = sum(run(main()).codes.values(), collections.Counter())
     assert codes["200"] == min(clients, 33) * math.floor(0.9 * 60 / 1.6 / min(clients, 33))
@@ -227,12 +225,12 @@ def test_a_server_that_has_just_started_lets_in_what_it_can_answer(
 
 def test_an_idle_server_that_was_slow_before_still_knows_it(uploads: UploadFolder) -> None:
     async def main() -> Outcome:
-        house = House(uploads, 3.0, known=False)
-        network = asyncio.ensure_future(house.network())
-        await house.ask(FLOOD)
+        server = SimulatedServer(uploads, 3.0, known=False)
+        network = asyncio.ensure_future(server.network())
+        await server.ask(FLOOD)
         await asyncio.sleep(1000.0)
-        await asyncio.gather(*(house.ask(FLOOD) for _ in range(60)))
+        await asyncio.gather(*(server.ask(FLOOD) for _ in range(60)))
         network.cancel()
-        return house.outcome
+        return server.outcome
 
     assert run(main()).codes[FLOOD] == {"200": 1 + 18, "full": 42}

@@ -254,7 +254,7 @@ def test_a_second_client_gets_in_and_the_first_hears_that_it_takes_too_much(
         assert all(future.result().status_code == 200 for future in taken)
 
 
-def test_a_house_that_one_client_has_filled_makes_room_for_another(
+def test_a_server_that_one_client_has_filled_makes_room_for_another(
     artifact: Path, video: Path
 ) -> None:
     content = video.read_bytes()
@@ -328,10 +328,10 @@ def test_answers_are_not_held_back_by_the_system() -> None:
     from stdeploy.serve.server import _listen
 
     with (
-        _listen("127.0.0.1", 0, "--port") as door,
-        socket.create_connection(door.getsockname()),
+        _listen("127.0.0.1", 0, "--port") as listener,
+        socket.create_connection(listener.getsockname()),
     ):
-        accepted, _ = door.accept()
+        accepted, _ = listener.accept()
         with accepted:
             assert accepted.proto == socket.IPPROTO_TCP
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from stdeploy.serve.logs import REQUESTS, Seldom
+from stdeploy.serve.logs import REQUESTS, RateLimit
 from tests.serve.conftest import Server, running
 from tests.serve.test_v1 import RAW, post
 
@@ -117,14 +117,14 @@ def test_no_line_holds_what_a_client_made_up(text_server: Server) -> None:
 
 def test_what_goes_wrong_without_an_end_is_a_few_lines_in_a_while() -> None:
     now = 0.0
-    seldom = Seldom(most=2, seconds=10, clock=lambda: now)
+    limit = RateLimit(most=2, seconds=10, clock=lambda: now)
     logger = logging.Logger("x")
 
     def passes(name: str, line: int, **more: object) -> logging.LogRecord | None:
         record = logger.makeRecord(
             name, logging.WARNING, "a.py", line, "full", (), None, extra=more
         )
-        return record if seldom.filter(record) else None
+        return record if limit.filter(record) else None
 
     assert [passes("asyncio", 1) is not None for _ in range(5)] == [True, True, False, False, False]
     assert passes("asyncio", 2) is not None  # another place

@@ -18,8 +18,8 @@ from stdeploy.video.clips import ClipRequest
 pytest.importorskip("ray.serve")
 from stdeploy.serve import on_ray
 from stdeploy.serve.admission import Place
-from stdeploy.serve.job import Job
 from stdeploy.serve.on_ray import RayArguments, Replica
+from stdeploy.serve.scheduling import Job
 from stdeploy.serve.settings import ServeSettings
 
 RECIPE = Path(__file__).parents[2] / "serve" / "ray.yaml"
@@ -38,9 +38,9 @@ from ray import serve
 from stdeploy.serve.on_ray import RayArguments, application
 
 given = json.loads(sys.argv[1])
-with socket.socket() as door:
-    door.bind(("127.0.0.1", 0))
-    port = door.getsockname()[1]
+with socket.socket() as listener:
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 try:
     serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -149,14 +149,12 @@ def test_replicas_give_the_numbers_of_the_library_and_the_errors_of_the_server(
 def test_a_replica_whose_network_has_failed_says_so(artifact: Path, video: Path) -> None:
     replica = Replica(settings_of(artifact))
     try:
-        service = replica._life.service
+        service = replica._health.service
         assert service is not None
         replica.check_health()
         (clips,) = service._pool.read_clips(video, ClipRequest(clip=service.model.card.clip))
         # What the runtime cannot run is refused before; only a fault inside it comes this far.
-        (failed,) = service.network.submit(
-            clips.frames[:, :, :16], Job(Place("test"), float("inf"))
-        )
+        (failed,) = service.runner.submit(clips.frames[:, :, :16], Job(Place("test"), float("inf")))
         assert failed.exception(timeout=30) is not None
         with pytest.raises(RuntimeError, match=r"the network failed \(ArtifactError\)"):
             replica.check_health()

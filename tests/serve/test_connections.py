@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from stdeploy.errors import BackendError
-from stdeploy.serve.open_files import Listener, connections_within
+from stdeploy.serve.connections import Listener, connections_within
 from tests.serve.conftest import running
 
 
@@ -70,12 +70,12 @@ def test_idle_connections_beyond_the_limit_cost_a_few_lines_and_no_answer(artifa
 def test_a_connection_for_which_there_is_no_file_is_closed() -> None:
     old, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as held:
-        door = held.enter_context(contextlib.closing(Listener(socket.AF_INET)))
-        door.bind(("127.0.0.1", 0))
-        door.listen(5)
-        door.setblocking(False)
+        listener = held.enter_context(contextlib.closing(Listener(socket.AF_INET)))
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(5)
+        listener.setblocking(False)
         clients = [
-            held.enter_context(socket.create_connection(door.getsockname(), timeout=60))
+            held.enter_context(socket.create_connection(listener.getsockname(), timeout=60))
             for _ in range(3)
         ]
         next_file = os.dup(0)
@@ -83,11 +83,11 @@ def test_a_connection_for_which_there_is_no_file_is_closed() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (next_file, most))
         try:
             with pytest.raises(BlockingIOError):
-                door.accept()
+                listener.accept()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (old, most))
         assert [client.recv(1) for client in clients] == [b"", b"", b""]
-        with socket.create_connection(door.getsockname(), timeout=60):
-            door.setblocking(True)
-            accepted, _ = door.accept()
+        with socket.create_connection(listener.getsockname(), timeout=60):
+            listener.setblocking(True)
+            accepted, _ = listener.accept()
             accepted.close()
