@@ -197,8 +197,7 @@ def command(
     from stdeploy.inference.ray_data import ClusterOptions, classify_on_ray
     from stdeploy.inference.result_files import ResultFile
     from stdeploy.video.decode_pool import DecodePool
-    from stdeploy.video.limits import Limits
-    from stdeploy.video.memory import give_back_large_arrays
+    from stdeploy.video.limits import Limits, give_back_large_arrays
 
     pictures = Wanted(contact_sheet, save_plot, save_video)
     if not videos and not lists:

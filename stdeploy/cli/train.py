@@ -101,8 +101,8 @@ def command(
     only in the order of time. On several machines, or instead of --devices, start the command
     with torchrun -m stdeploy train.
     """
-    from stdeploy.train.folder import BEST, LOG, check_resumable, folder_of
     from stdeploy.train.recipe import Recipe
+    from stdeploy.train.run_directory import BEST, LOG, check_resumable, folder_of
 
     settings = list(overrides or ())
     name = Path(recipe).stem
@@ -295,7 +295,7 @@ def _doubts(
     data: Path, training: "LabelledVideos", held_out: "LabelledVideos | None"
 ) -> Iterator[str]:
     """What is not measured, and which classes may be one."""
-    from stdeploy.datasets.classes import classes_alike
+    from stdeploy.datasets.check import classes_alike
     from stdeploy.datasets.labelled_videos import passed_over_in
 
     if words := passed_over_in([training, *([held_out] if held_out else [])]).in_words():

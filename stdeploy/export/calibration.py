@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stdeploy.artifacts.card import Calibration
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import DatasetError, VideoError
-from stdeploy.video.samples import middle_clips
+from stdeploy.video.clips import middle_clips
 from stdeploy.video.video_files import SUFFIXES_IN_WORDS, PassedOver, holds_no_video, videos_in
 
 _WANTED = f"--calibrate wants real videos of the kind that will be classified ({SUFFIXES_IN_WORDS})"

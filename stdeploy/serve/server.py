@@ -28,7 +28,7 @@ from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import UploadFolder
-from stdeploy.video.memory import give_back_large_arrays
+from stdeploy.video.limits import give_back_large_arrays
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 1024

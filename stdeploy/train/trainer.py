@@ -19,11 +19,9 @@ from stdeploy.artifacts.card import Lineage, ModelCard
 from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, checked_output
 from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.errors import ArtifactError, DatasetError, TrainingError
-from stdeploy.layers.frames import FrameNormalisation
-from stdeploy.layers.pooling import replace_max_pools
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import save_checkpoint
-from stdeploy.models.inference import golden_of
+from stdeploy.models.inference import FrameNormalisation, golden_of
 from stdeploy.train.clips import (
     Batch,
     BrokenVideo,
@@ -33,17 +31,20 @@ from stdeploy.train.clips import (
     begin_worker,
     collate,
 )
-from stdeploy.train.determinism import cost_of_determinism, deterministic_algorithms
+from stdeploy.train.determinism import (
+    cost_of_determinism,
+    deterministic_algorithms,
+    replace_max_pools,
+)
 from stdeploy.train.filter_shares import filter_shares
-from stdeploy.train.folder import STATE
 from stdeploy.train.initialisation import Started, start
-from stdeploy.train.objective import objective
 from stdeploy.train.optimisation import (
     average_of,
     check_norms,
     freeze,
     is_usable,
     learning_rate_factor,
+    objective,
     parameter_groups,
 )
 from stdeploy.train.processes import (
@@ -58,10 +59,9 @@ from stdeploy.train.processes import (
     start_processes,
     stopping,
 )
-from stdeploy.train.progress import Report, report_of, row_of
+from stdeploy.train.progress import Part, Progress, Report, RunState, fingerprint, report_of, row_of
 from stdeploy.train.recipe import Recipe
-from stdeploy.train.run_directory import RunFolder, open_run, refusal_to_resume
-from stdeploy.train.state import Part, Progress, RunState, fingerprint
+from stdeploy.train.run_directory import STATE, RunFolder, open_run, refusal_to_resume
 from stdeploy.train.validation import Accuracy, Validation
 
 
@@ -85,7 +85,7 @@ def train(
         recipe: decides everything.
         data: the training split.
         output: where the last weights go, a name that ends in .pt.
-        run: folder for everything else that the run leaves; see folder.py.
+        run: folder for everything else that the run leaves; see run_directory.py.
         validation: looked at after every epoch; None to do without.
         machine: devices to use; None is one.
         resume: go on with the run in that folder.
@@ -362,7 +362,7 @@ class _Trainer:
     ) -> tuple[float, int, float]:
         """One step: mean loss and right clips of all processes, and seconds waited for data."""
         fabric, how = self._fabric, self._how
-        # Dropout is the only thing random in here; see state.py.
+        # Dropout is the only thing random in here; see progress.py.
         seed = np.random.SeedSequence([how.seed, number, fabric.global_rank])
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
         factor = learning_rate_factor(number, self._keys.steps, how)

@@ -1,8 +1,15 @@
-"""Decoding with OpenCV and the FFmpeg inside it."""
+"""Decoding with OpenCV and the FFmpeg inside it.
+
+The wheels of OpenCV 4.13 to 5.0 hand interlaced frames to a conversion that refuses them, and
+then give the picture before, or memory as it came, as if all were well. The only sign is a line
+that FFmpeg prints, so a process of its own has to look: `refused_by_opencv`.
+"""
 
 import contextlib
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +20,7 @@ from stdeploy.errors import VideoError
 from stdeploy.video.containers import HEAD_BYTES, WITHOUT_TIMES, container_of
 from stdeploy.video.decoder import NO_VIDEO, Index, Packet, Stream
 from stdeploy.video.mp4_index import announced
-from stdeploy.video.orientation import Orientation
-from stdeploy.video.transform import Image
+from stdeploy.video.transform import Image, Orientation
 
 _TIMEOUT_MS = 20_000
 _UNDECODED = -1  # a CAP_PROP_FORMAT: packets as they are
@@ -23,6 +29,9 @@ _UNDECODED = -1  # a CAP_PROP_FORMAT: packets as they are
 _READ_ATTEMPTS = "OPENCV_FFMPEG_READ_ATTEMPTS"
 os.environ.setdefault(_READ_ATTEMPTS, str(2**31 - 1))
 _threads = 0  # of one decoder; 0 is one for each processor
+_INTERLACED_REFUSED = "Cannot convert interlaced"
+_FRAMES_TRIED = 300
+_TRIAL_SECONDS = 30.0
 
 
 def limit_threads(threads: int) -> None:
@@ -179,3 +188,36 @@ def _capture(path: Path, *parameters: float) -> Iterator[cv2.VideoCapture]:
         yield capture
     finally:
         capture.release()
+
+
+def refused_by_opencv(path: Path) -> bool:
+    """Convert the first frames of a video, and see whether FFmpeg complains.
+
+    Args:
+        path: of a video that OpenCV opens.
+    """
+    try:
+        result = subprocess.run(
+            [sys.executable, "-P", "-m", __name__, str(path.absolute())],
+            env=os.environ | {"OPENCV_FFMPEG_LOGLEVEL": "16"},  # errors
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=_TRIAL_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return False  # nothing was complained about as far as it went
+    return result.returncode == 0 and _INTERLACED_REFUSED in result.stdout.decode(errors="replace")
+
+
+def main() -> None:
+    """Convert frames; what FFmpeg says about it is the result."""
+    capture = cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG)
+    for _ in range(_FRAMES_TRIED):
+        if not capture.grab():
+            break
+        capture.retrieve()
+
+
+if __name__ == "__main__":
+    main()
