@@ -17,6 +17,7 @@ A message says what was wrong, the value that came, what is allowed and what to 
 
 import difflib
 import importlib
+import os
 import re
 import shlex
 import shutil
@@ -87,6 +88,8 @@ class VideoError(StdeployError):
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import a module of an optional extra.
 
+    What reports to its makers as soon as it is imported is kept from it before.
+
     Args:
         module: importable name, for example "onnxruntime".
         extra: the extra of stdeploy that installs it, for example "cpu".
@@ -98,6 +101,8 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     Raises:
         MissingExtraError: it is not installed; the message holds the pip command.
     """
+    if module.partition(".")[0] in ("onnxruntime", "openvino"):
+        _disable_telemetry()
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -108,6 +113,12 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
             f"{purpose} needs {module}, which is not installed; run: {with_our_pip(install)}",
             install,
         ) from error
+
+
+def _disable_telemetry() -> None:
+    """ONNX Runtime has a switch; OpenVINO does without its reporter where it cannot be imported."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def pip_install(extra: str) -> str:

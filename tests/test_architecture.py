@@ -1,6 +1,7 @@
 """The packages as docs/architecture.md draws them: which layer may import which."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,28 @@ def test_looking_at_filters_loads_nothing_heavy(tmp_path: Path) -> None:
     )
     assert loaded_after(code) == set()
     assert picture.exists()
+
+
+def test_importing_changes_nothing_of_the_process() -> None:
+    """Settings of OpenCV and switches of backends come when a video or backend is opened."""
+    code = """
+import importlib, os, pkgutil, sys
+import stdeploy
+import cv2, torch  # what they set is their business
+before = dict(os.environ)
+for module in pkgutil.walk_packages(stdeploy.__path__, "stdeploy."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+changed = {n for n in {*before, *os.environ} if before.get(n) != os.environ.get(n)}
+ours = [name for name in changed if name.startswith(("OPENCV", "ORT_"))]
+print(len([name for name in sys.modules if name.startswith("stdeploy.")]) > 100, ours)
+print("openvino_telemetry" in sys.modules, "onnxruntime" in sys.modules, "openvino" in sys.modules)
+"""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OPENCV", "ORT_"))
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["True []", "False False False"]

@@ -11,10 +11,9 @@ from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
 from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.errors import ArtifactError, FusionError, ParityError
 from stdeploy.fusion import filters_of, fuse_checkpoint, fuse_model, verify
-from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
-from stdeploy.models.inference import logits_and_magnitude, logits_of
+from stdeploy.models.inference import FrameNormalisation, logits_and_magnitude, logits_of
 from stdeploy.models.registry import ARCHITECTURES, build
 from tests.conftest import TINY_CLIP, cancelling_model, card_of, randomise_norms, tiny_model
 

@@ -20,7 +20,7 @@ import numpy as np
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
 from stdeploy.video.clips import ClipRequest, read_clips
-from stdeploy.video.cuts import Shown, mark_cuts, shrink
+from stdeploy.video.shots import Shown, mark_cuts, shrink
 from stdeploy.video.transform import Image
 
 _FPS = 25.0

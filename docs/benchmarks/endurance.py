@@ -23,8 +23,7 @@ from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
 from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.decode_pool import DecodePool
-from stdeploy.video.limits import Limits
-from stdeploy.video.memory import give_back_large_arrays
+from stdeploy.video.limits import Limits, give_back_large_arrays
 from tests.video.attacks import ATTACKS, write_secret
 from tests.video.odd import ODD_VIDEOS
 

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from stdeploy.errors import VideoError
 from stdeploy.video.decoder import DecoderName
-from stdeploy.video.orientation import Orientation
 from stdeploy.video.reader import VideoReader
+from stdeploy.video.transform import Orientation
 from tests.video.odd import ODD_VIDEOS
 
 TRUTH = "truth.json"

@@ -9,7 +9,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from stdeploy.bench.measure import Report, Row
-from stdeploy.bench.report import draw
+from stdeploy.bench.tables import draw
 
 _BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

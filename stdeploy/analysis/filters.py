@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.analysis.filter_projection import entropy
 from stdeploy.analysis.kernels import Kernel
 from stdeploy.analysis.temporal_svd import (
     Array,
     PrimaryFilters,
     chunks,
+    entropy,
     primary_filters,
     temporal_axes,
 )
@@ -35,7 +35,7 @@ class LayerFilters:
         energy_per_axis: share in each of `temporal_axes`, (t,); sums to 1. The first three are
             average, first and second differential.
         entropy: how evenly the primary filters cover the half sphere of figure 1, 0 (all in one
-            cell) to 1; see `half_sphere.entropy`. With few filters it cannot reach 1.
+            cell) to 1; see `temporal_svd.entropy`. With few filters it cannot reach 1.
         primary: eq. (1).
     """
 

@@ -5,7 +5,8 @@ with respect to the input, over many clips.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,9 +15,13 @@ from torch import Tensor, nn
 
 from stdeploy.analysis.filters import spread
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
-from stdeploy.errors import ArtifactError
+from stdeploy.errors import ArtifactError, DatasetError, VideoError
+from stdeploy.fusion import fuse_model
 from stdeploy.models.base import ActionModel
+from stdeploy.models.checkpoint import load_model
+from stdeploy.models.inference import FrameNormalisation
 from stdeploy.models.registry import build
+from stdeploy.video.clips import middle_clips
 
 Array = NDArray[np.float64]
 
@@ -194,3 +199,56 @@ def _extent(model: ActionModel, *, axis: int, size: int) -> int:
         if places[0] > 0 and places[-1] < size - 1:
             return int(places[-1] - places[0]) + 1
         size *= 2
+
+
+def field_of_file(
+    path: Path,
+    videos: Sequence[Path] = (),
+    *,
+    clips: int,
+    num_frames: int | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> ReceptiveField:
+    """The effective receptive field of a network in a file.
+
+    Branches and norms are folded first, in memory: the field stays the same, and is computed
+    sooner (I3D-ResNet-50 with branches: 1.6 times).
+
+    Args:
+        path: a .pt or .fused.safetensors file of ours.
+        videos: whose middle clips are looked at, evenly chosen; none for Gaussian noise.
+        clips: how many, at most.
+        num_frames: of a clip; None for the network's own. A field that is cut off at the ends of
+            a short clip shows its width in a longer one.
+        progress: is told clips done and wanted.
+
+    Raises:
+        ArtifactError: no such file, or its gradient is 0 or not finite.
+        DatasetError: no video can be read.
+    """
+    model, card = load_model(path)
+    clip = card.clip.model_copy(update={"num_frames": num_frames or card.clip.num_frames})
+    inputs: Iterator[Tensor] = (
+        _clips_of(videos, clip, clips) if videos else gaussian_clips(clip, clips)
+    )
+    count = min(clips, len(videos)) if videos else clips
+    return receptive_field(folded(model), clip, inputs, progress=lambda done: progress(done, count))
+
+
+def folded(model: ActionModel) -> ActionModel:
+    """The same network with single filters, in float32."""
+    return model if model.spec.fused else fuse_model(model).float()
+
+
+def _clips_of(videos: Sequence[Path], clip: ClipSpec, count: int) -> Iterator[Tensor]:
+    """The middle clips of videos, normalised, (3, T, H, W) each; broken ones are passed over.
+
+    Raises:
+        DatasetError: none can be read.
+    """
+    normalise = FrameNormalisation(clip)
+    try:
+        for frames in middle_clips(videos, clip, count=count):
+            yield normalise(torch.from_numpy(frames[None]))[0]
+    except VideoError as error:
+        raise DatasetError(str(error)) from error

@@ -157,8 +157,7 @@ class OnnxRuntime(BaseRuntime):
         if not cls.installed():
             yield cls.absent()
             return
-        import onnxruntime
-
+        onnxruntime = require("onnxruntime", extra="cpu", purpose="running an .onnx file")
         yield Finding("onnxruntime, cpu", "works", onnxruntime.__version__)
         if _CUDA not in onnxruntime.get_available_providers():
             if gpus():
@@ -208,8 +207,7 @@ class OnnxRuntime(BaseRuntime):
 def _has_gpu() -> bool:
     if not gpus() or not importlib.util.find_spec("onnxruntime"):
         return False
-    import onnxruntime
-
+    onnxruntime = require("onnxruntime", extra="cpu", purpose="running an .onnx file")
     return _CUDA in onnxruntime.get_available_providers()
 
 

@@ -131,8 +131,7 @@ class OpenVinoRuntime(BaseRuntime):
         if not cls.installed():
             yield cls.absent()
             return
-        import openvino
-
+        openvino = require("openvino", extra="openvino", purpose="the openvino backend")
         capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         kinds = ["fp32", *(["bf16"] if "BF16" in capabilities else []), "int8"]
         text = f"{openvino.__version__.partition('-')[0]}; {', '.join(kinds)}"

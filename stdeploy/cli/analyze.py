@@ -70,8 +70,8 @@ def filters(
     it is average, first and second differential.
     """
     from stdeploy.analysis.filters import by_stage
+    from stdeploy.analysis.json_report import filters_record
     from stdeploy.analysis.length_advice import recommend
-    from stdeploy.analysis.records import filters_record
 
     _check_outputs(save_plot, save_arrays)
     layers = _analysed(artifact, with_norms=with_norms)
@@ -111,7 +111,7 @@ def receptive_field(
     The gradient of the centre unit of the last feature map with respect to the input, averaged
     over clips: real ones with --data, or Gaussian noise.
     """
-    from stdeploy.analysis.records import field_record
+    from stdeploy.analysis.json_report import field_record
 
     _check_outputs(save_plot, save_arrays)
     artifacts = list(dict.fromkeys(artifacts))
@@ -146,7 +146,7 @@ def report(
     require("torch", extra="analysis", purpose="a report")
     require("matplotlib", extra="analysis", purpose="a report")
     require("jinja2", extra="analysis", purpose="a report")
-    from stdeploy.analysis.report import write_report
+    from stdeploy.analysis.html_report import write_report
     from stdeploy.artifacts.files import checked_output
 
     checked_output(output, ".html")
@@ -186,7 +186,7 @@ def _fields_of(
 ) -> "dict[str, ReceptiveField]":
     """The receptive field of each artifact, by its name; a bar shows how far it is."""
     require("torch", extra="analysis", purpose="measuring a receptive field")
-    from stdeploy.analysis.artifacts import field_of_file
+    from stdeploy.analysis.receptive_field import field_of_file
 
     videos = _videos_of(data)
     fields = {}

@@ -47,8 +47,8 @@ def command(
     with phase_bars("looking for backends") as progress:
         from stdeploy.bench.cases import artifacts_of, cases_for, newest_stem
         from stdeploy.bench.measure import measure
-        from stdeploy.bench.report import COLUMNS, cells, draw, shown, summary, to_json, to_markdown
-        from stdeploy.bench.report import write_text as write
+        from stdeploy.bench.tables import COLUMNS, cells, draw, shown, summary, to_json, to_markdown
+        from stdeploy.bench.tables import write_text as write
 
         paths = artifacts or artifacts_of(Path(), newest_stem(Path()))
         cases = list(cases_for(paths, devices=kinds, compiled=compiled))

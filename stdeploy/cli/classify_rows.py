@@ -84,7 +84,7 @@ class Asked:
 def classify_rows(asked: Asked) -> None:
     """Classify, and show or write rows as they come."""
     from stdeploy.cli.picture_writers import Saving
-    from stdeploy.video.memory import give_back_large_arrays
+    from stdeploy.video.limits import give_back_large_arrays
 
     saving = Saving(
         asked.pictures,

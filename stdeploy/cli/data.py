@@ -18,8 +18,7 @@ from stdeploy.cli.help import Verbs
 from stdeploy.errors import DatasetError
 
 if TYPE_CHECKING:
-    from stdeploy.datasets.check import Checked
-    from stdeploy.datasets.classes import ClassFinding
+    from stdeploy.datasets.check import Checked, ClassFinding
     from stdeploy.datasets.labelled_videos import LabelledVideos, Split
 
 app = typer.Typer(
@@ -68,8 +67,7 @@ def check(
     lists without what is wrong are written, for stdeploy train --data. The exit status is 1 where
     a video had to be left out, or a class has none.
     """
-    from stdeploy.datasets.check import judge, look_at_all
-    from stdeploy.datasets.classes import judge_classes
+    from stdeploy.datasets.check import judge, judge_classes, look_at_all
     from stdeploy.datasets.labelled_videos import passed_over_in
 
     splits = _splits(data, fold)
@@ -109,8 +107,8 @@ def split(
     Videos stay where they are. Those in one folder of a class, from one recording, camera or
     person, stay on one side: a network that has seen the room is judged by the room.
     """
+    from stdeploy.datasets.folders import divide
     from stdeploy.datasets.labelled_videos import passed_over_in
-    from stdeploy.datasets.splitting import divide
 
     divided = divide(folder, share=share, seed=seed)
     if words := passed_over_in(divided.values()).in_words():

@@ -29,8 +29,7 @@ def command(
     folder. Downloads are pinned by digest and kept in the user's cache folder.
     """
     from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, checked_output, whole_file
-    from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
-    from stdeploy.pull.download import fetch_member
+    from stdeploy.pull.download import KINETICS_I3D, SAMPLE_VIDEO, fetch_member
 
     if item is Item.SAMPLE_VIDEO:
         path, package = checked_output(output or Path("sample.mp4"), ".mp4"), SAMPLE_VIDEO

@@ -100,8 +100,8 @@ def command(
     only in the order of time. On several machines, or instead of --devices, start the command
     with torchrun -m stdeploy train.
     """
-    from stdeploy.train.folder import BEST, LOG, check_resumable, folder_of
     from stdeploy.train.recipe import Recipe
+    from stdeploy.train.run_directory import BEST, LOG, check_resumable, folder_of
     from stdeploy.train.training import training_data
 
     settings = list(overrides or ())
@@ -254,7 +254,7 @@ def _doubts(
     data: Path, training: "LabelledVideos", held_out: "LabelledVideos | None"
 ) -> Iterator[str]:
     """What is not measured, and which classes may be one."""
-    from stdeploy.datasets.classes import classes_alike
+    from stdeploy.datasets.check import classes_alike
     from stdeploy.datasets.labelled_videos import passed_over_in
 
     if words := passed_over_in([training, *([held_out] if held_out else [])]).in_words():

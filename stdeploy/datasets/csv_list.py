@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stdeploy.artifacts.files import whole_file
 from stdeploy.datasets.labelled_videos import LabelledVideos, Sample, Split
-from stdeploy.datasets.layout import Layout
+from stdeploy.datasets.layouts import Layout
 from stdeploy.errors import DatasetError
 
 COLUMNS = ("path", "label")

@@ -14,7 +14,7 @@ from pathlib import Path
 from stdeploy.datasets.csv_list import read_table
 from stdeploy.datasets.folders import split_folder
 from stdeploy.datasets.labelled_videos import LabelledVideos, Sample, Split
-from stdeploy.datasets.layout import Layout
+from stdeploy.datasets.layouts import Layout
 from stdeploy.errors import DatasetError
 from stdeploy.video.video_files import PassedOver, videos_in
 

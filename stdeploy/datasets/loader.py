@@ -8,8 +8,7 @@ from stdeploy.artifacts.files import meant_beside
 from stdeploy.datasets.csv_list import read_list
 from stdeploy.datasets.folders import folders_in
 from stdeploy.datasets.labelled_videos import SPLIT_NAMES, LabelledVideos, Split
-from stdeploy.datasets.layout import Layout
-from stdeploy.datasets.registry import LAYOUTS, layout
+from stdeploy.datasets.layouts import known_layouts, layout_of
 from stdeploy.errors import DatasetError
 from stdeploy.video.video_files import SUFFIXES_IN_WORDS, PassedOver, holds_no_video, videos_in
 
@@ -89,7 +88,7 @@ def videos_of(named: Path, split: Split) -> NamedVideos:
             f"{str(named)!r} {what}; name a folder of videos, a .csv list with the columns "
             f"path,label, or the folder of a data set{meant_beside(named)}"
         )
-    if named.is_dir() and _layout_of(named) is None:
+    if named.is_dir() and layout_of(named) is None:
         passed = PassedOver()
         videos = tuple(sorted(videos_in(named, recursive=True, passed_over=passed)))
         if not videos:
@@ -111,14 +110,6 @@ def videos_of(named: Path, split: Split) -> NamedVideos:
     )
 
 
-def known_layouts() -> str:
-    """What can be named with --data, in words."""
-    return (
-        "a .csv list with the columns path,label, or a folder in one of these layouts: "
-        f"{'; '.join(LAYOUTS)}"
-    )
-
-
 def _read(data: Path, split: Split, fold: int) -> LabelledVideos:
     if data.is_file():
         _check_fold(str(data), fold, 1)
@@ -126,7 +117,7 @@ def _read(data: Path, split: Split, fold: int) -> LabelledVideos:
     if not data.is_dir():
         what_then = meant_beside(data) or f"; name {known_layouts()}"
         raise DatasetError(f"{str(data)!r} does not exist{what_then}")
-    found = _layout_of(data)
+    found = layout_of(data)
     if found is None:
         classes = [path for path in folders_in(data) if any(videos_in(path, recursive=True))]
         if len(classes) > 1:
@@ -140,10 +131,6 @@ def _read(data: Path, split: Split, fold: int) -> LabelledVideos:
         )
     _check_fold(str(data), fold, found.folds)
     return found.read(data, split) if found.folds == 1 else found.read(data, split, fold=fold)
-
-
-def _layout_of(folder: Path) -> Layout | None:
-    return next((found for found in map(layout, LAYOUTS) if found.recognises(folder)), None)
 
 
 def _check_fold(data: str, fold: int, folds: int) -> None:

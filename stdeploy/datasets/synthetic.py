@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.errors import DatasetError
+from stdeploy.video.opencv import apply_opencv_settings
 
 Image = NDArray[np.uint8]
 
@@ -331,6 +332,7 @@ def _object(rng: np.random.Generator) -> tuple[Image, NDArray[np.float32]]:
 
 def _write_webm(path: Path, frames: list[Image]) -> None:
     height, width = frames[0].shape[:2]
+    apply_opencv_settings()
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"VP80"), FPS, (width, height))
     if not writer.isOpened():
         raise DatasetError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stdeploy.datasets.csv_list import read_lines
 from stdeploy.datasets.labelled_videos import LabelledVideos, Sample, Split
-from stdeploy.datasets.layout import Layout
+from stdeploy.datasets.layouts import Layout
 from stdeploy.errors import DatasetError
 
 _HINT = "UCF101 has classInd.txt, trainlist01..03.txt and testlist01..03.txt"

@@ -13,7 +13,7 @@ from stdeploy.artifacts.files import StrPath, as_path
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.datasets.loader import NamedVideos, videos_of
 from stdeploy.errors import DatasetError, VideoError
-from stdeploy.video.samples import middle_clips
+from stdeploy.video.clips import middle_clips
 from stdeploy.video.video_files import SUFFIXES_IN_WORDS
 
 _WANTED = f"--calibrate wants real videos of the kind that will be classified ({SUFFIXES_IN_WORDS})"

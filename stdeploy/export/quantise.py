@@ -11,19 +11,15 @@ import logging
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QDQQuantizer,
-    QuantType,
-    create_calibrator,
-)
 
 from stdeploy.artifacts.files import naming, unfinished_folder
+from stdeploy.errors import require
 from stdeploy.hardware import cpu_multiplies
 
 _OP = "Conv"
@@ -51,7 +47,7 @@ class Quantiser:
         with naming(temporary), unfinished_folder(temporary) as folder, _quiet():
             path = folder / "float32.onnx"
             onnx.save_model(self._graph, path)
-            calibrator = create_calibrator(
+            calibrator = _quantization().create_calibrator(
                 path,
                 [_OP],
                 augmented_model_path=str(folder / "augmented.onnx"),
@@ -72,14 +68,15 @@ class Quantiser:
         if not nodes:  # to the quantiser, none means all
             return graph
         with _quiet():
-            quantiser = QDQQuantizer(
+            quantization = _quantization()
+            quantiser = quantization.QDQQuantizer(
                 graph,
                 per_channel=True,
                 # Without such instructions a product of 8 bits can leave the 16 bits of its sum, as
                 # OpenVINO computes it there; weights of 7 bits cannot.
                 reduce_range=not cpu_multiplies("int8"),
-                weight_qType=QuantType.QInt8,
-                activation_qType=QuantType.QInt8,
+                weight_qType=quantization.QuantType.QInt8,
+                activation_qType=quantization.QuantType.QInt8,
                 tensors_range=self._ranges,
                 nodes_to_quantize=nodes,
                 nodes_to_exclude=[],
@@ -91,8 +88,13 @@ class Quantiser:
         return quantised
 
 
-class _Clips(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is not typed
-    """One clip at a time, because the calibrator keeps what it was given."""
+def _quantization() -> ModuleType:
+    """Not imported with this module: ONNX Runtime starts to report unless it is kept from it."""
+    return require("onnxruntime.quantization", extra="cpu", purpose="int8")
+
+
+class _Clips:
+    """One clip at a time for a calibrator, because it keeps what it was given."""
 
     def __init__(self, frames: NDArray[np.uint8]) -> None:
         self._frames = iter(frames)

@@ -1,4 +1,4 @@
-"""Running a network of torch on uint8 frames, as every comparison in this program does."""
+"""From uint8 frames to logits with torch: normalising pixels, running the network."""
 
 import numpy as np
 import torch
@@ -9,8 +9,28 @@ from stdeploy.artifacts.card import GoldenClip
 from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import ArtifactError
-from stdeploy.layers.frames import FrameNormalisation
 from stdeploy.models.base import ActionModel
+
+
+class FrameNormalisation(nn.Module):
+    """Turn uint8 frames (N, T, H, W, 3) into normalised input (N, 3, T, H, W).
+
+    x = (frames / 255 - mean) / std, per colour.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, clip: ClipSpec) -> None:
+        super().__init__()
+        mean = torch.tensor(clip.mean, dtype=torch.float64)
+        std = torch.tensor(clip.std, dtype=torch.float64)
+        self.register_buffer("scale", (1 / (255 * std)).float(), persistent=False)
+        self.register_buffer("offset", (-mean / std).float(), persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map (N, T, H, W, 3) uint8 to (N, 3, T, H, W) in the type of the buffers."""
+        return (frames.to(self.scale.dtype) * self.scale + self.offset).permute(0, 4, 1, 2, 3)
 
 
 class FramesToLogits(nn.Module):

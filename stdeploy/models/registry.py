@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 # Name -> "module:what makes a network of a ModelSpec". Text, so that names can be listed without
 # torch.
 ARCHITECTURES: Mapping[str, str] = {
-    "i3d-resnet18": "stdeploy.models.i3d_resnet:i3d_resnet18",
-    "i3d-resnet50": "stdeploy.models.i3d_resnet:i3d_resnet50",
-    "s3d-resnet50": "stdeploy.models.s3d_resnet:s3d_resnet50",
+    "i3d-resnet18": "stdeploy.models.resnet:i3d_resnet18",
+    "i3d-resnet50": "stdeploy.models.resnet:i3d_resnet50",
+    "s3d-resnet50": "stdeploy.models.resnet:s3d_resnet50",
     "i3d-inception": "stdeploy.models.i3d_inception:I3DInception",
 }
 

@@ -1,4 +1,4 @@
-"""The residual trunk of Table 1, for any kind of spatio-temporal 3x3 convolution.
+"""I3D-ResNet-18 and -50 and S3D-ResNet-50: one residual trunk, two kinds of 3x3 convolution.
 
 NOTE: as the GFLOPs of Tables 2 and 5 imply, the stride of a bottleneck sits on its 3x3
 convolution, nothing strides in time, and only the convolutions that Table 1 underlines have
@@ -156,3 +156,40 @@ def _names_in_2d(name: str) -> tuple[str, str]:
     if kind == "downsample":
         return f"{prefix}.downsample.0", f"{prefix}.downsample.1"
     return f"{prefix}.{kind}", f"{prefix}.{kind.replace('conv', 'bn')}"
+
+
+def _inflated_conv(spec: ModelSpec, c_in: int, c_out: int, length: int, stride: int) -> nn.Module:
+    return conv_norm(spec, c_in, c_out, (length, 3, 3), stride=stride)
+
+
+def i3d_resnet18(spec: ModelSpec) -> ResNet3d:
+    """Build I3D-ResNet-18 (paper, Table 1): every 3x3 inflated to t x 3 x 3."""
+    return ResNet3d(
+        spec, block=BasicBlock, depths=(2, 2, 2, 2), conv=_inflated_conv, imagenet_url=RESNET18_URL
+    )
+
+
+def i3d_resnet50(spec: ModelSpec) -> ResNet3d:
+    """Build I3D-ResNet-50 (paper, Table 1): every 3x3 inflated to t x 3 x 3."""
+    return ResNet3d(
+        spec, block=Bottleneck, depths=(3, 4, 6, 3), conv=_inflated_conv, imagenet_url=RESNET50_URL
+    )
+
+
+def _separable_conv(spec: ModelSpec, c_in: int, c_out: int, length: int, stride: int) -> nn.Module:
+    """1x3x3 with the stride and, where t > 1, a t x 1 x 1 after a ReLU.
+
+    NOTE: the stem stays one t1 x 7 x 7 filter; the paper's GFLOPs come out only so.
+    """
+    spatial = conv_norm(spec, c_in, c_out, (1, 3, 3), stride=stride)
+    if length == 1:
+        return spatial
+    temporal = conv_norm(spec, c_out, c_out, (length, 1, 1))
+    return nn.Sequential(spatial, nn.ReLU(inplace=True), temporal)
+
+
+def s3d_resnet50(spec: ModelSpec) -> ResNet3d:
+    """Build S3D-ResNet-50 (paper, Table 5): t x 3 x 3 filters taken apart in space and time."""
+    return ResNet3d(
+        spec, block=Bottleneck, depths=(3, 4, 6, 3), conv=_separable_conv, imagenet_url=RESNET50_URL
+    )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stdeploy.artifacts.files import whole_file
 from stdeploy.errors import VideoError
 from stdeploy.video.decoder import DecoderName
+from stdeploy.video.opencv import apply_opencv_settings
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import frames_at
 from stdeploy.video.timing import Timing
@@ -109,6 +110,7 @@ def _with_pyav(path: Path, fps: float, size: tuple[int, int]) -> Iterator[Callab
 def _with_opencv(
     path: Path, fps: float, size: tuple[int, int]
 ) -> Iterator[Callable[[Image], None]]:
+    apply_opencv_settings()
     code = cv2.VideoWriter.fourcc(*_MPEG4)
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, size)
     try:

@@ -1,6 +1,11 @@
-"""The Kinetics-400 weights of I3D-Inception, from the layout of Flax to ours."""
+"""The Kinetics-400 weights of I3D-Inception, from the layout of Flax to ours.
+
+They come as a pickle, of which NumPy arrays in plain containers are read, and nothing that runs.
+"""
 
 import importlib.resources
+import io
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +23,7 @@ from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.inference import golden_of
 from stdeploy.models.registry import build
-from stdeploy.pull.arrays_pickle import load_arrays
-from stdeploy.pull.catalogue import KINETICS_I3D
-from stdeploy.pull.download import Progress, fetch_member
+from stdeploy.pull.download import KINETICS_I3D, Progress, fetch_member
 
 # NOTE: the network was trained on 64 frames in a row at 25 fps. At stride 2 one clip covers 5 s,
 # and three views the 10 s of a Kinetics video; on the real videos at hand that was right more
@@ -58,6 +61,16 @@ _PATHS = {
     "path_b.1.0": "Branch_2/Conv3d_0b_3x3",
     "pooled.1.0": "Branch_3/Conv3d_0b_1x1",
 }
+
+# Exactly what pickled arrays name. NumPy 2 moved its internals; old files keep the old path.
+_ADMITTED = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+}
+# What rebuilds an array, taken from how NumPy itself pickles one.
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
 
 
 def kinetics_labels() -> tuple[str, ...]:
@@ -163,3 +176,26 @@ def _fill(target: torch.Tensor | nn.Parameter, values: NDArray[np.floating]) -> 
     if tuple(target.shape) != values.shape:
         raise DownloadError(f"an array has shape {values.shape}, needed {tuple(target.shape)}")
     target.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            raise DownloadError(
+                f"the pickle asks for {module}.{name}; only NumPy arrays are admitted"
+            )
+        if module == "numpy":
+            return getattr(np, name)
+        return _RECONSTRUCT
+
+
+def load_arrays(content: bytes) -> Any:
+    """Unpickle arrays in dicts, lists and tuples.
+
+    Raises:
+        DownloadError: the pickle names anything but NumPy arrays, or is damaged.
+    """
+    try:
+        return _ArraysOnly(io.BytesIO(content)).load()
+    except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError) as error:
+        raise DownloadError(f"the pickle of weights cannot be read: {error}") from error

@@ -23,7 +23,7 @@ from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.service import model_of, open_service
 from stdeploy.serve.settings import ENV_PREFIX, ServeSettings
 from stdeploy.serve.uploads import UploadFolder
-from stdeploy.video.memory import give_back_large_arrays
+from stdeploy.video.limits import give_back_large_arrays
 
 DEPLOYMENT = "videos"
 _OF_RAY = {  # settings of `stdeploy serve` that Ray has its own of

@@ -33,7 +33,7 @@ from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.service import Model, Service, model_of, open_service
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import UploadFolder
-from stdeploy.video.memory import give_back_large_arrays
+from stdeploy.video.limits import give_back_large_arrays
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 1024

@@ -16,7 +16,7 @@ from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.datasets.labelled_videos import LabelledVideos, mirrored_labels
 from stdeploy.errors import VideoError
 from stdeploy.train.augment import Augmentation, Draw, crop_clip, jitter_colours, sampled_times
-from stdeploy.video.memory import give_back_large_arrays
+from stdeploy.video.limits import give_back_large_arrays
 from stdeploy.video.opencv import limit_threads
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import frames_at

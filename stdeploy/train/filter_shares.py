@@ -4,14 +4,16 @@ import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stdeploy.analysis.filters import centre_of, energy_per_axis, energy_per_tap, flatness
 from stdeploy.analysis.kernels import kernel_of, stage_of
 from stdeploy.artifacts.files import whole_file
-from stdeploy.fusion import filters_of
-from stdeploy.models.base import ActionModel
+
+if TYPE_CHECKING:  # the table is read without torch
+    from stdeploy.models.base import ActionModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +41,15 @@ class FilterShares:
     flatness: float
 
 
-def filter_shares(model: ActionModel, epoch: int) -> list[FilterShares]:
+def filter_shares(model: "ActionModel", epoch: int) -> list[FilterShares]:
     """Measure every layer that is longer than one frame.
 
     Args:
         model: with branches, in evaluation mode.
         epoch: how many are done.
     """
+    from stdeploy.fusion import filters_of
+
     rows = []
     for name, layer in filters_of(model):
         if layer.kernel_size[0] == 1:

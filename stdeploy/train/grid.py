@@ -18,9 +18,9 @@ from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.errors import SpecError, StdeployError, TrainingError
 from stdeploy.inference.classifier import Classifier, ClassifyOptions
 from stdeploy.inference.evaluation import evaluate
-from stdeploy.train.folder import STATE
 from stdeploy.train.processes import Machine
 from stdeploy.train.recipe import Recipe
+from stdeploy.train.run_directory import STATE
 from stdeploy.train.trainer import train
 from stdeploy.video.opencv import limit_threads
 

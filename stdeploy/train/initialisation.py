@@ -17,9 +17,8 @@ from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.errors import ArtifactError, DownloadError, SpecError
 from stdeploy.layers.temporal import Inflation
 from stdeploy.models.base import ActionModel
-from stdeploy.models.checkpoint import load_model, say
+from stdeploy.models.checkpoint import load_model, say, stored_precision, unwrapped
 from stdeploy.models.registry import build
-from stdeploy.models.state_dicts import stored_precision, unwrapped
 from stdeploy.train.recipe import IMAGENET, Recipe
 
 # A name of a tensor tells whose network it is.

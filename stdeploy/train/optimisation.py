@@ -1,16 +1,20 @@
-"""How the weights are moved: which, rates, decay, and their running average."""
+"""What a step lowers, and how the weights are moved: which, rates, decay, running average."""
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import TrainingError
 from stdeploy.models.base import ActionModel
+from stdeploy.train.augment import videomix_box
 from stdeploy.train.recipe import Optimisation, Start
 
 _LARGEST = 1e18  # products of two larger numbers are beyond float32
@@ -119,3 +123,47 @@ def average_of(model: nn.Module, how: Optimisation) -> AveragedModel | None:
         return None
     towards = get_ema_multi_avg_fn(how.ema_decay)  # type: ignore[no-untyped-call]
     return AveragedModel(model, multi_avg_fn=towards, use_buffers=True)
+
+
+def objective(
+    network: Callable[[Tensor], Tensor],
+    frames: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float,
+    videomix_alpha: float,
+    key: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Mean loss of a batch, and how many of its clips were classified rightly.
+
+    Args:
+        network: from frames as here to logits, (N, K).
+        frames: uint8 (N, T, H, W, 3).
+        labels: int64 (N,).
+        label_smoothing: share of the target spread over all classes.
+        videomix_alpha: see `Augmentation`; right is the label of the clip that the box was put
+            into.
+        key: numbers that decide what is random.
+    """
+    share, other = 0.0, labels
+    if videomix_alpha:
+        frames, share = _mixed(frames, videomix_alpha, key)
+        other = labels.flip(0)
+    logits = network(frames)
+    loss = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    if share:
+        mixed_in = functional.cross_entropy(logits, other, label_smoothing=label_smoothing)
+        loss = (1.0 - share) * loss + share * mixed_in
+    return loss, (logits.argmax(dim=1) == labels).sum()
+
+
+def _mixed(frames: Tensor, alpha: float, key: Sequence[int]) -> tuple[Tensor, float]:
+    """Every clip with a box of the one across the batch, and the box's share of the picture."""
+    rng = np.random.default_rng(key)
+    side = frames.shape[-2]
+    area, (down, across) = float(rng.beta(alpha, alpha)), rng.random(2)
+    rows, columns = videomix_box(area, side, (float(down), float(across)))
+    mixed = frames.clone()
+    mixed[:, :, rows, columns] = frames.flip(0)[:, :, rows, columns]
+    share = (rows.stop - rows.start) * (columns.stop - columns.start) / side**2
+    return mixed, float(share)

@@ -85,7 +85,7 @@ def train_model(
         BackendError: a GPU that was asked for is not there.
         MissingExtraError: torch or lightning-fabric is not installed.
     """
-    from stdeploy.train.folder import folder_of
+    from stdeploy.train.run_directory import folder_of
 
     check_choice("accelerator", accelerator, ("auto", "cpu", "cuda"))
     check_count("devices", devices)

@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stdeploy.artifacts.spec import ClipSpec, Spec
-from stdeploy.errors import SpecError
-from stdeploy.video.cuts import Shown, shrink
+from stdeploy.errors import SpecError, VideoError
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.flaws import NO_FLAWS, Flaws
 from stdeploy.video.limits import NO_LIMITS, Limits
 from stdeploy.video.reader import IndexMisleadsError, VideoReader
-from stdeploy.video.sampling import chunk_times, frames_at, view_times, window_times
-from stdeploy.video.shots import Moments, ShotWindow, looked_at, slide_in_shots
+from stdeploy.video.sampling import Window, chunk_times, frames_at, view_times, window_times
+from stdeploy.video.shots import Moments, ShotWindow, Shown, looked_at, shrink, slide_in_shots
 from stdeploy.video.timing import Timing
 from stdeploy.video.transform import clip_crops, clip_frame
-from stdeploy.video.window_buffer import Window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,3 +241,55 @@ def _clips(reader: VideoReader, windows: Sequence[Window]) -> Clips:
     numbers, frames = (np.stack(parts) for parts in zip(*windows, strict=True))
     times = reader.timing.timestamps[numbers]
     return Clips(frames, times, reader.timing.duration, reader.flaws)
+
+
+def middle_clips(
+    videos: Sequence[Path],
+    clip: ClipSpec,
+    *,
+    count: int,
+    accept: Callable[[Path, NDArray[np.uint8]], bool] = lambda _video, _frames: True,
+) -> Iterator[NDArray[np.uint8]]:
+    """Decode the middle clips of videos that are evenly spaced in a sequence of them.
+
+    Args:
+        videos: files, at least one.
+        clip: which frames, and how large.
+        count: clips wanted. There are fewer where fewer videos can be read.
+        accept: whether a clip of a video is taken; one that is not is passed over, too.
+
+    Yields:
+        uint8 (T, H, W, 3), RGB.
+
+    Raises:
+        VideoError: none of the videos gives a clip.
+    """
+    given, reason = 0, ""
+    for video in evenly(videos, count):
+        if given == count:
+            return
+        try:
+            frames: NDArray[np.uint8] = read_views(video, clip, views=1).frames[0]
+        except VideoError as error:
+            reason = str(error)
+            continue
+        if not accept(video, frames):
+            reason = "gives a clip that is not taken"
+            continue
+        given += 1
+        yield frames
+    if not given:
+        raise VideoError(
+            f"none of the {len(videos)} videos can be read; the last, {str(video)!r}, {reason}"
+        )
+
+
+def evenly(videos: Sequence[Path], count: int) -> list[Path]:
+    """All videos, so ordered that the first `count` are spread evenly over them.
+
+    The others are spares: a video that cannot be read costs no clip while there are any.
+    """
+    wanted = min(count, len(videos))
+    chosen = [videos[round(number * len(videos) / wanted)] for number in range(wanted)]
+    taken = set(chosen)
+    return [*chosen, *(video for video in videos if video not in taken)]

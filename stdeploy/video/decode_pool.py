@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.errors import SpecError, VideoError
-from stdeploy.video import decode_messages
+from stdeploy.video import decode_worker
 from stdeploy.video.clips import ClipRequest, Clips
 from stdeploy.video.containers import CAPTURE_OPTIONS, capture_options
 from stdeploy.video.flaws import Flaws
@@ -251,12 +251,12 @@ class _Worker:
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):  # what ended it is found when nothing comes
-            decode_messages.send(self._process.stdin, message)  # type: ignore[arg-type]
+            decode_worker.send(self._process.stdin, message)  # type: ignore[arg-type]
 
     def _receive(self) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
         try:
-            message, frames = decode_messages.receive(self._read_into, most_bytes=_MOST_BYTES)
-        except decode_messages.BrokenMessageError as error:
+            message, frames = decode_worker.receive(self._read_into, most_bytes=_MOST_BYTES)
+        except decode_worker.BrokenMessageError as error:
             raise VideoError(_NONSENSE) from error
         if message.get("token", "") != self._token:
             raise VideoError(_NONSENSE)

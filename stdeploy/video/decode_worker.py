@@ -2,25 +2,97 @@
 
 It reads requests from standard input and writes clips to standard output, for `DecodePool`, which
 kills it when it takes too long. It limits itself before it opens the first file.
+
+A message is JSON, then frames as bytes. A process that has decoded a hostile file is not trusted:
+nothing that it sends is unpickled.
 """
 
 import contextlib
+import json
+import math
 import os
 import resource
+import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from stdeploy.errors import StdeployError
-from stdeploy.video import decode_messages
 from stdeploy.video.clips import ClipRequest, read_clips
-from stdeploy.video.limits import Limits
-from stdeploy.video.memory import give_back_large_arrays
+from stdeploy.video.limits import Limits, give_back_large_arrays
 from stdeploy.video.opencv import limit_threads
 
 _FILES = 64  # that may be open at once
+_TEXT_LENGTH = struct.Struct("<I")
+_MOST_TEXT_BYTES = 64 * 2**20
+_MOST_SIDES = 8
+_SHAPE_KEY = "shape"
+
+
+class BrokenMessageError(Exception):
+    """What came is no message, or ended in the middle."""
+
+
+def send(file: BinaryIO, message: dict[str, Any], frames: NDArray[np.uint8] | None = None) -> None:
+    """Write a message.
+
+    Args:
+        file: unbuffered.
+        message: of plain data.
+        frames: uint8, of any shape.
+    """
+    if frames is not None:
+        message = message | {_SHAPE_KEY: frames.shape}
+    text = json.dumps(message).encode()
+    _write(file, memoryview(_TEXT_LENGTH.pack(len(text)) + text))
+    if frames is not None:
+        _write(file, np.ascontiguousarray(frames).data.cast("B"))
+
+
+def receive(
+    read_into: Callable[[memoryview], None], *, most_bytes: int
+) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
+    """Read a message.
+
+    Args:
+        read_into: fills a buffer, or raises.
+        most_bytes: of frames.
+
+    Raises:
+        BrokenMessageError: it is none.
+    """
+    head = bytearray(_TEXT_LENGTH.size)
+    read_into(memoryview(head))
+    (length,) = _TEXT_LENGTH.unpack(head)
+    if length > _MOST_TEXT_BYTES:
+        raise BrokenMessageError
+    text = bytearray(length)
+    read_into(memoryview(text))
+    try:
+        message = json.loads(text)
+        if not isinstance(message, dict):
+            raise BrokenMessageError
+        shape = message.pop(_SHAPE_KEY, None)
+        if shape is None:
+            return message, None
+        sides = tuple(int(side) for side in shape)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise BrokenMessageError from error
+    if len(sides) > _MOST_SIDES or min(sides, default=0) < 1 or math.prod(sides) > most_bytes:
+        raise BrokenMessageError
+    frames = np.empty(sides, dtype=np.uint8)
+    read_into(frames.data.cast("B"))
+    return message, frames
+
+
+def _write(file: BinaryIO, content: memoryview) -> None:
+    while content:
+        content = content[file.write(content) :]
 
 
 def main() -> None:
@@ -33,7 +105,7 @@ def main() -> None:
     give_back_large_arrays()
     limits = Limits(**_next(requests))
     _confine(limits)
-    decode_messages.send(replies, {"ready": True})
+    send(replies, {"ready": True})
     while True:
         request = _next(requests)
         _allow_seconds(limits.cpu_seconds)
@@ -48,7 +120,7 @@ def _next(requests: BinaryIO) -> dict[str, Any]:
                 sys.exit()
             buffer = buffer[count:]
 
-    return decode_messages.receive(read_into, most_bytes=0)[0]
+    return receive(read_into, most_bytes=0)[0]
 
 
 def _serve(replies: BinaryIO, wanted: dict[str, Any], limits: Limits) -> None:
@@ -62,12 +134,12 @@ def _serve(replies: BinaryIO, wanted: dict[str, Any], limits: Limits) -> None:
                 "flaws": clips.flaws.model_dump(mode="json"),
                 "shots": None if clips.shots_seconds is None else clips.shots_seconds.tolist(),
             }
-            decode_messages.send(replies, mine | shown, clips.frames)
-        decode_messages.send(replies, mine | {"end": True})
+            send(replies, mine | shown, clips.frames)
+        send(replies, mine | {"end": True})
     except (MemoryError, cv2.error):  # what cv2 raises here is want of memory
-        decode_messages.send(replies, mine | {"error": limits.too_much_memory})
+        send(replies, mine | {"error": limits.too_much_memory})
     except StdeployError as error:
-        decode_messages.send(replies, mine | {"error": str(error)})
+        send(replies, mine | {"error": str(error)})
 
 
 def _confine(limits: Limits) -> None:

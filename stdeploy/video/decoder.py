@@ -8,9 +8,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.video.orientation import AS_CODED, Orientation
 from stdeploy.video.timing import Stamps, order_shown
-from stdeploy.video.transform import Image
+from stdeploy.video.transform import AS_CODED, Image, Orientation
 
 DecoderName = Literal["auto", "opencv", "pyav"]
 

@@ -1,5 +1,7 @@
-"""How much of this machine one video may use."""
+"""How much of this machine one video may use, and what keeps the memory of a process flat."""
 
+import contextlib
+import ctypes
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,8 @@ if TYPE_CHECKING:  # a limit needs no OpenCV
     from stdeploy.video.decoder import Index
 
 _MIB = 2**20
+_M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+_LARGE_BYTES = 4 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,3 +113,14 @@ NO_LIMITS = Limits(
     cpu_seconds=_UNLIMITED,
     wall_seconds=float("inf"),
 )
+
+
+def give_back_large_arrays() -> None:
+    """Let arrays of 4 MiB and more go back to the system as soon as they are freed.
+
+    glibc learns from the first large arrays that are freed to keep later ones; of clips whose sizes
+    differ from video to video it then keeps gigabytes that fit nothing. Other C libraries have no
+    such switch, and need none.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

@@ -23,7 +23,7 @@ from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError, VideoError
 from stdeploy.video.containers import CAPTURE_OPTIONS
 from stdeploy.video.decoder import Stream
-from stdeploy.video.opencv import stream_of
+from stdeploy.video.opencv import apply_opencv_settings, stream_of
 from stdeploy.video.transform import Image, clip_frame
 
 STANDARD_INPUT = "-"
@@ -274,6 +274,7 @@ def _opened(address: str, options: str) -> Iterator[Stream]:
     # OpenCV takes options from the environment, which is the whole program's, and files have
     # others: one live source is opened at a time, and a program that opens files meanwhile would
     # open them with these. `stdeploy watch` opens none.
+    apply_opencv_settings()
     with _OPENING:
         before = os.environ[CAPTURE_OPTIONS]
         os.environ[CAPTURE_OPTIONS] = options
@@ -295,6 +296,7 @@ def _opened(address: str, options: str) -> Iterator[Stream]:
 
 @contextlib.contextmanager
 def _camera(number: int) -> Iterator[Stream]:
+    apply_opencv_settings()
     with _released(cv2.VideoCapture(number)) as capture:
         yield stream_of(capture)
 

@@ -1,8 +1,16 @@
-"""Decoding with OpenCV and the FFmpeg inside it."""
+"""Decoding with OpenCV and the FFmpeg inside it.
+
+The wheels of OpenCV 4.13 to 5.0 hand interlaced frames to a conversion that refuses them, and
+then give the picture before, or memory as it came, as if all were well. The only sign is a line
+that FFmpeg prints, so a process of its own has to look: `refused_by_opencv`.
+"""
 
 import contextlib
 import math
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,19 +18,49 @@ import cv2
 import numpy as np
 
 from stdeploy.errors import VideoError
-from stdeploy.video.containers import HEAD_BYTES, WITHOUT_TIMES, container_of
+from stdeploy.video.containers import (
+    CAPTURE_OPTIONS,
+    HEAD_BYTES,
+    WITHOUT_TIMES,
+    capture_options,
+    container_of,
+)
 from stdeploy.video.decoder import NO_VIDEO, Index, Packet, Stream
 from stdeploy.video.mp4_index import announced
-from stdeploy.video.orientation import Orientation
-from stdeploy.video.transform import Image
+from stdeploy.video.transform import Image, Orientation
 
 _TIMEOUT_MS = 20_000
 _UNDECODED = -1  # a CAP_PROP_FORMAT: packets as they are
 # OpenCV takes a file for ended after 4,096 packets of sound or data without one of the video, and
 # reads this variable when the first file is grabbed from.
 _READ_ATTEMPTS = "OPENCV_FFMPEG_READ_ATTEMPTS"
-os.environ.setdefault(_READ_ATTEMPTS, str(2**31 - 1))
+_FFMPEG_LOG_LEVEL = "OPENCV_FFMPEG_LOGLEVEL"
+_LOG_LEVEL = "OPENCV_LOG_LEVEL"
+_settings_lock = threading.Lock()
 _threads = 0  # of one decoder; 0 is one for each processor
+_INTERLACED_REFUSED = "Cannot convert interlaced"
+_FRAMES_TRIED = 300
+_TRIAL_SECONDS = 30.0
+
+
+def apply_opencv_settings() -> None:
+    """Limit which files the FFmpeg in OpenCV opens, and what both of them print.
+
+    Called before every video that is opened or written, and not when a module is imported, because
+    it changes the environment of the process: OpenCV takes these settings from there alone. What
+    the user has set stays. The user's own capture options are kept beside the limits, unless they
+    set a whitelist themselves.
+    """
+    with _settings_lock:
+        users = os.environ.get(CAPTURE_OPTIONS, "")
+        if "whitelist" not in users:
+            os.environ[CAPTURE_OPTIONS] = "|".join(filter(None, (users, capture_options())))
+        os.environ.setdefault(_FFMPEG_LOG_LEVEL, "-8")
+        os.environ.setdefault(_READ_ATTEMPTS, str(2**31 - 1))
+        if _LOG_LEVEL not in os.environ:
+            os.environ[_LOG_LEVEL] = "SILENT"  # for processes that this one starts
+            # cv2 has read the variable when it was loaded.
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def limit_threads(threads: int) -> None:
@@ -164,6 +202,7 @@ def _may_omit_times(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _capture(path: Path, *parameters: float) -> Iterator[cv2.VideoCapture]:
+    apply_opencv_settings()
     capture = cv2.VideoCapture(
         str(path.absolute()),  # FFmpeg would take "10:30.mp4" for a protocol
         cv2.CAP_FFMPEG,
@@ -179,3 +218,37 @@ def _capture(path: Path, *parameters: float) -> Iterator[cv2.VideoCapture]:
         yield capture
     finally:
         capture.release()
+
+
+def refused_by_opencv(path: Path) -> bool:
+    """Convert the first frames of a video, and see whether FFmpeg complains.
+
+    Args:
+        path: of a video that OpenCV opens.
+    """
+    try:
+        result = subprocess.run(
+            [sys.executable, "-P", "-m", __name__, str(path.absolute())],
+            env=os.environ | {_FFMPEG_LOG_LEVEL: "16"},  # errors
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=_TRIAL_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return False  # nothing was complained about as far as it went
+    return result.returncode == 0 and _INTERLACED_REFUSED in result.stdout.decode(errors="replace")
+
+
+def main() -> None:
+    """Convert frames; what FFmpeg says about it is the result."""
+    apply_opencv_settings()
+    capture = cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG)
+    for _ in range(_FRAMES_TRIED):
+        if not capture.grab():
+            break
+        capture.retrieve()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,8 +14,7 @@ from stdeploy.video.containers import CONTAINERS, PROTOCOLS, demuxer_of
 from stdeploy.video.decoder import NO_VIDEO, Index, Packet
 from stdeploy.video.limits import Limits
 from stdeploy.video.opencv import decoding_threads
-from stdeploy.video.orientation import AS_CODED, Orientation
-from stdeploy.video.transform import Image
+from stdeploy.video.transform import AS_CODED, Image, Orientation
 
 if TYPE_CHECKING:
     import av

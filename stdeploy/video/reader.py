@@ -15,13 +15,11 @@ from stdeploy.video.decoder import Decoder, DecoderName, Index, Stream
 from stdeploy.video.flaws import Flaws, notes_on, spans_of
 from stdeploy.video.limits import NO_LIMITS, Limits
 from stdeploy.video.mp4_index import announced, lacks_index
-from stdeploy.video.opencv import OpenCV
-from stdeploy.video.opencv_workarounds import refused_by_opencv
-from stdeploy.video.orientation import AS_CODED
+from stdeploy.video.opencv import OpenCV, refused_by_opencv
+from stdeploy.video.sampling import Window, slide
 from stdeploy.video.timing import SAME_SECONDS, Timing, missing_from, same_stamp
-from stdeploy.video.transform import Image
+from stdeploy.video.transform import AS_CODED, Image
 from stdeploy.video.transport_stream import Programs, programs
-from stdeploy.video.window_buffer import Window, slide
 
 # Which frames are wanted, once it is known when they are shown.
 Choice = Callable[[Timing], NDArray[np.intp]]

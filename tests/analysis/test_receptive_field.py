@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from stdeploy.analysis.artifacts import field_of_file, folded
 from stdeploy.analysis.receptive_field import (
     ReceptiveField,
+    field_of_file,
+    folded,
     gaussian_clips,
     receptive_field,
     theoretical_extents,

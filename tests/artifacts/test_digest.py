@@ -30,7 +30,7 @@ from stdeploy.errors import ArtifactError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import load_model, save_checkpoint
-from stdeploy.train.state import Progress, RunState
+from stdeploy.train.progress import Progress, RunState
 from tests.conftest import card_of, tiny_model
 
 KINDS = ("a.pt", "a.fused.safetensors", "a.onnx")

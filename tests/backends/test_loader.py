@@ -140,14 +140,23 @@ def test_frames_of_another_shape_or_type_are_refused(
             runtime.run(frames)
 
 
-def test_backends_report_to_no_one_and_need_no_home() -> None:
-    code = (
-        "import stdeploy.backends, os, sys, openvino, onnxruntime;"
-        "assert sys.modules['openvino_telemetry'] is None;"
-        "assert os.environ['ORT_DISABLE_TELEMETRY'] == '1';"
-        "import openvino.tools.ovc as ovc; print(type(ovc.telemetry).__module__)"
-    )
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_backends_report_to_no_one_and_need_no_home(artifacts: Path, backend: str) -> None:
+    code = f"""
+import os, sys
+from pathlib import Path
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.loader import open_runtime
+assert 'openvino_telemetry' not in sys.modules
+with open_runtime(Path({str(artifacts / "a.onnx")!r}), options=RuntimeOptions(backend={backend!r})):
+    assert sys.modules['openvino_telemetry'] is None
+    assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'
+import openvino.tools.ovc as ovc
+print(type(ovc.telemetry).__module__)
+"""
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    if "PYTHONPATH" in os.environ:
+        environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )

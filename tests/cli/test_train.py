@@ -14,9 +14,8 @@ import pytest
 from stdeploy.cli.train import bar_texts, epoch_line
 from stdeploy.datasets.something_something import read_something
 from stdeploy.datasets.synthetic import make_dataset
-from stdeploy.train.progress import report_of
+from stdeploy.train.progress import Progress, report_of
 from stdeploy.train.recipe import Recipe
-from stdeploy.train.state import Progress
 from stdeploy.train.validation import Accuracy
 from tests.cli.program import stdeploy
 

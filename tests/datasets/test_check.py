@@ -10,8 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stdeploy.cli.main import app
-from stdeploy.datasets.check import look
-from stdeploy.datasets.classes import ClassFinding, judge_classes
+from stdeploy.datasets.check import ClassFinding, judge_classes, look
 from stdeploy.datasets.labelled_videos import LabelledVideos, Sample
 from stdeploy.datasets.loader import read_split
 from tests.video.odd import coloured_frames, encode

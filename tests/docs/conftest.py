@@ -13,8 +13,7 @@ from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import load_model, save_checkpoint
 from stdeploy.models.inference import golden_of
-from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
-from stdeploy.pull.download import fetch
+from stdeploy.pull.download import KINETICS_I3D, SAMPLE_VIDEO, fetch
 from tests.conftest import card_of, tiny_model
 from tests.docs.pages import ROOT
 from tests.docs.sandbox import Sandbox

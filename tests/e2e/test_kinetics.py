@@ -19,8 +19,7 @@ from stdeploy.errors import DownloadError
 from stdeploy.inference.classifier import Classifier, ClassifyOptions
 from stdeploy.inference.timeline import TimelineOptions
 from stdeploy.layers.temporal import temporal_basis
-from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
-from stdeploy.pull.download import fetch
+from stdeploy.pull.download import KINETICS_I3D, SAMPLE_VIDEO, fetch
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import frames_at
 from tests.video.videos import write_video

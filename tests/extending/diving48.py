@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stdeploy.datasets.labelled_videos import LabelledVideos, Sample, Split
-from stdeploy.datasets.layout import Layout
+from stdeploy.datasets.layouts import Layout
 from stdeploy.errors import DatasetError
 
 _LISTS: dict[Split, str] = {

@@ -5,11 +5,9 @@ import pytest
 import torch
 
 from stdeploy.fusion import fuse_model
-from stdeploy.layers.frames import FrameNormalisation
-from stdeploy.layers.pooling import replace_max_pools
-from stdeploy.models.inference import logits_of
+from stdeploy.models.inference import FrameNormalisation, logits_of
 from stdeploy.models.registry import ARCHITECTURES
-from stdeploy.train.determinism import deterministic_algorithms
+from stdeploy.train.determinism import deterministic_algorithms, replace_max_pools
 from tests.conftest import TINY_CLIP, tiny_model
 from tests.gpu.conftest import Gpu
 

@@ -15,8 +15,13 @@ from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError, ParityError
 from stdeploy.fusion import fuse_checkpoint, fuse_model
 from stdeploy.models.base import ActionModel
-from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
-from stdeploy.models.state_dicts import stored_precision, unwrapped
+from stdeploy.models.checkpoint import (
+    load_model,
+    save_checkpoint,
+    save_fused,
+    stored_precision,
+    unwrapped,
+)
 from tests.artifacts.test_files import files_of_at_most
 from tests.conftest import card_of, tiny_model
 

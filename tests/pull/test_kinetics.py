@@ -1,3 +1,6 @@
+import os
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +9,7 @@ from torch.nn import functional
 from stdeploy.errors import DownloadError
 from stdeploy.models.registry import build
 from stdeploy.pull import kinetics
-from stdeploy.pull.kinetics import SPEC, kinetics_labels, load_flax
+from stdeploy.pull.kinetics import SPEC, kinetics_labels, load_arrays, load_flax
 
 
 def random_flax(rng: np.random.Generator) -> tuple[dict, dict]:
@@ -93,3 +96,29 @@ def test_labels_are_the_400_in_alphabetical_order() -> None:
     assert len(set(labels)) == 400
     assert list(labels) == sorted(labels)
     assert (labels[0], labels[6], labels[399]) == ("abseiling", "arm wrestling", "zumba")
+
+
+class Attack:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/stdeploy-was-here",)
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_arrays_in_containers_come_back(protocol: int) -> None:
+    tree = {"a": {"b": np.arange(6, dtype=np.float32).reshape(2, 3)}, "c": [np.ones(2)]}
+    found = load_arrays(pickle.dumps(tree, protocol=protocol))
+    np.testing.assert_array_equal(found["a"]["b"], tree["a"]["b"])
+    assert found["a"]["b"].dtype == np.float32
+    np.testing.assert_array_equal(found["c"][0], [1, 1])
+
+
+@pytest.mark.parametrize("thing", [Attack(), print, np.load, {"x": [os.path.join]}])
+def test_anything_that_could_run_is_refused(thing: object) -> None:
+    with pytest.raises(DownloadError, match="only NumPy arrays are admitted"):
+        load_arrays(pickle.dumps(thing))
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({"a": np.ones(9)})[:-20]])
+def test_damaged_pickles_are_refused(content: bytes) -> None:
+    with pytest.raises(DownloadError, match="cannot be read"):
+        load_arrays(content)

@@ -15,8 +15,8 @@ from stdeploy.cli.main import app
 from stdeploy.datasets.synthetic import make_dataset
 from stdeploy.errors import SpecError
 from stdeploy.train.ablation import LENGTHS, Cell, Spread, Variant, cells, to_markdown
+from stdeploy.train.progress import RunState
 from stdeploy.train.recipe import Recipe
-from stdeploy.train.state import RunState
 
 # Half as large as the paper's and a quarter as long.
 CLIP = ClipSpec(num_frames=8, frame_stride=2, short_side_px=128, crop_px=112)

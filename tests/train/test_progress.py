@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stdeploy.train.progress import Report, report_of, row_of
+from stdeploy.train.progress import Progress, Report, report_of, row_of
 from stdeploy.train.run_directory import RunFolder, better_epoch
-from stdeploy.train.state import Progress
 from stdeploy.train.validation import Accuracy
 from tests.train.test_trainer import small_recipe
 

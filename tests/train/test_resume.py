@@ -26,9 +26,8 @@ from stdeploy.datasets.synthetic import make_dataset
 from stdeploy.errors import ArtifactError, TrainingError
 from stdeploy.models.checkpoint import load_model
 from stdeploy.train.processes import InterruptedRunError, Machine
-from stdeploy.train.progress import Report
+from stdeploy.train.progress import Report, RunState
 from stdeploy.train.recipe import Recipe
-from stdeploy.train.state import RunState
 from stdeploy.train.trainer import train
 from tests.train.test_trainer import first_gradients, small_recipe, with_start
 

@@ -28,10 +28,9 @@ from stdeploy.train.clips import ShuffledKeys, TrainingClips, collate
 from stdeploy.train.filter_shares import filter_shares, read_shares
 from stdeploy.train.optimisation import check_norms, learning_rate_factor
 from stdeploy.train.processes import Machine
-from stdeploy.train.progress import Report
+from stdeploy.train.progress import Report, RunState
 from stdeploy.train.recipe import Recipe, Start
 from stdeploy.train.run_directory import RunFolder, read_evaluation, write_evaluation
-from stdeploy.train.state import RunState
 from stdeploy.train.trainer import train
 from tests.conftest import tiny_model
 

@@ -11,7 +11,7 @@ import pytest
 
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
-from stdeploy.video import decode_messages
+from stdeploy.video import decode_worker
 from stdeploy.video.clips import ClipRequest, Clips, read_clips
 from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits, lasting
@@ -242,5 +242,5 @@ def test_what_is_no_message_is_nonsense(content: bytes) -> None:
         buffer[:] = content[position : position + len(buffer)].ljust(len(buffer), b"\0")
         position += len(buffer)
 
-    with pytest.raises(decode_messages.BrokenMessageError):
-        decode_messages.receive(read_into, most_bytes=1 << 20)
+    with pytest.raises(decode_worker.BrokenMessageError):
+        decode_worker.receive(read_into, most_bytes=1 << 20)

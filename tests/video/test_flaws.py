@@ -13,8 +13,8 @@ import pytest
 from stdeploy.errors import VideoError
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.flaws import NO_FLAWS, Flaws
-from stdeploy.video.orientation import Orientation
 from stdeploy.video.reader import VideoReader
+from stdeploy.video.transform import Orientation
 from tests.video.odd import coloured_frames, encode, number_in
 
 READERS: tuple[DecoderName, ...] = ("auto", "opencv", "pyav")

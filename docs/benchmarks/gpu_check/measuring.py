@@ -12,7 +12,7 @@ from results import FAILED, IMPOSSIBLE, PASSED, Outcome
 from stdeploy.artifacts.files import fused_path
 from stdeploy.bench.cases import Case, cases_for
 from stdeploy.bench.measure import measure
-from stdeploy.bench.report import summary
+from stdeploy.bench.tables import summary
 from stdeploy.errors import StdeployError
 
 # What is used beside torch, by the names that are imported.
@@ -77,10 +77,13 @@ def determinism(outcome: Outcome, where: Where) -> None:
     from lightning_fabric import Fabric
     from torch import nn
 
-    from stdeploy.layers.frames import FrameNormalisation
-    from stdeploy.layers.pooling import replace_max_pools
+    from stdeploy.models.inference import FrameNormalisation
     from stdeploy.models.registry import build
-    from stdeploy.train.determinism import cost_of_determinism, deterministic_algorithms
+    from stdeploy.train.determinism import (
+        cost_of_determinism,
+        deterministic_algorithms,
+        replace_max_pools,
+    )
 
     device = "cpu" if where.rehearsal else "cuda"
     for name in ("kinetics", "b1"):

@@ -15,7 +15,7 @@ from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from stdeploy.models.inference import golden_of
 from stdeploy.models.registry import build
-from stdeploy.pull.catalogue import KINETICS_I3D
+from stdeploy.pull.download import KINETICS_I3D
 from stdeploy.pull.kinetics import CLIP, SPEC, pull_kinetics_i3d
 
 # I3D-ResNet-50 b1 of the paper's Table 2.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stdeploy.bench.measure import Report, Row
-from stdeploy.bench.report import to_markdown, write_text
+from stdeploy.bench.tables import to_markdown, write_text
 
 ROOT = Path(__file__).parents[3]
 PASSED, FAILED, CUT_OFF, IMPOSSIBLE = "passed", "failed", "cut off", "cannot run here"

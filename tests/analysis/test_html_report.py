@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from stdeploy.analysis.filters import analyse
+from stdeploy.analysis.html_report import write_report
 from stdeploy.analysis.length_advice import RULES
 from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 from stdeploy.analysis.receptive_field import ReceptiveField
-from stdeploy.analysis.report import write_report
 from stdeploy.artifacts.card import Lineage
 from stdeploy.errors import ArtifactError
 from stdeploy.export.flops import count_flops

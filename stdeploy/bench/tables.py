@@ -1,4 +1,4 @@
-"""A report as text, JSON and a picture."""
+"""A benchmark as tables: text, Markdown, JSON and a picture."""
 
 import dataclasses
 import json

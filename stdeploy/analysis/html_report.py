@@ -1,4 +1,4 @@
-"""One page about networks that needs nothing beside it: pictures and style are inside."""
+"""One HTML page about networks that needs nothing beside it: pictures and style are inside."""
 
 import base64
 import dataclasses
@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from stdeploy import __version__
-from stdeploy.analysis.artifacts import field_of_file
 from stdeploy.analysis.filters import LayerFilters, StageFilters, analyse_all, by_stage
 from stdeploy.analysis.kernels import read_kernels
 from stdeploy.analysis.length_advice import RULES, Advice, recommend
 from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
-from stdeploy.analysis.receptive_field import ReceptiveField
+from stdeploy.analysis.receptive_field import ReceptiveField, field_of_file
 from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.files import whole_file
 from stdeploy.errors import ArtifactError, MissingExtraError, require

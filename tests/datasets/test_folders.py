@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from stdeploy.cli.main import app
+from stdeploy.datasets.folders import divide
 from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.datasets.loader import read_split
-from stdeploy.datasets.splitting import divide
 from stdeploy.errors import DatasetError
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from stdeploy.layers.pooling import DeterministicMaxPool3d, replace_max_pools
 from stdeploy.models.registry import ARCHITECTURES
+from stdeploy.train.determinism import DeterministicMaxPool3d, replace_max_pools
 from tests.conftest import tiny_model
 
 
