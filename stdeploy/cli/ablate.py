@@ -23,39 +23,50 @@ class Size(StrEnum):
     FULL = "full"
 
 
+_Recipe = Annotated[
+    str, typer.Option("--recipe", help="Name of a packaged recipe, or a .toml file.")
+]
+_Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Default: the recipe's synthetic set."),
+]
+_Validation = Annotated[
+    Path | None,
+    typer.Option("--validation", help="Validation videos, where --data is a list."),
+]
+_Tables = Annotated[str, typer.Option("--tables", help="Of 2, 3, 4 (4a, 4b, 4c).")]
+_Size = Annotated[Size, typer.Option("--size", help="small: the rows that the argument needs.")]
+_Seeds = Annotated[str, typer.Option("--seeds", help="One run of each.")]
+_Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder of the runs; one there goes on.")
+]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A field of the recipe: optimisation.epochs=3; repeatable."),
+]
+_Views = Annotated[
+    int | None, typer.Option("--views", min=1, max=64, help="Clips averaged per video.")
+]
+_AtOnce = Annotated[
+    int, typer.Option("--at-once", min=1, help="Runs at a time, each in its own process.")
+]
+_Accelerator = Annotated[
+    Accelerator, typer.Option("--accelerator", help="auto: a GPU where there is one.")
+]
+
+
 def command(
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="Name of a packaged recipe, or a .toml file.")
-    ] = "ablation",
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="Default: the recipe's synthetic set."),
-    ] = None,
-    validation: Annotated[
-        Path | None,
-        typer.Option("--validation", help="Validation videos, where --data is a list."),
-    ] = None,
-    tables: Annotated[str, typer.Option("--tables", help="Of 2, 3, 4 (4a, 4b, 4c).")] = "2,3,4",
-    size: Annotated[
-        Size, typer.Option("--size", help="small: the rows that the argument needs.")
-    ] = Size.SMALL,
-    seeds: Annotated[str, typer.Option("--seeds", help="One run of each.")] = "0,1,2",
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the runs; one there goes on.")
-    ] = Path("ablation"),
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A field of the recipe: optimisation.epochs=3; repeatable."),
-    ] = None,
-    views: Annotated[
-        int | None, typer.Option("--views", min=1, max=64, help="Clips averaged per video.")
-    ] = None,
-    at_once: Annotated[
-        int, typer.Option("--at-once", min=1, help="Runs at a time, each in its own process.")
-    ] = 1,
-    accelerator: Annotated[
-        Accelerator, typer.Option("--accelerator", help="auto: a GPU where there is one.")
-    ] = Accelerator.AUTO,
+    recipe: _Recipe = "ablation",
+    data: _Data = None,
+    validation: _Validation = None,
+    tables: _Tables = "2,3,4",
+    size: _Size = Size.SMALL,
+    seeds: _Seeds = "0,1,2",
+    output: _Output = Path("ablation"),
+    overrides: _Overrides = None,
+    views: _Views = None,
+    at_once: _AtOnce = 1,
+    accelerator: _Accelerator = Accelerator.AUTO,
 ) -> None:
     """Train the networks of the paper's Tables 2, 3 and 4, and print them with mean and spread.
 

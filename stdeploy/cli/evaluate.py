@@ -48,32 +48,42 @@ class Split(StrEnum):
     VALIDATION = "validation"
 
 
+_Artifact = Annotated[Path, typer.Argument(help="Any artifact of stdeploy.")]
+_Other = Annotated[Path | None, typer.Argument(help="Another, to compare with the first.")]
+_Data = Annotated[
+    Path, typer.Option("--data", help="Data set: a folder in any usual layout, or a .csv list.")
+]
+_Split = Annotated[Split, typer.Option("--split")]
+_Views = Annotated[
+    int | None, typer.Option("--views", min=1, max=64, help="Clips averaged per video.")
+]
+_Crops = Annotated[
+    Crops, typer.Option("--crops", help="Of each clip: the centre, or 3 along the longer side.")
+]
+_Fold = Annotated[
+    int, typer.Option("--fold", min=1, help="Of data sets with several, as UCF101 has.")
+]
+_PerClass = Annotated[
+    bool, typer.Option("--per-class", help="Accuracy of every class, the lowest first.")
+]
+_Confusion = Annotated[
+    Path | None, typer.Option("--confusion", help="Draw which classes are taken for which.")
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON.")]
+
+
 def command(
-    artifact: Annotated[Path, typer.Argument(help="Any artifact of stdeploy.")],
-    other: Annotated[
-        Path | None, typer.Argument(help="Another, to compare with the first.")
-    ] = None,
+    artifact: _Artifact,
+    other: _Other = None,
     *,
-    data: Annotated[
-        Path, typer.Option("--data", help="Data set: a folder in any usual layout, or a .csv list.")
-    ],
-    split: Annotated[Split, typer.Option("--split")] = Split.VALIDATION,
-    views: Annotated[
-        int | None, typer.Option("--views", min=1, max=64, help="Clips averaged per video.")
-    ] = None,
-    crops: Annotated[
-        Crops, typer.Option("--crops", help="Of each clip: the centre, or 3 along the longer side.")
-    ] = Crops.ONE,
-    fold: Annotated[
-        int, typer.Option("--fold", min=1, help="Of data sets with several, as UCF101 has.")
-    ] = 1,
-    per_class: Annotated[
-        bool, typer.Option("--per-class", help="Accuracy of every class, the lowest first.")
-    ] = False,
-    confusion: Annotated[
-        Path | None, typer.Option("--confusion", help="Draw which classes are taken for which.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    data: _Data,
+    split: _Split = Split.VALIDATION,
+    views: _Views = None,
+    crops: _Crops = Crops.ONE,
+    fold: _Fold = 1,
+    per_class: _PerClass = False,
+    confusion: _Confusion = None,
+    as_json: _AsJson = False,
     backend: BackendOption = "auto",
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = None,

@@ -17,76 +17,90 @@ if TYPE_CHECKING:
     from stdeploy.datasets.loader import NamedVideos
 
 
+_Fused = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Default: the newest *.fused.safetensors of this folder. An .onnx file for "
+        "--trt or --triton alone, an .engine file for --triton."
+    ),
+]
+_Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Default: ckpt.onnx beside the weights.")
+]
+_Precision = Annotated[PrecisionName, typer.Option("--precision", help="Of the convolutions.")]
+_Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibrate",
+        help="Real videos, which int8 needs: a folder of them, a .csv list, or a data set, of "
+        "which only what is trained on is taken.",
+        metavar="DATA",
+    ),
+]
+_CalibrationClips = Annotated[
+    int, typer.Option("--calibration-clips", min=1, max=1000, help="Most clips of them.")
+]
+_Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help="A threshold of the gate, such as kl_nats=0.1; repeatable."),
+]
+_Trt = Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine.")]
+_Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target", help="Compute capabilities to build for without a GPU: sm86,sm89,sm120."
+    ),
+]
+_Batches = Annotated[
+    str | None,
+    typer.Option(
+        "--batches",
+        help="Batch to be fastest at, and largest, of an engine or on Triton.",
+        show_default="1,8",
+    ),
+]
+_WorkspaceGib = Annotated[
+    float, typer.Option("--workspace-gib", min=0.0, help="Memory for TensorRT's tactics.")
+]
+_AnyGpu = Annotated[
+    bool,
+    typer.Option("--hardware-compatible", help="The engine also runs on newer GPUs; slower."),
+]
+_AnyVersion = Annotated[
+    bool,
+    typer.Option("--version-compatible", help="The engine also runs on newer TensorRT."),
+]
+_Triton = Annotated[
+    Path | None,
+    typer.Option(
+        "--triton",
+        help="Also put the .onnx file, or the engine, into this model repository of Triton.",
+        show_default=False,
+    ),
+]
+_Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name", help="With --triton: of the model. Default: the file's.", show_default=False
+    ),
+]
+
+
 def command(
-    fused: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Default: the newest *.fused.safetensors of this folder. An .onnx file for "
-            "--trt or --triton alone, an .engine file for --triton."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Default: ckpt.onnx beside the weights.")
-    ] = None,
-    precision: Annotated[
-        PrecisionName, typer.Option("--precision", help="Of the convolutions.")
-    ] = PrecisionName.FP32,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibrate",
-            help="Real videos, which int8 needs: a folder of them, a .csv list, or a data set, of "
-            "which only what is trained on is taken.",
-            metavar="DATA",
-        ),
-    ] = None,
-    calibration_clips: Annotated[
-        int, typer.Option("--calibration-clips", min=1, max=1000, help="Most clips of them.")
-    ] = 32,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow", help="A threshold of the gate, such as kl_nats=0.1; repeatable."),
-    ] = None,
-    trt: Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine.")] = False,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--target", help="Compute capabilities to build for without a GPU: sm86,sm89,sm120."
-        ),
-    ] = None,
-    batches: Annotated[
-        str | None,
-        typer.Option(
-            "--batches",
-            help="Batch to be fastest at, and largest, of an engine or on Triton.",
-            show_default="1,8",
-        ),
-    ] = None,
-    workspace_gib: Annotated[
-        float, typer.Option("--workspace-gib", min=0.0, help="Memory for TensorRT's tactics.")
-    ] = 4.0,
-    any_gpu: Annotated[
-        bool,
-        typer.Option("--hardware-compatible", help="The engine also runs on newer GPUs; slower."),
-    ] = False,
-    any_version: Annotated[
-        bool,
-        typer.Option("--version-compatible", help="The engine also runs on newer TensorRT."),
-    ] = False,
-    triton: Annotated[
-        Path | None,
-        typer.Option(
-            "--triton",
-            help="Also put the .onnx file, or the engine, into this model repository of Triton.",
-            show_default=False,
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name", help="With --triton: of the model. Default: the file's.", show_default=False
-        ),
-    ] = None,
+    fused: _Fused = None,
+    output: _Output = None,
+    precision: _Precision = PrecisionName.FP32,
+    calibrate: _Calibrate = None,
+    calibration_clips: _CalibrationClips = 32,
+    allow: _Allow = None,
+    trt: _Trt = False,
+    target: _Target = None,
+    batches: _Batches = None,
+    workspace_gib: _WorkspaceGib = 4.0,
+    any_gpu: _AnyGpu = False,
+    any_version: _AnyVersion = False,
+    triton: _Triton = None,
+    name: _Name = None,
 ) -> None:
     """Write one self-contained .onnx file: uint8 frames in, logits out, any batch size.
 

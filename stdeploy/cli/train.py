@@ -36,63 +36,79 @@ class Accelerator(StrEnum):
     CUDA = "cuda"
 
 
+_Recipe = Annotated[
+    str, typer.Option("--recipe", help="Name of a packaged recipe, or a .toml file.")
+]
+_Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Data set: a folder in any usual layout, or a .csv list."),
+]
+_Validation = Annotated[
+    Path | None,
+    typer.Option("--validation", help="Validation videos, where --data is a list."),
+]
+_Fold = Annotated[
+    int, typer.Option("--fold", min=1, help="Of data sets with several, as UCF101 has.")
+]
+_Weights = Annotated[
+    str | None,
+    typer.Option("--weights", help="Start from: a checkpoint, 2D weights, or imagenet."),
+]
+_Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Default: RECIPE.pt in this folder.")
+]
+_Run = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        help="Folder for logs, curves and state. Default: runs/NAME, as the output is called, "
+        "or runs/NAME-2, ... where that is taken.",
+    ),
+]
+_Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A field of the recipe: optimisation.epochs=3; repeatable."),
+]
+_TemporalLengths = Annotated[
+    str | None,
+    typer.Option("--temporal-lengths", help="t1..t5 in place of the recipe's: 1,1,3,3,5."),
+]
+_Accelerator = Annotated[
+    Accelerator, typer.Option("--accelerator", help="auto: a GPU where there is one.")
+]
+_Devices = Annotated[int, typer.Option("--devices", min=1, help="Processes on a node.")]
+_Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines.")]
+_SaveMinutes = Annotated[
+    float, typer.Option("--save-minutes", min=0.0, help="How often the state is saved.")
+]
+_Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="The same numbers from every run, on a GPU too."),
+]
+_LogFilters = Annotated[
+    bool,
+    typer.Option("--log-filters", help="After each epoch, where filters have their energy."),
+]
+
+
 def command(
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="Name of a packaged recipe, or a .toml file.")
-    ] = "starter",
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="Data set: a folder in any usual layout, or a .csv list."),
-    ] = None,
-    validation: Annotated[
-        Path | None,
-        typer.Option("--validation", help="Validation videos, where --data is a list."),
-    ] = None,
-    fold: Annotated[
-        int, typer.Option("--fold", min=1, help="Of data sets with several, as UCF101 has.")
-    ] = 1,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", help="Start from: a checkpoint, 2D weights, or imagenet."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Default: RECIPE.pt in this folder.")
-    ] = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            "--run",
-            help="Folder for logs, curves and state. Default: runs/NAME, as the output is called, "
-            "or runs/NAME-2, ... where that is taken.",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in that folder.")
-    ] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A field of the recipe: optimisation.epochs=3; repeatable."),
-    ] = None,
-    temporal_lengths: Annotated[
-        str | None,
-        typer.Option("--temporal-lengths", help="t1..t5 in place of the recipe's: 1,1,3,3,5."),
-    ] = None,
-    accelerator: Annotated[
-        Accelerator, typer.Option("--accelerator", help="auto: a GPU where there is one.")
-    ] = Accelerator.AUTO,
-    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes on a node.")] = 1,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
-    save_minutes: Annotated[
-        float, typer.Option("--save-minutes", min=0.0, help="How often the state is saved.")
-    ] = 10.0,
-    deterministic: Annotated[
-        bool,
-        typer.Option("--deterministic", help="The same numbers from every run, on a GPU too."),
-    ] = False,
-    log_filters: Annotated[
-        bool,
-        typer.Option("--log-filters", help="After each epoch, where filters have their energy."),
-    ] = False,
+    recipe: _Recipe = "starter",
+    data: _Data = None,
+    validation: _Validation = None,
+    fold: _Fold = 1,
+    weights: _Weights = None,
+    output: _Output = None,
+    run: _Run = None,
+    resume: _Resume = False,
+    overrides: _Overrides = None,
+    temporal_lengths: _TemporalLengths = None,
+    accelerator: _Accelerator = Accelerator.AUTO,
+    devices: _Devices = 1,
+    nodes: _Nodes = 1,
+    save_minutes: _SaveMinutes = 10.0,
+    deterministic: _Deterministic = False,
+    log_filters: _LogFilters = False,
 ) -> None:
     """Train a network and measure it on the validation videos.
 
@@ -101,7 +117,7 @@ def command(
     with torchrun -m stdeploy train.
     """
     from stdeploy.train.recipe import Recipe
-    from stdeploy.train.run_directory import BEST, LOG, check_resumable, folder_of
+    from stdeploy.train.run_directory import LOG, check_resumable, folder_of
     from stdeploy.train.training import training_data
 
     settings = list(overrides or ())
@@ -126,7 +142,7 @@ def command(
         require("torch", extra="train", purpose="training")
         require("lightning_fabric", extra="train", purpose="training")
         from stdeploy.train.processes import Machine
-        from stdeploy.train.run_directory import better_epoch, read_evaluation, write_evaluation
+        from stdeploy.train.run_directory import read_evaluation
         from stdeploy.train.trainer import train
 
         def begin(epochs_done: int) -> None:
@@ -165,30 +181,46 @@ def command(
         out.print(f"{output}: trained on {len(training.samples)} videos", soft_wrap=True)
         return
     if known is None:
-        from stdeploy.inference.classifier import Classifier
-        from stdeploy.inference.evaluation import evaluate
-
-        try:
-            with Classifier.open(output) as classifier, progress_bar("measuring") as progress:
-                result = evaluate(classifier, held_out, progress=progress)
-        except DatasetError as error:
-            raise VideoError(
-                f"{error}; {output} is whole, but not measured (exit status "
-                f"{VideoError.exit_status}); with videos that can be read, measure it by: "
-                f"stdeploy evaluate {shlex.quote(str(output))} --data DATA"
-            ) from error
-        except (KeyboardInterrupt, SystemExit):
-            note(
-                f"{output} is written, but not measured; the same command with --resume measures it"
-            )
-            raise
-        known = {"summary": summary(result), **record(result)}
-        write_evaluation(folder, known)
         named = validation or data or Path(f"{Path(recipe).stem}-data")
-        others = f"stdeploy data check {shlex.quote(str(named))} names them all"
-        say_unreadable(result, others=others)
+        known = _measured(output, held_out, folder, named)
+    _say_how_it_did(output, known, folder, classes=len(training.labels))
+
+
+def _measured(
+    output: Path, held_out: "LabelledVideos", folder: Path, named: Path
+) -> "EvaluationRecord":
+    """Measure a checkpoint and keep what was measured in the folder of its run."""
+    from stdeploy.inference.evaluation import evaluate
+    from stdeploy.train.run_directory import write_evaluation
+
+    try:
+        with progress_bar("measuring") as progress:
+            result = evaluate(output, held_out, progress=progress)
+    except DatasetError as error:
+        raise VideoError(
+            f"{error}; {output} is whole, but not measured (exit status "
+            f"{VideoError.exit_status}); with videos that can be read, measure it by: "
+            f"stdeploy evaluate {shlex.quote(str(output))} --data DATA"
+        ) from error
+    except (KeyboardInterrupt, SystemExit):
+        note(f"{output} is written, but not measured; the same command with --resume measures it")
+        raise
+    known: EvaluationRecord = {"summary": summary(result), **record(result)}
+    write_evaluation(folder, known)
+    say_unreadable(result, others=f"stdeploy data check {shlex.quote(str(named))} names them all")
+    return known
+
+
+def _say_how_it_did(output: Path, known: "EvaluationRecord", folder: Path, *, classes: int) -> None:
+    """The summary, whether an earlier epoch did better, and the exit status.
+
+    Raises:
+        typer.Exit: videos could not be read.
+    """
+    from stdeploy.train.run_directory import BEST, better_epoch
+
     out.print(f"{output}: {known['summary']}", soft_wrap=True, markup=False)
-    if not is_telling("top5", len(training.labels)):  # few classes: each of them tells more
+    if not is_telling("top5", classes):  # few classes: each of them tells more
         print_classes(cast(dict[str, float | None], known["classes"]))
     if better := better_epoch(folder):
         epoch, then, last = better

@@ -37,29 +37,34 @@ _NO_FRAME = (
 _TRIES = 5
 
 
+_Source = Annotated[
+    str,
+    typer.Argument(help="Number of a camera, a URL (rtsp, http, udp, ...), or - for a pipe."),
+]
+_TopK = Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels each time.")]
+_Hop = Annotated[
+    float,
+    typer.Option("--hop", min=0, help="Seconds between answers, at least. 0: without pause."),
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON each time, for programs.")]
+_Reconnect = Annotated[
+    bool | None,
+    typer.Option(
+        "--reconnect/--no-reconnect",
+        help="Open a source again that breaks off or is not there yet. Default: all but pipes, "
+        f"and one that was never there {_TRIES} times.",
+        show_default=False,
+    ),
+]
+
+
 def command(
-    source: Annotated[
-        str,
-        typer.Argument(help="Number of a camera, a URL (rtsp, http, udp, ...), or - for a pipe."),
-    ],
+    source: _Source,
     model: ModelOption = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels each time.")] = 3,
-    hop: Annotated[
-        float,
-        typer.Option("--hop", min=0, help="Seconds between answers, at least. 0: without pause."),
-    ] = 0.5,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One line of JSON each time, for programs.")
-    ] = False,
-    reconnect: Annotated[
-        bool | None,
-        typer.Option(
-            "--reconnect/--no-reconnect",
-            help="Open a source again that breaks off or is not there yet. Default: all but pipes, "
-            f"and one that was never there {_TRIES} times.",
-            show_default=False,
-        ),
-    ] = None,
+    top_k: _TopK = 3,
+    hop: _Hop = 0.5,
+    as_json: _AsJson = False,
+    reconnect: _Reconnect = None,
     backend: BackendOption = "auto",
     device: DeviceOption = DeviceName.AUTO,
     precision: PrecisionOption = None,

@@ -109,12 +109,7 @@ def build_engine(
     host = "-".join(options.targets) if options.targets else gpus()[0].slug
     path = engine_path(onnx_file, host, card.precision)
     checked_output(path, ".engine")
-    clips = None
-    if calibrate is not None:
-        calibration = read_calibration(named_videos(calibrate), card.clip, max_clips=max_clips)
-        clips = calibration.frames
-        for text in calibration.notes:
-            tell(text)
+    clips = _real_clips(calibrate, card, max_clips, tell)
     notes: tuple[str, ...] = ()
     # An engine and its sidecar belong together: both are made, and proven, in a folder beside.
     with unfinished_folder(path.parent) as folder:
@@ -140,6 +135,20 @@ def build_engine(
             )
         move_engine(unproven, path)
     return BuiltEngine(path, sidecar, notes)
+
+
+def _real_clips(
+    calibrate: StrPath | NamedVideos | None,
+    card: ModelCard,
+    max_clips: int,
+    tell: Callable[[str], None],
+) -> NDArray[np.uint8] | None:
+    if calibrate is None:
+        return None
+    calibration = read_calibration(named_videos(calibrate), card.clip, max_clips=max_clips)
+    for text in calibration.notes:
+        tell(text)
+    return calibration.frames
 
 
 def checked_options(options: BuildOptions) -> BuildOptions:

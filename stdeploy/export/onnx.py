@@ -32,7 +32,7 @@ from stdeploy.backends.base import Backend, RuntimeOptions
 from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_plan import Progress
 from stdeploy.datasets.loader import NamedVideos
-from stdeploy.errors import ArtifactError, BackendError, SpecError, require
+from stdeploy.errors import ArtifactError, BackendError, SpecError, check_choice, require
 from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
 from stdeploy.export.gate import Proof, Reference, check, prove, thresholds
 from stdeploy.export.int8_search import Int8Search
@@ -106,17 +106,7 @@ def export_onnx(
         BackendError: this processor cannot verify the precision.
         MissingExtraError: onnxscript, ONNX Runtime or, for bf16, OpenVINO is not installed.
     """
-    if precision not in OPSETS:
-        raise SpecError(f"precision {precision!r} is not known; choose {', '.join(OPSETS)}")
-    require("onnxscript", extra="export", purpose="exporting to ONNX")
-    require("onnxruntime", extra="cpu", purpose="verifying an ONNX file")
-    if _PROVERS[precision] == "openvino":
-        require("openvino", extra="openvino", purpose=f"verifying a {precision} file")
-        if not cpu_emulates_bf16():
-            raise BackendError(
-                "a bf16 file is verified by OpenVINO, for which this processor lacks AVX-512; "
-                "export on a host that has it, or with --precision fp16"
-            )
+    _check_possible(precision)
     fused = existing(as_path(fused, "a fused network"))
     path = checked_output(
         onnx_path(fused, precision) if output is None else as_path(output, "an output"),
@@ -153,6 +143,21 @@ def export_onnx(
             "parity": (),
         }
     )
+    card = _write_proven(path, model, card, clips, reference, allowed, progress)
+    return ExportResult(path, card)
+
+
+def _write_proven(
+    path: Path,
+    model: ActionModel,
+    card: ModelCard,
+    clips: CalibrationClips | None,
+    reference: Reference,
+    allowed: Difference,
+    progress: Progress,
+) -> ModelCard:
+    """Write the file once it is proven; the card inside it."""
+    precision = card.precision
     with whole_file(path) as temporary:
         if precision == "int8":
             assert clips is not None
@@ -165,7 +170,7 @@ def export_onnx(
         proof = _prove(temporary, card, reference, allowed, _prover(precision), progress)
         check(
             proof,
-            source=f"{fused.name!r} in {precision}",
+            source=f"{card.lineage.parent!r} in {precision}",
             hint="; thresholds can be set with --allow" if precision != "fp32" else "",
         )
         golden = card.golden.model_copy(
@@ -175,7 +180,21 @@ def export_onnx(
         _save(graph, card, temporary)
         # What was proven is a file without these rows; the file that stays is opened once more.
         open_runtime(temporary, options=_prover(precision)).close()
-    return ExportResult(path, card)
+    return card
+
+
+def _check_possible(precision: Precision) -> None:
+    """Refuse what cannot be written or verified here, before any work."""
+    check_choice("precision", precision, OPSETS)
+    require("onnxscript", extra="export", purpose="exporting to ONNX")
+    require("onnxruntime", extra="cpu", purpose="verifying an ONNX file")
+    if _PROVERS[precision] == "openvino":
+        require("openvino", extra="openvino", purpose=f"verifying a {precision} file")
+        if not cpu_emulates_bf16():
+            raise BackendError(
+                "a bf16 file is verified by OpenVINO, for which this processor lacks AVX-512; "
+                "export on a host that has it, or with --precision fp16"
+            )
 
 
 def to_onnx(model: ActionModel, card: ModelCard) -> onnx.ModelProto:

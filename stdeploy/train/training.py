@@ -89,14 +89,8 @@ def train_model(
 
     check_choice("accelerator", accelerator, ("auto", "cpu", "cuda"))
     check_count("devices", devices)
-    fields = list(settings)
-    if weights is not None:
-        fields.append(f"start.weights={os.fspath(weights)}")
-    if isinstance(recipe, Recipe):
-        loaded, name = recipe.with_settings(fields), "recipe"
-    else:
-        named = as_path(recipe, "a recipe")
-        loaded, name = Recipe.load(str(named), fields), named.stem
+    started = [] if weights is None else [f"start.weights={os.fspath(weights)}"]
+    loaded, name = _recipe(recipe, [*settings, *started])
     path = as_path(output, "an output") if output is not None else Path(f"{name}.pt")
     path = checked_output(path, CHECKPOINT_SUFFIX)
     folder = (
@@ -134,6 +128,14 @@ def train_model(
         return None
     evaluation = None if held_out is None else evaluate(path, held_out)
     return TrainResult(path, card, folder, evaluation)
+
+
+def _recipe(recipe: StrPath | Recipe, settings: Sequence[str]) -> tuple[Recipe, str]:
+    """A recipe with some fields set, and what it is called."""
+    if isinstance(recipe, Recipe):
+        return recipe.with_settings(settings), "recipe"
+    named = as_path(recipe, "a recipe")
+    return Recipe.load(str(named), settings), named.stem
 
 
 def training_data(
