@@ -75,7 +75,7 @@ lock: install
 # MINUTES=4 ends it in time, and the next call goes on; REHEARSAL=1 tries all of it on a CPU.
 gpu-check:
 	PYTHONPATH="$(CURDIR):$$PYTHONPATH" \
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) docs/benchmarks/gpu_check \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check \
 	$(if $(REHEARSAL),--rehearsal) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "docs" / "benchmarks" / "gpu_check"
+FOLDER = ROOT / "benchmarks" / "gpu_check"
 STAGES = [
     *("host", "answers", "training", "artifacts", "kinetics", "determinism", "serving", "memory"),
     *("engines", "kinetics_onnx", "compile", "b1"),

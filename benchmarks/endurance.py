@@ -1,6 +1,6 @@
 """Whether reading videos, odd and hostile ones, leaks memory or file handles.
 
-    python docs/benchmarks/endurance.py [--runs N] [--attacks N] [--more FOLDER]
+    python benchmarks/endurance.py [--runs N] [--attacks N] [--more FOLDER]
 
 Odd files are read in this process, by both libraries, again and again; hostile ones by a
 `DecodePool`, with a good one after each, whose clips must stay the same.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
