@@ -15,7 +15,7 @@ from typing import Any
 
 from stdeploy.errors import ArtifactError
 
-CARD_KEY = "stdeploy.artifacts.card"
+CARD_KEY = "stdeploy.card"
 DIGEST_KEY = "stdeploy.content_sha256"
 DIGEST_FIELD = "content_sha256"  # in a .pt file, and in a sidecar
 
