@@ -25,8 +25,8 @@ from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits
 from stdeploy.video.memory import give_back_large_arrays
-from tests.video.attacks import ATTACKS, write_secret
-from tests.video.odd import ODD_VIDEOS
+from tests.helpers.odd_videos import ODD_VIDEOS
+from tests.helpers.video_attacks import ATTACKS, write_secret
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 CLIP = ClipSpec(num_frames=8, frame_stride=2, fps=25.0, short_side_px=64, crop_px=64)

@@ -23,7 +23,7 @@ from stdeploy.errors import VideoError
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.orientation import Orientation
 from stdeploy.video.reader import VideoReader
-from tests.video.odd import ODD_VIDEOS
+from tests.helpers.odd_videos import ODD_VIDEOS
 
 TRUTH = "truth.json"
 SECONDS = 2e-3

@@ -15,6 +15,7 @@ PASSED, FAILED, CUT_OFF, IMPOSSIBLE = "passed", "failed", "cut off", "cannot run
 _SOURCES = (
     "stdeploy/**/*.py",
     "tests/conftest.py",
+    "tests/helpers/*.py",
     "tests/gpu/*.py",
     "benchmarks/gpu_check/*.py",
 )

@@ -18,7 +18,7 @@ from stdeploy.train.progress import report_of
 from stdeploy.train.recipe import Recipe
 from stdeploy.train.state import Progress
 from stdeploy.train.validation import Accuracy
-from tests.cli.program import stdeploy
+from tests.helpers.program import stdeploy
 
 SETTINGS = (
     *("model.width=0.125", "model.branches=single", "optimisation.workers=0"),

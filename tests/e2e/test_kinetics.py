@@ -23,7 +23,7 @@ from stdeploy.pull.catalogue import KINETICS_I3D, SAMPLE_VIDEO
 from stdeploy.pull.download import fetch
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import frames_at
-from tests.video.videos import write_video
+from tests.helpers.videos import write_video
 
 ACTIONS = ("demo.mp4", "basketball.mp4", "v_GGSY1Qvo990.mp4")
 

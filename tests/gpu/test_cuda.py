@@ -10,8 +10,8 @@ from stdeploy.layers.pooling import replace_max_pools
 from stdeploy.models.inference import logits_of
 from stdeploy.models.registry import ARCHITECTURES
 from stdeploy.train.determinism import deterministic_algorithms
-from tests.conftest import TINY_CLIP, tiny_model
 from tests.gpu.conftest import Gpu
+from tests.helpers.models import TINY_CLIP, tiny_model
 
 pytestmark = pytest.mark.needs_cuda
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from stdeploy.layers.pooling import DeterministicMaxPool3d, replace_max_pools
 from stdeploy.models.registry import ARCHITECTURES
-from tests.conftest import tiny_model
+from tests.helpers.models import tiny_model
 
 
 @pytest.fixture(autouse=True)

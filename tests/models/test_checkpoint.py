@@ -17,8 +17,8 @@ from stdeploy.fusion import fuse_file, fuse_model
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from stdeploy.models.state_dicts import stored_precision, unwrapped
-from tests.artifacts.test_files import files_of_at_most
-from tests.conftest import card_of, tiny_model
+from tests.helpers.full_disk import files_of_at_most
+from tests.helpers.models import card_of, tiny_model
 
 Tensors = dict[str, Tensor]
 

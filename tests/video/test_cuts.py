@@ -5,7 +5,7 @@ import pytest
 
 from stdeploy.video.cuts import Shown, mark_cuts, shrink
 from stdeploy.video.transform import Image
-from tests.video.scenes import mixed, scene
+from tests.helpers.scenes import mixed, scene
 
 WHITE = np.full((72, 128, 3), 255, np.uint8)
 BLACK = np.zeros((72, 128, 3), np.uint8)
