@@ -38,6 +38,8 @@ VOCABULARY = [["Back", "15som", "05Twis", "FREE"], ["Inward", "15som", "NoTwis",
 VERBS = """
 import contextlib, io, json, sys
 from stdeploy.cli.main import main
+
+pytestmark = pytest.mark.slow
 for arguments in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["stdeploy", *arguments]

@@ -25,6 +25,8 @@ from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import frames_at
 from tests.helpers.videos import write_video
 
+pytestmark = pytest.mark.slow
+
 ACTIONS = ("demo.mp4", "basketball.mp4", "v_GGSY1Qvo990.mp4")
 
 

@@ -100,6 +100,7 @@ def test_a_video_is_classified(extras: tuple[str, ...], backend: str, tmp_path: 
     assert records(result)[0]["predictions"][0]["label"] == "class 4"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_fused_with_train_exported_with_export(tmp_path: Path) -> None:
     train = environment("train", folder=tmp_path / "train")
     export = environment("export", "cpu", folder=tmp_path / "export")

@@ -32,6 +32,8 @@ from stdeploy.train.state import RunState
 from stdeploy.train.trainer import train
 from tests.train.test_trainer import first_gradients, small_recipe, with_start
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 
 
