@@ -30,6 +30,8 @@ from tests.extending.reference import ReferenceRuntime
 from tests.helpers.models import TINY_CLIP, card_of, randomise_norms
 from tests.helpers.videos import numbered_frames, write_video
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 ON_CPU = RuntimeOptions(backend="reference", device="cpu")
 VOCABULARY = [["Back", "15som", "05Twis", "FREE"], ["Inward", "15som", "NoTwis", "PIKE"]]
@@ -38,8 +40,6 @@ VOCABULARY = [["Back", "15som", "05Twis", "FREE"], ["Inward", "15som", "NoTwis",
 VERBS = """
 import contextlib, io, json, sys
 from stdeploy.cli.main import main
-
-pytestmark = pytest.mark.slow
 for arguments in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["stdeploy", *arguments]
