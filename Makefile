@@ -8,14 +8,15 @@ unexport PYTHONDONTWRITEBYTECODE
 # What commands load, compiled once. All that is installed would take pip over a minute.
 COMPILED := import torch.export, onnx, onnxruntime, openvino, cv2, av, fastapi, uvicorn, matplotlib.pyplot, fvcore.nn, stdeploy.cli.main
 
-.PHONY: help install check test coverage docs demo study gpu-check lock clean
+.PHONY: help install check test test-all coverage docs demo study gpu-check lock clean
 
 help:
 	@echo "make install    everything into .venv"
 	@echo "make demo       the whole chain on real weights and a real video (5 to 8 minutes)"
 	@echo "make study      train the starter model with and without temporal filters"
 	@echo "make check      ruff (lint, format) and mypy strict"
-	@echo "make test       the tests (make coverage: which lines they run)"
+	@echo "make test       the tests but for the slow ones"
+	@echo "make test-all   all tests (make coverage: which lines they run)"
 	@echo "make docs       the manual into site/ (open site/index.html); fails on a broken link"
 	@echo "make lock       the packages of the images anew, the newest of each (serve/requirements)"
 	@echo "make gpu-check  tests and benchmarks on a GPU, 8 minutes, into docs/benchmarks/gpu"
@@ -39,10 +40,15 @@ check: install
 # libraries (TensorRT-RTX, OpenVINO) stay loaded, from what starts many processes of its own. A
 # process that has trained with workers, then run OpenVINO, dies of a segmentation fault when it
 # starts the next process; so tests that open OpenVINO belong to these folders.
-BACKENDS := tests/analysis tests/backends tests/bench tests/cli tests/docs tests/export tests/gpu tests/serve
+BACKENDS := tests/analysis tests/backends tests/bench tests/cli tests/docs tests/export tests/gpu tests/install tests/serve
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 test: install
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(BACKENDS)
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(BACKENDS:%=--ignore=%)
+	$(PYTEST) -m 'not slow' $(BACKENDS)
+	$(PYTEST) -m 'not slow' $(BACKENDS:%=--ignore=%)
+
+test-all: install
+	$(PYTEST) $(BACKENDS)
+	$(PYTEST) $(BACKENDS:%=--ignore=%)
 
 # Apart from `test`: tracing lines costs half as much again.
 coverage: install
@@ -75,7 +81,7 @@ lock: install
 # MINUTES=4 ends it in time, and the next call goes on; REHEARSAL=1 tries all of it on a CPU.
 gpu-check:
 	PYTHONPATH="$(CURDIR):$$PYTHONPATH" \
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) docs/benchmarks/gpu_check \
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check \
 	$(if $(REHEARSAL),--rehearsal) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:

@@ -20,7 +20,7 @@ from stdeploy.errors import ArtifactError, ParityError, SpecError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.conftest import card_of, tiny_model
+from tests.helpers.models import card_of, tiny_model
 
 KINDS = ("a.pt", "a.fused.safetensors", "a.onnx", "a.engine")
 

@@ -24,11 +24,13 @@ from stdeploy.bench.cases import cases_for
 from stdeploy.errors import ArtifactError, BackendError, DatasetError, SpecError
 from stdeploy.fusion import fuse_model, verify
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.conftest import TINY_CLIP, card_of, randomise_norms
 from tests.extending.c3d import C3D
 from tests.extending.diving48 import read_diving48
 from tests.extending.reference import ReferenceRuntime
-from tests.video.videos import numbered_frames, write_video
+from tests.helpers.models import TINY_CLIP, card_of, randomise_norms
+from tests.helpers.videos import numbered_frames, write_video
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 ON_CPU = RuntimeOptions(device="cpu")

@@ -15,9 +15,9 @@ from stdeploy.backends.registry import BACKENDS
 from stdeploy.datasets.synthetic import make_dataset
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.video.reader import VideoReader
-from tests.conftest import TINY_CLIP, card_of, tiny_model
+from tests.helpers.models import TINY_CLIP, card_of, tiny_model
+from tests.helpers.videos import write_golden_videos, write_video
 from tests.serve.conftest import running
-from tests.video.videos import write_golden_videos, write_video
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "stdeploy"

@@ -15,7 +15,7 @@ from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from stdeploy.models.inference import FrameNormalisation, logits_and_magnitude, logits_of
 from stdeploy.models.registry import ARCHITECTURES, build
-from tests.conftest import TINY_CLIP, cancelling_model, card_of, randomise_norms, tiny_model
+from tests.helpers.models import TINY_CLIP, cancelling_model, card_of, randomise_norms, tiny_model
 
 
 def relative_error(expected: torch.Tensor, actual: torch.Tensor) -> float:

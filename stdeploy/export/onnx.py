@@ -35,7 +35,6 @@ from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, BackendError, SpecError, check_choice, require
 from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
 from stdeploy.export.gate import Proof, Reference, check, prove, thresholds
-from stdeploy.export.int8_search import Int8Search
 from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
@@ -282,6 +281,9 @@ def _int8(
             if failed:
                 return failed
         return []
+
+    # Here, because it loads onnxruntime; where that is missing, `export_onnx` says so first.
+    from stdeploy.export.int8_search import Int8Search
 
     search = Int8Search(to_onnx(model, card), clips.for_ranges, answer)
     return search.run(failures, lambda done, total: progress("finding spoilers", done, total))

@@ -20,7 +20,7 @@ from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.plotting.style import BLUE, GREEN, ORANGE
-from tests.conftest import card_of, tiny_model
+from tests.helpers.models import card_of, tiny_model
 from tests.serve.test_page import driver, opened  # noqa: F401 - a fixture
 
 

@@ -13,7 +13,7 @@ from stdeploy.errors import ArtifactError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import filters_of, fuse_checkpoint
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.conftest import card_of, tiny_model
+from tests.helpers.models import card_of, tiny_model
 
 
 @pytest.fixture(scope="module")

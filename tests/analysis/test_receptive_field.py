@@ -17,8 +17,8 @@ from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.errors import ArtifactError, DatasetError
 from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.conftest import TINY_CLIP, card_of, tiny_model
-from tests.video.odd import coloured_frames, encode
+from tests.helpers.models import TINY_CLIP, card_of, tiny_model
+from tests.helpers.odd_videos import coloured_frames, encode
 
 CLIP = ClipSpec(num_frames=12, frame_stride=3, fps=12.0, short_side_px=64, crop_px=64)
 

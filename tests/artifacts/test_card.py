@@ -12,7 +12,7 @@ from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
-from tests.conftest import card_of, tiny_model
+from tests.helpers.models import card_of, tiny_model
 
 
 def test_card_comes_back_from_every_kind_of_artifact(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import load_model, save_checkpoint
 from stdeploy.train.progress import Progress, RunState
-from tests.conftest import card_of, tiny_model
+from tests.helpers.models import card_of, tiny_model
 
 KINDS = ("a.pt", "a.fused.safetensors", "a.onnx")
 CHANGED = "is not as it was written"

@@ -1,7 +1,6 @@
 import contextlib
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from stdeploy.artifacts.files import (
     whole_file,
 )
 from stdeploy.errors import ArtifactError
+from tests.helpers.full_disk import files_of_at_most
 
 
 def test_names_follow_the_chain() -> None:
@@ -140,17 +140,6 @@ def test_what_a_killed_run_left_is_removed_and_what_a_living_one_writes_is_not(
     assert living.returncode == 0
     whole = [tmp_path / name for name in ("a.onnx", "living.onnx")]
     assert sorted(tmp_path.iterdir()) == sorted([*kept, *whole])
-
-
-@contextlib.contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Writing more fails, as on a disk that is full."""
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:

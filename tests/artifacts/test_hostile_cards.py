@@ -19,7 +19,7 @@ from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.errors import ArtifactError, DatasetError
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.inference import golden_of
-from tests.conftest import TINY_CLIP, card_of, tiny_model
+from tests.helpers.models import TINY_CLIP, card_of, tiny_model
 
 NAMES = ["class 0", "class 1", "class 2", "class 3", "class 4"]
 

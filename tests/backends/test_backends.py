@@ -18,7 +18,7 @@ from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import cpu_emulates_bf16, cpu_multiplies, gpus
 from stdeploy.models.checkpoint import save_fused
-from tests.conftest import TINY_CLIP, card_of, tiny_model
+from tests.helpers.models import TINY_CLIP, card_of, tiny_model
 
 needs_no_gpu = pytest.mark.skipif(bool(gpus()), reason="about hosts without a GPU")
 

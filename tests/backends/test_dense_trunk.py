@@ -18,7 +18,7 @@ from stdeploy.fusion import fuse_checkpoint
 from stdeploy.inference.dense_windows import DenseWindows
 from stdeploy.models.checkpoint import load_model, save_checkpoint
 from stdeploy.models.inference import FrameNormalisation
-from tests.conftest import card_of, tiny_model
+from tests.helpers.models import card_of, tiny_model
 
 CLIP = ClipSpec(num_frames=6, frame_stride=2, fps=10.0, short_side_px=36, crop_px=32)
 

@@ -23,8 +23,8 @@ from stdeploy.hardware import Gpu, gpus
 from stdeploy.models.checkpoint import save_fused
 from stdeploy.models.inference import logits_of
 from stdeploy.models.registry import ARCHITECTURES
-from tests.conftest import TINY_CLIP, card_of, tiny_model, write_signed
-from tests.video.videos import write_golden_videos
+from tests.helpers.models import TINY_CLIP, card_of, tiny_model, write_signed
+from tests.helpers.videos import write_golden_videos
 
 ORT = RuntimeOptions(backend="onnxruntime")
 TARGETS = BuildOptions(targets=("sm86", " SM89", "sm86"), batches=(2, 4))

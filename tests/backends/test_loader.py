@@ -18,7 +18,7 @@ from stdeploy.errors import ArtifactError, ParityError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import save_checkpoint, save_fused
-from tests.conftest import TINY_CLIP, card_of, tiny_model, write_signed
+from tests.helpers.models import TINY_CLIP, card_of, tiny_model, write_signed
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import cpu_multiplies
 from stdeploy.models.checkpoint import save_checkpoint, save_fused
-from tests.conftest import card_of, tiny_model
+from tests.helpers.models import card_of, tiny_model
 
 
 @pytest.fixture(scope="module")

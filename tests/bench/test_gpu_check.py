@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "docs" / "benchmarks" / "gpu_check"
+FOLDER = ROOT / "benchmarks" / "gpu_check"
 STAGES = [
     *("host", "answers", "training", "artifacts", "kinetics", "determinism", "serving", "memory"),
     *("engines", "kinetics_onnx", "compile", "b1"),
@@ -51,6 +51,7 @@ def lives(process: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
 def test_a_killed_rehearsal_goes_on_and_every_stage_passes(tmp_path: Path) -> None:
     with rehearsal(tmp_path) as process:

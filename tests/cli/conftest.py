@@ -8,9 +8,9 @@ import pytest
 
 from stdeploy.cli.main import main
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.cli.program import Inside, stdeploy
-from tests.conftest import card_of, tiny_model
-from tests.video.videos import write_video
+from tests.helpers.models import card_of, tiny_model
+from tests.helpers.program import Inside, stdeploy
+from tests.helpers.videos import write_video
 
 
 @pytest.fixture

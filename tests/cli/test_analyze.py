@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.cli.program import Inside
 from tests.cli.test_pictures import words_of
-from tests.conftest import card_of, tiny_model
-from tests.video.odd import coloured_frames, encode
+from tests.helpers.models import card_of, tiny_model
+from tests.helpers.odd_videos import coloured_frames, encode
+from tests.helpers.program import Inside
 
 
 @pytest.fixture(scope="module")

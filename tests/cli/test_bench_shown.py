@@ -11,7 +11,7 @@ import pytest
 
 from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import save_fused
-from tests.conftest import card_of, tiny_model
+from tests.helpers.models import card_of, tiny_model
 
 _PROGRAM = "import sys\nfrom stdeploy.cli.main import main\nmain()"
 

@@ -7,8 +7,8 @@ import pytest
 
 from stdeploy.artifacts.card import read_card
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.cli.program import Inside, stdeploy
-from tests.conftest import card_of, tiny_model
+from tests.helpers.models import card_of, tiny_model
+from tests.helpers.program import Inside, stdeploy
 
 
 @pytest.mark.parametrize(("classes", "told"), [(5, False), (6, True)])

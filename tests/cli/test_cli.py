@@ -18,7 +18,7 @@ from stdeploy.cli.video_arguments import expand
 from stdeploy.errors import SpecError
 from stdeploy.hardware import gpus
 from stdeploy.inference.classifier import Classifier, ClassifyOptions
-from tests.cli.program import Inside, records, stdeploy
+from tests.helpers.program import Inside, records, stdeploy
 
 
 def test_the_chain_leaves_three_artifacts(chain: Path) -> None:

@@ -13,8 +13,8 @@ from stdeploy.cli.evaluate import summary
 from stdeploy.datasets.labelled_videos import LabelledVideos, Sample
 from stdeploy.inference.evaluation import Judged, count
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.cli.program import Inside, records, stdeploy
-from tests.conftest import card_of, tiny_model
+from tests.helpers.models import card_of, tiny_model
+from tests.helpers.program import Inside, records, stdeploy
 
 
 @pytest.mark.parametrize(("classes", "told"), [(5, False), (6, True)])

@@ -9,9 +9,9 @@ from stdeploy.datasets.loader import NamedVideos
 from stdeploy.export.calibration import read_calibration
 from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import save_fused
-from tests.cli.program import Inside
-from tests.conftest import card_of, tiny_model
-from tests.video.videos import write_golden_videos
+from tests.helpers.models import card_of, tiny_model
+from tests.helpers.program import Inside
+from tests.helpers.videos import write_golden_videos
 
 
 @pytest.fixture(scope="module")

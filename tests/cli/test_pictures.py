@@ -13,7 +13,7 @@ from stdeploy.plotting import overlay
 from stdeploy.plotting.overlay import write_with_labels
 from stdeploy.plotting.timeline_plot import draw_timeline, ticks_seconds
 from stdeploy.video.reader import VideoReader
-from tests.video.odd import coloured_frames, encode
+from tests.helpers.odd_videos import coloured_frames, encode
 
 LABELS = ("up", "down", "never high")
 

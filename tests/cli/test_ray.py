@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.cli.program import records, stdeploy
-from tests.conftest import card_of, tiny_model
-from tests.video.odd import coloured_frames, encode
+from tests.helpers.models import card_of, tiny_model
+from tests.helpers.odd_videos import coloured_frames, encode
+from tests.helpers.program import records, stdeploy
 
 pytest.importorskip("ray")
 RUN = ("--backend", "onnxruntime", "--threads", 1, "--views", 2, "--json")

@@ -17,7 +17,7 @@ from stdeploy.datasets.synthetic import make_dataset
 from stdeploy.train.progress import Progress, report_of
 from stdeploy.train.recipe import Recipe
 from stdeploy.train.validation import Accuracy
-from tests.cli.program import stdeploy
+from tests.helpers.program import stdeploy
 
 SETTINGS = (
     *("model.width=0.125", "model.branches=single", "optimisation.workers=0"),

@@ -8,8 +8,8 @@ import pytest
 from stdeploy.cli.formatters import ShowTable, name_in_lines
 from stdeploy.cli.synonyms import setting_meant, verb_meant
 from stdeploy.cli.video_arguments import common_folder, expand, is_address, wrong_with_address
-from tests.cli.program import Inside
-from tests.video.videos import numbered_frames, write_video
+from tests.helpers.program import Inside
+from tests.helpers.videos import numbered_frames, write_video
 
 
 def test_a_folder_says_what_it_passed_over(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ import pytest
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.video.reader import VideoReader
-from tests.cli.program import records, stdeploy
-from tests.conftest import card_of, tiny_model
-from tests.video.odd import coloured_frames, encode
-from tests.video.scenes import scene
-from tests.video.videos import write_video
+from tests.helpers.models import card_of, tiny_model
+from tests.helpers.odd_videos import coloured_frames, encode
+from tests.helpers.program import records, stdeploy
+from tests.helpers.scenes import scene
+from tests.helpers.videos import write_video
 
 CLIP = ClipSpec(num_frames=6, frame_stride=2, fps=12.5, short_side_px=36, crop_px=32)
 RUN = ("--backend", "onnxruntime")

@@ -13,8 +13,8 @@ from stdeploy.cli.main import app
 from stdeploy.datasets.check import ClassFinding, judge_classes, look
 from stdeploy.datasets.labelled_videos import LabelledVideos, Sample
 from stdeploy.datasets.loader import read_split
-from tests.video.odd import coloured_frames, encode
-from tests.video.videos import write_video
+from tests.helpers.odd_videos import coloured_frames, encode
+from tests.helpers.videos import write_video
 
 
 @pytest.fixture(scope="module")

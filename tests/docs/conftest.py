@@ -14,10 +14,10 @@ from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import load_model, save_checkpoint
 from stdeploy.models.inference import golden_of
 from stdeploy.pull.download import KINETICS_I3D, SAMPLE_VIDEO, fetch
-from tests.conftest import card_of, tiny_model
 from tests.docs.pages import ROOT
 from tests.docs.sandbox import Sandbox
-from tests.video.odd import coloured_frames, encode
+from tests.helpers.models import card_of, tiny_model
+from tests.helpers.odd_videos import coloured_frames, encode
 
 LABELS = ("fight", "noFight")
 CLIP = ClipSpec(num_frames=6, frame_stride=2, fps=12.5, short_side_px=36, crop_px=32)

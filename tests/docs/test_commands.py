@@ -37,6 +37,7 @@ def _elsewhere(command: Command) -> str:
     return reason.removesuffix(_RUNS_IT) if reason.endswith(_RUNS_IT) else ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES_RUN if not page.startswith("docs/")])
 def test_commands_of_a_page_do_what_it_says(page: str, sandbox: Callable[[str], Sandbox]) -> None:
     follow(page, sandbox)

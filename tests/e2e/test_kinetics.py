@@ -22,7 +22,9 @@ from stdeploy.layers.temporal import temporal_basis
 from stdeploy.pull.download import KINETICS_I3D, SAMPLE_VIDEO, fetch
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import frames_at
-from tests.video.videos import write_video
+from tests.helpers.videos import write_video
+
+pytestmark = pytest.mark.slow
 
 ACTIONS = ("demo.mp4", "basketball.mp4", "v_GGSY1Qvo990.mp4")
 

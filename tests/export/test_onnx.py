@@ -12,7 +12,7 @@ from stdeploy.errors import ArtifactError, ParityError
 from stdeploy.export import onnx as export
 from stdeploy.fusion import fuse_checkpoint, fuse_model
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
-from tests.conftest import cancelling_model, card_of, tiny_model
+from tests.helpers.models import cancelling_model, card_of, tiny_model
 
 ORT = RuntimeOptions(backend="onnxruntime")
 

@@ -25,8 +25,8 @@ from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.checkpoint import load_model, save_fused
-from tests.conftest import TINY_CLIP, card_of, tiny_model, write_signed
-from tests.video.videos import write_golden_videos, write_video
+from tests.helpers.models import TINY_CLIP, card_of, tiny_model, write_signed
+from tests.helpers.videos import write_golden_videos, write_video
 
 BF16 = pytest.param(
     "bf16", marks=pytest.mark.skipif(not cpu_emulates_bf16(), reason="needs AVX-512 to verify")

@@ -1,11 +1,9 @@
 """Model repositories of Triton, held against Triton's own schema and ONNX Runtime's signature."""
 
-import contextlib
 import http.server
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import threading
@@ -31,9 +29,10 @@ from stdeploy.export.triton import write_triton
 from stdeploy.fusion import fuse_model
 from stdeploy.inference.classifier import Classifier
 from stdeploy.models.checkpoint import save_fused
-from tests.cli.program import stdeploy
-from tests.conftest import card_of, tiny_model, write_signed
-from tests.video.odd import coloured_frames, encode
+from tests.helpers.full_disk import files_of_at_most
+from tests.helpers.models import card_of, tiny_model, write_signed
+from tests.helpers.odd_videos import coloured_frames, encode
+from tests.helpers.program import stdeploy
 
 README = Path(__file__).parents[2] / "export" / "README.md"
 ORT = RuntimeOptions(backend="onnxruntime", threads=1)
@@ -282,17 +281,6 @@ def test_a_folder_that_is_not_ours_is_left_alone(artifact: Path, tmp_path: Path)
     with pytest.raises(ArtifactError, match="cannot write to"):
         write_triton(artifact, tmp_path / "file" / "repository")
     assert files_under(tmp_path) == ["file"]
-
-
-@contextlib.contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Writing more fails, as on a disk that is full."""
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def test_a_write_that_fails_leaves_nothing_of_it(artifact: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import gpus
 from stdeploy.models.checkpoint import save_fused
-from tests.conftest import TINY_CLIP, card_of, tiny_model
 from tests.gpu.conftest import REHEARSAL, Gpu
+from tests.helpers.models import TINY_CLIP, card_of, tiny_model
 
 pytestmark = pytest.mark.needs_cuda
 

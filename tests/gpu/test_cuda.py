@@ -8,8 +8,8 @@ from stdeploy.fusion import fuse_model
 from stdeploy.models.inference import FrameNormalisation, logits_of
 from stdeploy.models.registry import ARCHITECTURES
 from stdeploy.train.determinism import deterministic_algorithms, replace_max_pools
-from tests.conftest import TINY_CLIP, tiny_model
 from tests.gpu.conftest import Gpu
+from tests.helpers.models import TINY_CLIP, tiny_model
 
 pytestmark = pytest.mark.needs_cuda
 

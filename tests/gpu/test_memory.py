@@ -9,8 +9,8 @@ from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError
 from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import save_fused
-from tests.conftest import TINY_CLIP, card_of, tiny_model
 from tests.gpu.conftest import Gpu
+from tests.helpers.models import TINY_CLIP, card_of, tiny_model
 
 pytestmark = pytest.mark.needs_cuda
 

@@ -15,9 +15,9 @@ from stdeploy.inference.timeline import Timeline, TimelineOptions
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits
-from tests.conftest import TINY_CLIP, card_of, tiny_model
-from tests.video.scenes import scene
-from tests.video.videos import write_video
+from tests.helpers.models import TINY_CLIP, card_of, tiny_model
+from tests.helpers.scenes import scene
+from tests.helpers.videos import write_video
 
 FPS = 12.0
 LENGTHS = (41, 55, 9, 50)  # frames; a clip spans 14 of them

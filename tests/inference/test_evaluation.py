@@ -11,7 +11,7 @@ from stdeploy.errors import DatasetError
 from stdeploy.inference.evaluation import Evaluation, Judged, calibration_error, compare, count
 from stdeploy.train.plots import draw_confusion
 from stdeploy.video.clips import read_views
-from tests.video.videos import write_video
+from tests.helpers.videos import write_video
 
 LABELS = ("up", "down", "wave", "clap", "jump", "run", "sit")
 

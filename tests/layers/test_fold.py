@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from stdeploy.errors import FusionError
 from stdeploy.layers.fold import fold_batch_norm, pad_in_time, sum_branches
-from tests.conftest import randomise_norms
+from tests.helpers.models import randomise_norms
 
 
 @pytest.mark.parametrize("affine", [True, False])

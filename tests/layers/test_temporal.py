@@ -14,7 +14,7 @@ from stdeploy.layers.temporal import (
     inflate,
     temporal_basis,
 )
-from tests.conftest import randomise_norms
+from tests.helpers.models import randomise_norms
 
 R2, R3, R6 = math.sqrt(2), math.sqrt(3), math.sqrt(6)
 

@@ -23,7 +23,7 @@ from stdeploy.models.checkpoint import (
     unwrapped,
 )
 from tests.artifacts.test_files import files_of_at_most
-from tests.conftest import card_of, tiny_model
+from tests.helpers.models import card_of, tiny_model
 
 Tensors = dict[str, Tensor]
 

@@ -5,7 +5,7 @@ from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.errors import SpecError
 from stdeploy.models.i3d_inception import same_padding
 from stdeploy.models.registry import ARCHITECTURES, build
-from tests.conftest import tiny_model
+from tests.helpers.models import tiny_model
 
 
 @pytest.mark.parametrize(

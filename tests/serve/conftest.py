@@ -21,8 +21,8 @@ from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import save_checkpoint
-from tests.conftest import card_of, tiny_model
-from tests.video.odd import coloured_frames, encode
+from tests.helpers.models import card_of, tiny_model
+from tests.helpers.odd_videos import coloured_frames, encode
 
 CLIP = ClipSpec(num_frames=6, frame_stride=2, fps=12.5, short_side_px=36, crop_px=32)
 BACKEND = "onnxruntime"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.video.attacks import ATTACKS, write_secret
+from tests.helpers.video_attacks import ATTACKS, write_secret
 
 Send = Callable[[socket.socket, random.Random], None]
 Address = tuple[str, int]

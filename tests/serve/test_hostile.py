@@ -1,4 +1,4 @@
-"""A few of each hostile request; docs/benchmarks/serving_endurance.py sends hundreds."""
+"""A few of each hostile request; benchmarks/serving_endurance.py sends hundreds."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -213,7 +213,7 @@ def test_another_address_takes_a_place_from_the_one_that_holds_all(strict: Serve
 def test_videos_that_are_too_large_or_long_are_refused_in_words(
     strict: Server, long_video: Path, tmp_path: Path
 ) -> None:
-    from tests.video.odd import coloured_frames, encode
+    from tests.helpers.odd_videos import coloured_frames, encode
 
     assert long_video.stat().st_size < 200_000
     answer = post(strict, long_video.read_bytes())

@@ -15,9 +15,9 @@ import pytest
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.inference.classifier import Classifier
 from stdeploy.inference.timeline import TimelineOptions
+from tests.helpers.scenes import scene
+from tests.helpers.videos import write_video
 from tests.serve.conftest import BACKEND, Server, running
-from tests.video.scenes import scene
-from tests.video.videos import write_video
 
 RAW = {"Content-Type": "video/mp4"}
 

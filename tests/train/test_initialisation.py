@@ -13,7 +13,7 @@ from stdeploy.layers.temporal import TemporalFilter, inflate
 from stdeploy.models.checkpoint import load_model, save_checkpoint
 from stdeploy.train.initialisation import start
 from stdeploy.train.recipe import Recipe
-from tests.conftest import card_of, randomise_norms, tiny_model
+from tests.helpers.models import card_of, randomise_norms, tiny_model
 
 WIDTH = 1 / 16
 LABELS = ("a", "b", "c")

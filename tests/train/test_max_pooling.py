@@ -8,7 +8,7 @@ from torch import nn
 
 from stdeploy.models.registry import ARCHITECTURES
 from stdeploy.train.determinism import DeterministicMaxPool3d, replace_max_pools
-from tests.conftest import tiny_model
+from tests.helpers.models import tiny_model
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,8 @@ from stdeploy.train.recipe import Recipe
 from stdeploy.train.trainer import train
 from tests.train.test_trainer import first_gradients, small_recipe, with_start
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 
 

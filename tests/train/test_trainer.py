@@ -32,7 +32,7 @@ from stdeploy.train.progress import Report, RunState
 from stdeploy.train.recipe import Recipe, Start
 from stdeploy.train.run_directory import RunFolder, read_evaluation, write_evaluation
 from stdeploy.train.trainer import train
-from tests.conftest import tiny_model
+from tests.helpers.models import tiny_model
 
 
 @pytest.fixture(scope="module")

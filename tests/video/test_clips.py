@@ -8,7 +8,7 @@ import pytest
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
 from stdeploy.video.clips import evenly, middle_clips
-from tests.video.videos import write_video
+from tests.helpers.videos import write_video
 
 CLIP = ClipSpec(num_frames=4, frame_stride=1, fps=12.0, short_side_px=32, crop_px=32)
 

@@ -15,8 +15,8 @@ from stdeploy.video import decode_worker
 from stdeploy.video.clips import ClipRequest, Clips, read_clips
 from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits, lasting
-from tests.video.attacks import ATTACKS, write_secret
-from tests.video.odd import coloured_frames, encode
+from tests.helpers.odd_videos import coloured_frames, encode
+from tests.helpers.video_attacks import ATTACKS, write_secret
 
 CLIP = ClipSpec(num_frames=4, frame_stride=2, fps=25.0, short_side_px=32, crop_px=32)
 REQUEST = ClipRequest(clip=CLIP, views=2)

@@ -15,7 +15,7 @@ from stdeploy.video.decoder import DecoderName
 from stdeploy.video.flaws import NO_FLAWS, Flaws
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.transform import Orientation
-from tests.video.odd import coloured_frames, encode, number_in
+from tests.helpers.odd_videos import coloured_frames, encode, number_in
 
 READERS: tuple[DecoderName, ...] = ("auto", "opencv", "pyav")
 

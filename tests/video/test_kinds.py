@@ -8,8 +8,8 @@ import pytest
 from stdeploy.video.containers import HEAD_BYTES, container_of
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.video_files import VIDEO_SUFFIXES
-from tests.video.kinds import KINDS
-from tests.video.odd import number_in
+from tests.helpers.odd_videos import number_in
+from tests.helpers.video_kinds import KINDS
 
 # JPEG pictures begin like these, so that no upload is taken for one.
 UNKNOWN_BY_THEIR_HEAD = {".mjpeg", ".mjpg"}

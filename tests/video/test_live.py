@@ -17,7 +17,7 @@ import pytest
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError, VideoError
 from stdeploy.video.live import LiveClips, NoStreamError, Opener, opener
-from tests.video.odd import coloured_frames, encode
+from tests.helpers.odd_videos import coloured_frames, encode
 
 CLIP = ClipSpec(num_frames=4, frame_stride=2, fps=20.0, short_side_px=32, crop_px=32)
 

@@ -7,7 +7,7 @@ import pytest
 from stdeploy.errors import VideoError
 from stdeploy.video.mp4_index import Announced, announced, lacks_index
 from stdeploy.video.reader import VideoReader
-from tests.video.odd import coloured_frames, encode
+from tests.helpers.odd_videos import coloured_frames, encode
 
 AS_IT_IS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 

@@ -10,7 +10,7 @@ import pytest
 from stdeploy.errors import MissingExtraError, VideoError
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.reader import VideoReader
-from tests.video.odd import ODD_VIDEOS, coloured_frames, encode, number_in
+from tests.helpers.odd_videos import ODD_VIDEOS, coloured_frames, encode, number_in
 
 BLIND = {"interlaced.mpg": "is interlaced, which OpenCV cannot convert"}
 FRAMES = {"truncated.ts": 26, "one-frame.mp4": 1}

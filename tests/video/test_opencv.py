@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.video.videos import numbered_frames, write_video
+from tests.helpers.videos import numbered_frames, write_video
 
 CODE = """
 import os, sys

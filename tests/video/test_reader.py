@@ -7,7 +7,7 @@ import pytest
 from stdeploy.errors import VideoError
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.timing import Timing
-from tests.video.videos import number_of, numbered_frames, set_rotation, write_video
+from tests.helpers.videos import number_of, numbered_frames, set_rotation, write_video
 
 
 def same(image: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ from stdeploy.video.sampling import chunk_times, frames_at, window_times
 from stdeploy.video.shots import ShotWindow, Shown, looked_at, mark_cuts, shrink, slide_in_shots
 from stdeploy.video.timing import Timing
 from stdeploy.video.transform import Image
-from tests.video.scenes import mixed, scene
-from tests.video.videos import write_video
+from tests.helpers.scenes import mixed, scene
+from tests.helpers.videos import write_video
 
 # Frames 0.2 s apart, 0.6 s from the first to the last.
 CLIP = ClipSpec(num_frames=4, frame_stride=2, fps=10.0, short_side_px=8, crop_px=8)

@@ -9,10 +9,16 @@ from pathlib import Path
 
 
 def stdeploy(*arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the program in a folder; `env` goes over the variables of this process."""
+    return python("-m", "stdeploy", *arguments, cwd=cwd, **env)
+
+
+def python(*arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, with a cache of artifacts beside it."""
     environment = {k: v for k, v in os.environ.items() if k != "STDEPLOY_DEBUG"}
     environment["STDEPLOY_CACHE"] = str(cwd.parent / "stdeploy-cache")
     return subprocess.run(
-        [sys.executable, "-m", "stdeploy", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[2])]
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 try:
     from plan import REHEARSAL_FACTOR, SECONDS_IN_ALL, STAGES, Stage
@@ -142,7 +142,10 @@ def _results(folder: Path | None, *, rehearsal: bool) -> Results:
     driver = driver_cuda_version() or (0, 0)
     machine |= {"gpu": gpus()[0].name, "driver for CUDA": "{}.{}".format(*driver)}
     return Results(
-        folder or HERE.parent / "gpu", gpus()[0].slug, machine, f"On one {gpus()[0].name}"
+        folder or ROOT / "docs" / "benchmarks" / "gpu",
+        gpus()[0].slug,
+        machine,
+        f"On one {gpus()[0].name}",
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from tests.video.kinds import KINDS, dav_chunk, write_dav
-from tests.video.odd import HEIGHT, WIDTH, coloured_frames, encode
+from tests.helpers.odd_videos import HEIGHT, WIDTH, coloured_frames, encode
+from tests.helpers.video_kinds import KINDS, dav_chunk, write_dav
 
 # What an attacker would like to see: its frames are wider than those of any other file here.
 SECRET_WIDTH = 2 * WIDTH

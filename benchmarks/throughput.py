@@ -1,6 +1,6 @@
 """How near classifying many videos comes to the slower of decoding and inference alone.
 
-    python docs/benchmarks/throughput.py ARTIFACT VIDEO ... [--views N] [--batch N] [--rounds N]
+    python benchmarks/throughput.py ARTIFACT VIDEO ... [--views N] [--batch N] [--rounds N]
 
 In each round, with the same videos: decoding alone, the network alone on clips that lie ready,
 all of it as `stdeploy classify` does it, and the loop that people write by hand: decode every

@@ -1,6 +1,6 @@
 """OpenCV's frames against PyAV's, on every odd file: a table in Markdown.
 
-    python docs/benchmarks/readers.py [FOLDER ...] > docs/benchmarks/readers.md
+    python benchmarks/readers.py [FOLDER ...] > docs/benchmarks/readers.md
 
 The odd files of the tests are written anew; FOLDERs with more videos are optional. Where a folder
 holds a truth.json, what FFmpeg's own program shows of each file is compared too: it names for each
@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from stdeploy.errors import VideoError
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.transform import Orientation
-from tests.video.odd import ODD_VIDEOS
+from tests.helpers.odd_videos import ODD_VIDEOS
 
 TRUTH = "truth.json"
 SECONDS = 2e-3
@@ -150,7 +150,7 @@ def main() -> None:
     """Write the table."""
     print("# OpenCV against PyAV")
     print()
-    print("Written by `python docs/benchmarks/readers.py`. Sizes are upright. Timestamps: the")
+    print("Written by `python benchmarks/readers.py`. Sizes are upright. Timestamps: the")
     print("largest difference; pixels: the largest mean absolute difference of a frame, of 255.")
     print("Said: what the row of a result says about the video.")
     for title, files in _sources():

@@ -1,6 +1,6 @@
 """Whether memory grows with the length of a video: 20 seconds against an hour.
 
-    python docs/benchmarks/memory.py ARTIFACT VIDEO [--minutes N] [--hop SECONDS]
+    python benchmarks/memory.py ARTIFACT VIDEO [--minutes N] [--hop SECONDS]
 
 The video is repeated to both lengths (its packets are copied, which needs PyAV); each is
 classified in a process of its own, with views and as a timeline, and the peaks are compared.

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from tests.video.odd import coloured_frames, encode
+from tests.helpers.odd_videos import coloured_frames, encode
 
 _DV_WIDTH, _DV_HEIGHT = 720, 576
 _CIF_WIDTH, _CIF_HEIGHT = 352, 288

@@ -1,6 +1,6 @@
 """What good clients get while another floods the server.
 
-    python docs/benchmarks/serving_fairness.py ARTIFACT VIDEO [--seconds N] [--flood N]
+    python benchmarks/serving_fairness.py ARTIFACT VIDEO [--seconds N] [--flood N]
         [--views N]
 
 One client asks alone. Then a flood of connections from one address (127.0.0.1), which asks again

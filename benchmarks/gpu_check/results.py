@@ -10,13 +10,14 @@ from typing import Any
 from stdeploy.bench.measure import Report, Row
 from stdeploy.bench.tables import to_markdown, write_text
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PASSED, FAILED, CUT_OFF, IMPOSSIBLE = "passed", "failed", "cut off", "cannot run here"
 _SOURCES = (
     "stdeploy/**/*.py",
     "tests/conftest.py",
+    "tests/helpers/*.py",
     "tests/gpu/*.py",
-    "docs/benchmarks/gpu_check/*.py",
+    "benchmarks/gpu_check/*.py",
 )
 
 

@@ -1,6 +1,6 @@
 """Whether reading videos, odd and hostile ones, leaks memory or file handles.
 
-    python docs/benchmarks/endurance.py [--runs N] [--attacks N] [--more FOLDER]
+    python benchmarks/endurance.py [--runs N] [--attacks N] [--more FOLDER]
 
 Odd files are read in this process, by both libraries, again and again; hostile ones by a
 `DecodePool`, with a good one after each, whose clips must stay the same.
@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
 from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits, give_back_large_arrays
-from tests.video.attacks import ATTACKS, write_secret
-from tests.video.odd import ODD_VIDEOS
+from tests.helpers.odd_videos import ODD_VIDEOS
+from tests.helpers.video_attacks import ATTACKS, write_secret
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 CLIP = ClipSpec(num_frames=8, frame_stride=2, fps=25.0, short_side_px=64, crop_px=64)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[2])]
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import pytest  # noqa: E402 - after the folders that the next are found in
 from plan import REHEARSED_TESTS, Stage, by_name  # noqa: E402

@@ -4,7 +4,7 @@
     stdeploy card kinetics400-i3d.pt --set num_frames=16 --set crop_px=112 --set short_side_px=128
     stdeploy fuse kinetics400-i3d.pt
     stdeploy export                     # and with --precision fp16, int8; and with --trt
-    python docs/benchmarks/detection.py kinetics400-i3d.pt
+    python benchmarks/detection.py kinetics400-i3d.pt
 
 Wants the other artifacts beside the checkpoint; what is not there is left out. Faults of weights
 are planted in layers and channels drawn by a seed, the same ones in every kind of file:

@@ -1,6 +1,6 @@
 """Which hard cuts are found, what is taken for one, and what looking for them costs.
 
-    python docs/benchmarks/cuts.py VIDEO_OR_FOLDER ... [--splices N] [--seed N]
+    python benchmarks/cuts.py VIDEO_OR_FOLDER ... [--splices N] [--seed N]
 
 Prints the cuts in each video that has any, to be looked at; then splices parts of the videos at
 known places, and makes flashes, fades, pans and changes of light of their frames, none of which is

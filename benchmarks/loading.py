@@ -1,6 +1,6 @@
 """How decoding for training scales with its processes, and whether its memory stays flat.
 
-    python docs/benchmarks/loading.py DATA --recipe finetune --weights kinetics400-i3d.pt
+    python benchmarks/loading.py DATA --recipe finetune --weights kinetics400-i3d.pt
 
 DATA is any data set that `stdeploy train` takes. Clips are read as training reads them, by 0 to N
 processes in turns, with nothing else at work; the first pass of each is not counted.

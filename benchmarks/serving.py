@@ -1,7 +1,7 @@
 """The server under load: against the library, at ten times what it can do, beside LitServe.
 
     pip install locust litserve
-    python docs/benchmarks/serving.py ARTIFACT VIDEO ... [--seconds N] [--rounds N] [--overload N]
+    python benchmarks/serving.py ARTIFACT VIDEO ... [--seconds N] [--rounds N] [--overload N]
 
 In each round, with the same videos: the library classifies them all; eight clients keep the server
 busy; the same for LitServe; then one video at a time by the library, and by one client. At the end

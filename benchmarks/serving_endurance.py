@@ -1,6 +1,6 @@
 """Whether the server stays right and small under hostile and mixed load, for a long time.
 
-    python docs/benchmarks/serving_endurance.py ARTIFACT VIDEO ... [--attack N] [--each N]
+    python benchmarks/serving_endurance.py ARTIFACT VIDEO ... [--attack N] [--each N]
         [--minutes N]
 
 First an attack of N requests of all kinds at random, 16 at once, while another process asks the
@@ -30,7 +30,7 @@ from typing import Any
 import httpx
 from serving import resident_mib
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.serve.conftest import Server, running
 from tests.serve.hostile import Hostile

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from tests.video.videos import number_of, numbered_frames
+from tests.helpers.videos import number_of, numbered_frames
 
 WIDTH, HEIGHT = 128, 96
 

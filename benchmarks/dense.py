@@ -1,6 +1,6 @@
 """What a dense timeline costs against independent windows, and how far their answers differ.
 
-    python docs/benchmarks/dense.py ARTIFACT.onnx VIDEO ... [--hop-frames N] [--rounds N]
+    python benchmarks/dense.py ARTIFACT.onnx VIDEO ... [--hop-frames N] [--rounds N]
 
 Both make a window every N sampled frames (1). Windows that lie ready are timed, without decoding;
 costs are ratios within a round.
