@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stdeploy.inference.timeline import Timeline, TimelineOptions
     from stdeploy.models.registry import build_model
     from stdeploy.train.recipe import Recipe
-    from stdeploy.train.training import TrainResult, train_model
+    from stdeploy.train.train_model import TrainResult, train_model
 
 __version__ = "0.1.0"
 
@@ -68,7 +68,7 @@ _WHERE = {
     "stdeploy.inference.timeline": ("Timeline", "TimelineOptions"),
     "stdeploy.models.registry": ("build_model",),
     "stdeploy.train.recipe": ("Recipe",),
-    "stdeploy.train.training": ("TrainResult", "train_model"),
+    "stdeploy.train.train_model": ("TrainResult", "train_model"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 

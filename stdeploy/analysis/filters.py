@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.analysis.filter_projection import entropy
 from stdeploy.analysis.kernels import Kernel
 from stdeploy.analysis.temporal_svd import (
     Array,
     PrimaryFilters,
     chunks,
-    entropy,
     primary_filters,
     temporal_axes,
 )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stdeploy.analysis.filter_projection import Projection, density, lambert
 from stdeploy.analysis.filters import LayerFilters
-from stdeploy.analysis.temporal_svd import Projection, density, lambert
 from stdeploy.plotting.style import BLUE, GREEN, GREY, ORANGE, PURPLE, drawn, marker_key
 
 if TYPE_CHECKING:  # it needs torch, which takes seconds to load

@@ -88,7 +88,7 @@ def command(
     from stdeploy.train.grid import Job, Setting, run_all
     from stdeploy.train.plots import draw_tables
     from stdeploy.train.processes import Machine
-    from stdeploy.train.training import training_data
+    from stdeploy.train.train_model import training_data
 
     training, held_out = training_data(
         plain, Path(recipe).stem, data, validation, fold=1, tell=note

@@ -136,8 +136,9 @@ def command(
             out.print(f"{path}: {summary(results[-1])}", soft_wrap=True, markup=False)
             if per_class:
                 print_classes(results[-1].class_accuracies())
-    others = f"stdeploy data check {shlex.quote(str(data))} names them all"
-    say_unreadable(results[0], others=others)
+    say_unreadable(
+        results[0], others=f"stdeploy data check {shlex.quote(str(data))} names them all"
+    )
     if confusion is not None:
         draw_confusion(results[0], confusion)
         note(f"{confusion}: which class was taken for which")

@@ -118,7 +118,7 @@ def command(
     """
     from stdeploy.train.recipe import Recipe
     from stdeploy.train.run_directory import LOG, check_resumable, folder_of
-    from stdeploy.train.training import training_data
+    from stdeploy.train.train_model import training_data
 
     settings = list(overrides or ())
     name = Path(recipe).stem

@@ -414,11 +414,7 @@ class Classifier(ClosesOnExit):
             yield ClassifiedVideo(awaited.video, prediction, awaited.error)
 
     def _prediction(self, awaited: _Awaited) -> Prediction:
-        """What comes of a video whose clips are all done.
-
-        Raises:
-            VideoError: it gave none.
-        """
+        """What comes of a video whose clips are all done; raises the error of one without any."""
         if awaited.clips is None:
             assert awaited.error is not None
             raise awaited.error

@@ -18,7 +18,6 @@ from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.train.clips import Example, ShuffledKeys, TrainingClips, begin_worker, collate
 from stdeploy.train.determinism import deterministic_algorithms
 from stdeploy.train.filter_shares import filter_shares
-from stdeploy.train.learner import Learner, versions
 from stdeploy.train.processes import (
     DivergedRunError,
     InterruptedRunError,
@@ -33,6 +32,7 @@ from stdeploy.train.processes import (
 from stdeploy.train.progress import Progress, Report, RunState, fingerprint, report_of, row_of
 from stdeploy.train.recipe import Optimisation, Recipe
 from stdeploy.train.run_directory import STATE, RunFolder, open_run, refusal_to_resume
+from stdeploy.train.training_step import Learner, versions
 from stdeploy.train.validation import Accuracy, Validation
 
 

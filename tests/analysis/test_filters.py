@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from stdeploy.analysis.filter_projection import density, entropy, lambert, on_the_half_sphere
 from stdeploy.analysis.filters import (
     analyse,
     by_stage,
@@ -12,16 +13,7 @@ from stdeploy.analysis.filters import (
     flatness,
     spread,
 )
-from stdeploy.analysis.temporal_svd import (
-    PrimaryFilters,
-    density,
-    entropy,
-    lambert,
-    on_the_half_sphere,
-    primary_filters,
-    temporal_axes,
-    upright,
-)
+from stdeploy.analysis.temporal_svd import PrimaryFilters, primary_filters, temporal_axes, upright
 from stdeploy.layers.temporal import temporal_basis
 
 ROOT2, ROOT3, ROOT6 = math.sqrt(2), math.sqrt(3), math.sqrt(6)
