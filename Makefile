@@ -39,8 +39,8 @@ check: install
 # Two at a time, whole files, so that a file's artifacts are made once. Apart: the backends, whose
 # libraries (TensorRT-RTX, OpenVINO) stay loaded, from what starts many processes of its own. A
 # process that has trained with workers, then run OpenVINO, dies of a segmentation fault when it
-# starts the next process; so tests that open OpenVINO belong to these folders.
-BACKENDS := tests/analysis tests/backends tests/bench tests/cli tests/docs tests/export tests/gpu tests/install tests/serve
+# starts the next process; so tests that open OpenVINO belong to these.
+BACKENDS := tests/test_front_door.py tests/analysis tests/backends tests/bench tests/cli tests/docs tests/export tests/gpu tests/install tests/serve
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 test: install
 	$(PYTEST) -m 'not slow' $(BACKENDS)
