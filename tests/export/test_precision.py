@@ -233,7 +233,7 @@ def test_nothing_is_written_where_the_gate_fails(
         ({"precision": "int8"}, SpecError, "--calibrate DATA"),
         ({"allow": {"speed": 1.0}}, SpecError, "no threshold 'speed'"),
         ({"allow": {"kl_nats": -1.0}}, SpecError, "give 0 or more"),
-        ({"calibrate": Path("none")}, DatasetError, "is no folder"),
+        ({"calibrate": Path("none")}, DatasetError, "does not exist; name a folder of videos"),
     ],
     ids=str,
 )
