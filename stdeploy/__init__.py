@@ -116,7 +116,6 @@ __all__ = [
 
 # What brings the package that a name needs and the base installation lacks.
 _EXTRAS = {
-    "build_engine": "export",
     "count_flops": "export",
     "export_onnx": "export",
     "fuse_checkpoint": "export",

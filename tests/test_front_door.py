@@ -177,6 +177,26 @@ def test_a_network_is_built_and_counted() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "stdeploy.build_model('i3d-resnet18', num_classes=3)",
+        "stdeploy.fuse_checkpoint('a.pt')",
+        "stdeploy.export_onnx('a.fused.safetensors')",
+    ],
+)
+def test_what_needs_torch_says_so(call: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; import stdeploy\ntry:\n    {call}\n"
+    code += "except stdeploy.MissingExtraError as error:\n    print(error)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "needs torch, which is not installed; run: pip install" in ran.stdout
+
+
+def test_engines_can_be_asked_for_without_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import stdeploy; stdeploy.build_engine"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def example(name: str, *arguments: str, cwd: Path) -> str:
     ran = subprocess.run(
         [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments],

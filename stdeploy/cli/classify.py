@@ -24,10 +24,7 @@ from stdeploy.cli.options import (
 )
 from stdeploy.cli.video_arguments import common_folder, default_artifact, expand
 from stdeploy.errors import SpecError
-from stdeploy.inference.timeline import TimelineOptions
-
-_LEAVE = 0.3
-
+from stdeploy.inference.timeline import DEFAULT_LEAVE, TimelineOptions
 
 _Videos = Annotated[
     list[str] | None, typer.Argument(help="Files, folders or patterns.", show_default=False)
@@ -113,7 +110,7 @@ _Leave = Annotated[
         min=0,
         max=1,
         help="Score below which it ends; below --enter where another label reaches that. "
-        f"Default: {_LEAVE}, or --enter if that is lower.",
+        f"Default: {DEFAULT_LEAVE}, or --enter if that is lower.",
         show_default=False,
     ),
 ]
@@ -206,7 +203,7 @@ def command(
             f"a segment that begins at --enter {enter} cannot end below --leave {leave}; "
             "give a --leave that is not above --enter"
         )
-    leave = min(_LEAVE, enter) if leave is None else leave
+    leave = min(DEFAULT_LEAVE, enter) if leave is None else leave
     options = runtime_options(
         backend,
         device,

@@ -21,7 +21,13 @@ from stdeploy.errors import SpecError, VideoError, check_choice, check_count
 from stdeploy.inference.dense_windows import Trunk
 from stdeploy.inference.ordered_map import ordered_map
 from stdeploy.inference.prediction import Prediction, rank, softmax
-from stdeploy.inference.timeline import Cell, Timeline, TimelineMaker, TimelineOptions
+from stdeploy.inference.timeline import (
+    DEFAULT_LEAVE,
+    Cell,
+    Timeline,
+    TimelineMaker,
+    TimelineOptions,
+)
 from stdeploy.inference.window_scores import ScoredWindow, WindowScorer
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips, clips_of_frames, read_clips
 from stdeploy.video.decoder import DecoderName
@@ -29,7 +35,6 @@ from stdeploy.video.opencv import decoding_threads, limit_threads
 from stdeploy.video.sources import FRAMES, FileSource, VideoSource, as_file
 
 _MOST_JOBS = 8
-_LEAVE = 0.3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -320,7 +325,7 @@ class Classifier(ClosesOnExit):
             options = TimelineOptions(
                 hop_seconds=hop_seconds,
                 enter=enter,
-                leave=min(_LEAVE, enter) if leave is None else leave,
+                leave=min(DEFAULT_LEAVE, enter) if leave is None else leave,
                 top_k=top_k,
                 cuts=cuts,
             )

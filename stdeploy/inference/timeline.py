@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from stdeploy.errors import SpecError, check_count
 from stdeploy.video.flaws import NO_FLAWS, Flaws
 
+DEFAULT_LEAVE = 0.3  # or `enter`, where a caller gives that alone and it is lower
+
 
 @dataclasses.dataclass(frozen=True)
 class TimelineOptions:
@@ -28,7 +30,7 @@ class TimelineOptions:
 
     hop_seconds: float = 1.0
     enter: float = 0.5
-    leave: float = 0.3
+    leave: float = DEFAULT_LEAVE
     top_k: int = 5
     cuts: bool = True
 

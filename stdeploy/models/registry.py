@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from stdeploy.artifacts.spec import ModelSpec, TemporalLengths
-from stdeploy.errors import SpecError
+from stdeploy.errors import SpecError, require
 
 if TYPE_CHECKING:
     from stdeploy.models.base import ActionModel
@@ -45,6 +45,7 @@ def build_model(
 
     Raises:
         SpecError: a value that describes no network.
+        MissingExtraError: torch is not installed.
     """
     fields = {
         "architecture": architecture,
@@ -54,7 +55,9 @@ def build_model(
         "eta": eta,
         "width": width,
     }
-    return build(ModelSpec.parse(fields))
+    spec = ModelSpec.parse(fields)
+    require("torch", extra="export", purpose="building a network")
+    return build(spec)
 
 
 def build(spec: ModelSpec) -> "ActionModel":
