@@ -37,18 +37,17 @@ from torch import nn
 
 from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.contents import read_contents
-from stdeploy.artifacts.digest import CARD_KEY, DIGEST_FIELD, DIGEST_KEY, content_sha256
+from stdeploy.artifacts.digest import CARD_KEY, DIGEST_FIELD, DIGEST_KEY, OnnxFile, content_sha256
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.artifacts.files import FUSED_SUFFIX, sidecar_path
-from stdeploy.artifacts.onnx_file import OnnxFile
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.errors import ArtifactError, ParityError
-from stdeploy.export.gate import Reference, prove, thresholds
+from stdeploy.export.verification import Reference, prove, thresholds
 from stdeploy.fusion import filters_of, fuse_model, verify
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
-from stdeploy.models.inference import logits_of
+from stdeploy.models.frames_to_logits import logits_of
 
 ROUNDED = "a layer rounded to fp16"
 WEIGHT_FAULTS = (

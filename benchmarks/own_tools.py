@@ -17,8 +17,7 @@ from pathlib import Path
 from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.files import FUSED_SUFFIX
 from stdeploy.backends.base import RuntimeOptions
-from stdeploy.bench.cases import Case
-from stdeploy.bench.worker import Worker
+from stdeploy.bench.worker import Case, Worker
 
 _TORCH = """
 import sys, torch

@@ -12,6 +12,7 @@ from stdeploy.artifacts.digest import (
     CARD_KEY,
     DIGEST_FIELD,
     DIGEST_KEY,
+    OnnxFile,
     card_part,
     content_sha256,
     safetensors_parts,
@@ -25,7 +26,6 @@ from stdeploy.artifacts.files import (
     sidecar_path,
     whole_file,
 )
-from stdeploy.artifacts.onnx_file import OnnxFile
 from stdeploy.errors import ArtifactError, SpecError, did_you_mean
 
 _LABELS = "labels"
@@ -179,7 +179,7 @@ def _answered_anew(path: Path, card: ModelCard) -> GoldenClip:
     from stdeploy.artifacts.golden import check_golden, golden_clip
     from stdeploy.artifacts.parity import RUNTIME_TOLERANCE
     from stdeploy.models.checkpoint import load_model
-    from stdeploy.models.inference import golden_of, logits_of
+    from stdeploy.models.frames_to_logits import golden_of, logits_of
 
     model, old = load_model(path)
     # Otherwise a damaged network of a file without a digest would be declared a good one.

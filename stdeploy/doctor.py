@@ -7,8 +7,7 @@ import platform
 from collections.abc import Callable, Iterator
 
 from stdeploy import __version__
-from stdeploy.backends.finding import Finding, findings
-from stdeploy.backends.registry import BACKENDS, runtime_class
+from stdeploy.backends.base import BACKENDS, Finding, findings, runtime_class
 from stdeploy.backends.selection import rule
 from stdeploy.errors import with_our_pip
 from stdeploy.hardware import (

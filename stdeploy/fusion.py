@@ -27,7 +27,7 @@ from stdeploy.errors import ArtifactError, FusionError, ParityError
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model, save_fused
-from stdeploy.models.inference import logits_and_magnitude, logits_of
+from stdeploy.models.frames_to_logits import logits_and_magnitude, logits_of
 
 _DTYPES: dict[Arithmetic, torch.dtype] = {"fp64": torch.float64, "fp32": torch.float32}
 

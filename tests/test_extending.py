@@ -16,11 +16,10 @@ import torch
 import stdeploy
 from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.spec import ModelSpec
-from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.base import BACKENDS, Registered, RuntimeOptions, runtime_class
 from stdeploy.backends.loader import golden_row
 from stdeploy.backends.onnxruntime import OnnxRuntime
-from stdeploy.backends.registry import BACKENDS, Registered, runtime_class
-from stdeploy.bench.cases import cases_for
+from stdeploy.bench.worker import cases_for
 from stdeploy.errors import ArtifactError, BackendError, DatasetError, SpecError
 from stdeploy.fusion import fuse_model, verify
 from stdeploy.models.checkpoint import save_checkpoint
@@ -104,9 +103,9 @@ def write_dives(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package with the three files and the three lines, and nothing else."""
-    folder = tmp_path_factory.mktemp("house")
+    folder = tmp_path_factory.mktemp("extended")
     shutil.copytree(Path(stdeploy.__file__).parent, folder / "stdeploy")
     for one in quoted():
         shutil.copy(one.example, folder / one.place)
@@ -117,9 +116,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ran(house: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
+def ran(extended: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     """All verbs over the three, by name; they leave their files in `work` beside the package."""
-    work = house / "work"
+    work = extended / "work"
     model = tiny_c3d()
     write_dives(work / "dives")
     (work / "nothing").mkdir()
@@ -153,8 +152,8 @@ def ran(house: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]
         cwd=work,
         env={
             **environment,
-            "PYTHONPATH": str(house),
-            "STDEPLOY_CACHE": str(house / "cache"),
+            "PYTHONPATH": str(extended),
+            "STDEPLOY_CACHE": str(extended / "cache"),
             "COLUMNS": "120",
         },
         capture_output=True,
@@ -167,9 +166,9 @@ def ran(house: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]
     return dict(zip(verbs, answers, strict=True))
 
 
-def test_each_extension_is_one_file_and_one_line(house: Path) -> None:
+def test_each_extension_is_one_file_and_one_line(extended: Path) -> None:
     assert [one.example.name for one in quoted()] == ["c3d.py", "reference.py", "diving48.py"]
-    before, after = Path(stdeploy.__file__).parent, house / "stdeploy"
+    before, after = Path(stdeploy.__file__).parent, extended / "stdeploy"
     sources = {path.relative_to(after) for path in after.rglob("*.py")}
     new = {path for path in sources if not (before / path).is_file()}
     assert new == {Path(one.place).relative_to("stdeploy") for one in quoted()}
@@ -200,10 +199,10 @@ def test_a_new_architecture_folds_with_random_norms() -> None:
 
 
 def test_a_new_architecture_goes_from_checkpoint_to_labels(
-    house: Path, ran: dict[str, Ran]
+    extended: Path, ran: dict[str, Ran]
 ) -> None:
     assert (ran["fuse"].status, ran["export"].status) == (0, 0), ran["export"].err
-    card = read_card(house / "work" / "a.onnx")
+    card = read_card(extended / "work" / "a.onnx")
     assert card.model.architecture == "c3d"
     assert card.model.fused
     (row,) = ran["onnxruntime"].rows
@@ -213,8 +212,8 @@ def test_a_new_architecture_goes_from_checkpoint_to_labels(
     assert min(cost["fused"]["by_stage"].values()) > 0
 
 
-def test_a_new_backend_answers_as_onnx_runtime(house: Path, ran: dict[str, Ran]) -> None:
-    path = house / "work" / "a.onnx"
+def test_a_new_backend_answers_as_onnx_runtime(extended: Path, ran: dict[str, Ran]) -> None:
+    path = extended / "work" / "a.onnx"
     card = read_card(path)
     frames = np.random.default_rng(0).integers(0, 256, (3, *TINY_CLIP.frames_shape), np.uint8)
     with (
@@ -239,19 +238,19 @@ def test_a_new_backend_serves_the_verbs(ran: dict[str, Ran]) -> None:
 
 
 def test_a_new_backend_is_among_those_that_bench_measures(
-    house: Path, ran: dict[str, Ran], monkeypatch: pytest.MonkeyPatch
+    extended: Path, ran: dict[str, Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Measuring takes a process for each backend; here only that this one would get its own.
     runtime = "tests.extending.reference:ReferenceRuntime"
     monkeypatch.setitem(BACKENDS, "reference", Registered(runtime, runs=(".onnx",)))
-    cases = cases_for([house / "work" / "a.onnx"], devices=("cpu",), compiled=True)
+    cases = cases_for([extended / "work" / "a.onnx"], devices=("cpu",), compiled=True)
     assert "reference cpu fp32" in [case.name for case in cases]
 
 
 def test_a_new_backend_refuses_what_it_cannot_run(
-    house: Path, ran: dict[str, Ran], tmp_path: Path
+    extended: Path, ran: dict[str, Ran], tmp_path: Path
 ) -> None:
-    path = house / "work" / "a.onnx"
+    path = extended / "work" / "a.onnx"
     card = read_card(path)
     with pytest.raises(BackendError, match=r"as it was written; run: stdeploy export --precision"):
         ReferenceRuntime.open(path, card, RuntimeOptions(precision="int8"))
@@ -269,7 +268,7 @@ def test_a_new_backend_refuses_what_it_cannot_run(
 
 
 def test_a_new_data_set_is_read_checked_trained_on_and_measured(
-    house: Path, ran: dict[str, Ran]
+    extended: Path, ran: dict[str, Ran]
 ) -> None:
     (checked,) = ran["check"].rows
     assert checked["findings"] == []
@@ -277,7 +276,7 @@ def test_a_new_data_set_is_read_checked_trained_on_and_measured(
     assert checked["classes"]["train"] == dict.fromkeys(labels, 2)
     assert checked["classes"]["validation"] == dict.fromkeys(labels, 1)
     assert ran["train"].status == 0, ran["train"].err
-    assert read_card(house / "work" / "b.pt").labels == labels
+    assert read_card(extended / "work" / "b.pt").labels == labels
     (result,) = ran["evaluate"].rows
     assert result["videos"] == 2
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import stdeploy
-from stdeploy.backends.registry import BACKENDS
+from stdeploy.backends.base import BACKENDS
 from stdeploy.datasets.synthetic import make_dataset
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.video.reader import VideoReader

@@ -13,7 +13,7 @@ from stdeploy.errors import ArtifactError, FusionError, ParityError
 from stdeploy.fusion import filters_of, fuse_checkpoint, fuse_model, verify
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
-from stdeploy.models.inference import FrameNormalisation, logits_and_magnitude, logits_of
+from stdeploy.models.frames_to_logits import FrameNormalisation, logits_and_magnitude, logits_of
 from stdeploy.models.registry import ARCHITECTURES, build
 from tests.helpers.models import TINY_CLIP, cancelling_model, card_of, randomise_norms, tiny_model
 

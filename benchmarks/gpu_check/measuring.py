@@ -10,9 +10,9 @@ from networks import Where, checkpoint, exported, has_real_weights, spec_of
 from results import FAILED, IMPOSSIBLE, PASSED, Outcome
 
 from stdeploy.artifacts.files import fused_path
-from stdeploy.bench.cases import Case, cases_for
 from stdeploy.bench.measure import measure
 from stdeploy.bench.tables import summary
+from stdeploy.bench.worker import Case, cases_for
 from stdeploy.errors import StdeployError
 
 # What is used beside torch, by the names that are imported.
@@ -77,7 +77,7 @@ def determinism(outcome: Outcome, where: Where) -> None:
     from lightning_fabric import Fabric
     from torch import nn
 
-    from stdeploy.models.inference import FrameNormalisation
+    from stdeploy.models.frames_to_logits import FrameNormalisation
     from stdeploy.models.registry import build
     from stdeploy.train.determinism import (
         cost_of_determinism,

@@ -13,7 +13,7 @@ from stdeploy.artifacts.spec import ClipSpec, ModelSpec, Precision
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
-from stdeploy.models.inference import golden_of
+from stdeploy.models.frames_to_logits import golden_of
 from stdeploy.models.registry import build
 from stdeploy.pull.download import KINETICS_I3D
 from stdeploy.pull.kinetics import CLIP, SPEC, pull_kinetics_i3d

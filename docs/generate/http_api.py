@@ -7,9 +7,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from schema import Schema, fields, type_of
 
-from stdeploy.serve.app import application
 from stdeploy.serve.errors import STATUS
 from stdeploy.serve.request_gate import RequestGate
+from stdeploy.serve.server import application
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.serve.uploads import UploadFolder
 

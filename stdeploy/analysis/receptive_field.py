@@ -19,7 +19,7 @@ from stdeploy.errors import ArtifactError, DatasetError, VideoError
 from stdeploy.fusion import fuse_model
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
-from stdeploy.models.inference import FrameNormalisation
+from stdeploy.models.frames_to_logits import FrameNormalisation
 from stdeploy.models.registry import build
 from stdeploy.video.clips import middle_clips
 

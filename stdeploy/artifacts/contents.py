@@ -19,6 +19,7 @@ from stdeploy.artifacts.digest import (
     CARD_KEY,
     DIGEST_FIELD,
     DIGEST_KEY,
+    OnnxFile,
     Part,
     card_part,
     content_sha256,
@@ -27,7 +28,6 @@ from stdeploy.artifacts.digest import (
     torch_parts,
 )
 from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, existing, sidecar_path
-from stdeploy.artifacts.onnx_file import OnnxFile
 from stdeploy.errors import ArtifactError, require
 
 _log = logging.getLogger(__name__)

@@ -1,29 +1,103 @@
-"""The contract of every backend, what can be asked of one, and the checks they share."""
+"""Backends: their names, the contract of each, what one says about a host, shared checks.
+
+A new backend is its file and one line in `BACKENDS`.
+"""
 
 import abc
 import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, Self, cast, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.spec import Precision
-from stdeploy.backends.finding import Finding
-from stdeploy.backends.registry import BACKENDS
 from stdeploy.errors import (
     ArtifactError,
     BackendError,
+    MissingExtraError,
     SpecError,
     check_choice,
     check_count,
     pip_install,
 )
+
+Status = Literal["works", "absent", "problem", "fact"]
+Topic = TypeVar("Topic", bound=str)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        topic: what it is about.
+        status: "works", "absent" (not installed, or no such hardware), "problem" or "fact".
+        text: what was found.
+        remedy: what to do; empty where nothing has to be done.
+    """
+
+    topic: str
+    status: Status
+    text: str
+    remedy: str = ""
+
+
+def findings(topic: Topic, look: Callable[[Topic], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a look finds; an installation that is broken is a finding too.
+
+    Args:
+        topic: name of what is looked at.
+        look: takes that name, loads the library and tries it.
+    """
+    try:
+        yield from look(topic)
+    except MissingExtraError as error:
+        yield Finding(topic, "absent", "not installed", error.install)
+    except Exception as error:  # a broken installation raises anything
+        reason = " ".join(str(error).split())[:200]
+        text = f"is installed but broken: {type(error).__name__}: {reason}"
+        yield Finding(topic, "problem", text, f"reinstall {topic}")
+
+
+class Registered(NamedTuple):
+    """Where a backend is, told without importing it: a host that serves .onnx files has no torch.
+
+    Attributes:
+        runtime: "module:class", a `stdeploy.backends.base.BaseRuntime`.
+        runs: suffixes of the artifacts that it opens.
+    """
+
+    runtime: str
+    runs: tuple[str, ...]
+
+
+BACKENDS: Mapping[str, Registered] = {
+    "torch": Registered("stdeploy.backends.torch:TorchRuntime", runs=(".pt", ".safetensors")),
+    "onnxruntime": Registered("stdeploy.backends.onnxruntime:OnnxRuntime", runs=(".onnx",)),
+    "openvino": Registered("stdeploy.backends.openvino:OpenVinoRuntime", runs=(".onnx",)),
+    "tensorrt": Registered("stdeploy.backends.tensorrt:TensorRtRuntime", runs=(".engine",)),
+}
+
+
+def runtime_class(backend: str) -> "type[BaseRuntime]":
+    """The class of a backend.
+
+    Args:
+        backend: a name of the registry.
+
+    Raises:
+        MissingExtraError: its file cannot be imported without its library.
+    """
+    found: type[BaseRuntime] = pkgutil.resolve_name(BACKENDS[backend].runtime)
+    return found
+
 
 # "auto" or a name of the registry, which alone counts when the program runs. Command line and
 # server list and check what it allows.

@@ -12,8 +12,7 @@ from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import ONNX_SUFFIX
 from stdeploy.artifacts.golden import check_golden, golden_clip
 from stdeploy.artifacts.parity import RUNTIME_TOLERANCE
-from stdeploy.backends.base import Features, RunsClips
-from stdeploy.backends.registry import runtime_class
+from stdeploy.backends.base import Features, RunsClips, runtime_class
 from stdeploy.errors import ArtifactError, SpecError
 
 

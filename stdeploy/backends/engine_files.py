@@ -15,8 +15,13 @@ from stdeploy.artifacts.files import (
     unfinished_folder,
     whole_file,
 )
-from stdeploy.backends.tensorrt_distribution import Distribution, import_distribution
-from stdeploy.backends.tensorrt_plan import BuildOptions, Progress, build_plan
+from stdeploy.backends.tensorrt_builder import (
+    BuildOptions,
+    Distribution,
+    Progress,
+    build_plan,
+    import_distribution,
+)
 from stdeploy.errors import ArtifactError
 from stdeploy.hardware import gpus
 

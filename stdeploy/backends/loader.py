@@ -14,8 +14,8 @@ from stdeploy.backends.base import (
     BaseRuntime,
     Runtime,
     RuntimeOptions,
+    runtime_class,
 )
-from stdeploy.backends.registry import runtime_class
 from stdeploy.backends.selection import backends_for, candidates, remember, remembered
 from stdeploy.errors import BackendError, SpecError, StdeployError
 

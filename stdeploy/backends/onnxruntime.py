@@ -17,12 +17,12 @@ from stdeploy.backends.base import (
     BaseRuntime,
     Described,
     Features,
+    Finding,
     RunsClips,
     RuntimeOptions,
     check_frames,
     check_signature,
 )
-from stdeploy.backends.finding import Finding
 from stdeploy.errors import ArtifactError, BackendError, pip_install, require, with_our_pip
 from stdeploy.hardware import gpus
 

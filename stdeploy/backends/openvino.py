@@ -13,12 +13,12 @@ from stdeploy.backends.base import (
     BaseRuntime,
     Described,
     Features,
+    Finding,
     RunsClips,
     RuntimeOptions,
     check_frames,
     check_signature,
 )
-from stdeploy.backends.finding import Finding
 from stdeploy.errors import ArtifactError, BackendError, require
 from stdeploy.hardware import cpu_multiplies
 

@@ -10,8 +10,7 @@ from typing import cast
 
 from stdeploy.artifacts.files import ONNX_SUFFIX, cache_folder, sha256_of, whole_file
 from stdeploy.artifacts.spec import Precision
-from stdeploy.backends.base import Backend, RuntimeOptions
-from stdeploy.backends.registry import BACKENDS, runtime_class
+from stdeploy.backends.base import BACKENDS, Backend, RuntimeOptions, runtime_class
 from stdeploy.errors import ArtifactError
 from stdeploy.hardware import cpu_count, cpu_name
 

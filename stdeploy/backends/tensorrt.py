@@ -16,14 +16,15 @@ from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.backends.base import (
     BaseRuntime,
     Described,
+    Finding,
     RuntimeOptions,
     check_frames,
     check_signature,
+    findings,
 )
 from stdeploy.backends.cuda import StagedArray, Stream, runtime_api
 from stdeploy.backends.engine_files import add_parity, rebuilt
-from stdeploy.backends.finding import Finding, findings
-from stdeploy.backends.tensorrt_distribution import (
+from stdeploy.backends.tensorrt_builder import (
     EXTRAS,
     Distribution,
     DistributionName,

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.spec import Precision
-from stdeploy.backends.base import BaseRuntime, RuntimeOptions, check_frames
-from stdeploy.backends.finding import Finding
+from stdeploy.backends.base import BaseRuntime, Finding, RuntimeOptions, check_frames
 from stdeploy.errors import ArtifactError, BackendError, require
 from stdeploy.hardware import gpus
 
@@ -23,7 +22,7 @@ import torch  # noqa: E402 - after the check for it
 from torch import Tensor  # noqa: E402
 
 from stdeploy.models.checkpoint import load_model  # noqa: E402
-from stdeploy.models.inference import FramesToLogits, halve_trunk  # noqa: E402
+from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk  # noqa: E402
 
 _DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,

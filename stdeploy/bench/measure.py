@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from stdeploy.bench.cases import Case
-from stdeploy.bench.worker import FailedError, Loaded, Turn, Worker
+from stdeploy.bench.worker import Case, FailedError, Loaded, Turn, Worker
 from stdeploy.hardware import cpu_count, cpu_name, gpus
 
 Progress = Callable[[str, int, int], None]

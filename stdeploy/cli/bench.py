@@ -45,10 +45,10 @@ def command(
             checked_output(path, next((s for s in suffixes if path.name.endswith(s)), suffixes[0]))
     sizes, kinds = _sizes(batches), _devices(devices)
     with phase_bars("looking for backends") as progress:
-        from stdeploy.bench.cases import artifacts_of, cases_for, newest_stem
         from stdeploy.bench.measure import measure
         from stdeploy.bench.tables import COLUMNS, cells, draw, shown, summary, to_json, to_markdown
         from stdeploy.bench.tables import write_text as write
+        from stdeploy.bench.worker import artifacts_of, cases_for, newest_stem
 
         paths = artifacts or artifacts_of(Path(), newest_stem(Path()))
         cases = list(cases_for(paths, devices=kinds, compiled=compiled))

@@ -7,7 +7,7 @@ import typer
 
 from stdeploy.cli.classify_rows import Asked, TimelineKind, classify_rows
 from stdeploy.cli.console import note
-from stdeploy.cli.options import (
+from stdeploy.cli.video_arguments import (
     AllowCpuOption,
     BackendOption,
     CompileOption,
@@ -20,9 +20,11 @@ from stdeploy.cli.options import (
     ReaderOption,
     RebuildOption,
     ThreadsOption,
+    common_folder,
+    default_artifact,
+    expand,
     runtime_options,
 )
-from stdeploy.cli.video_arguments import common_folder, default_artifact, expand
 from stdeploy.errors import SpecError
 from stdeploy.inference.timeline import DEFAULT_LEAVE, TimelineOptions
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from stdeploy.cli.console import counted, note, progress_bar, rate_bar
-from stdeploy.cli.formatters import Record, Show, ShowJson, ShowTable
-from stdeploy.cli.row_output import Rows
+from stdeploy.cli.formatters import Record, Rows, Show, ShowJson, ShowTable
 from stdeploy.cli.video_arguments import Unfinished
 from stdeploy.errors import StdeployError, VideoError
 from stdeploy.inference.prediction import Prediction

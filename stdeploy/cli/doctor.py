@@ -11,7 +11,7 @@ from rich.text import Text
 from stdeploy.cli.console import out
 
 if TYPE_CHECKING:
-    from stdeploy.backends.finding import Finding
+    from stdeploy.backends.base import Finding
 
 _TOPIC, _STATUS = 18, 9  # signs
 _STYLES = {"works": "green", "problem": "red", "absent": "yellow", "fact": ""}

@@ -11,7 +11,8 @@ import typer
 
 from stdeploy.artifacts.card import is_telling
 from stdeploy.cli.console import counted, note, out, progress_bar
-from stdeploy.cli.options import (
+from stdeploy.cli.formatters import say_failed
+from stdeploy.cli.video_arguments import (
     AllowCpuOption,
     BackendOption,
     CompileOption,
@@ -23,7 +24,6 @@ from stdeploy.cli.options import (
     ThreadsOption,
     runtime_options,
 )
-from stdeploy.cli.row_output import say_failed
 from stdeploy.errors import VideoError
 
 if TYPE_CHECKING:

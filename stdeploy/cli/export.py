@@ -8,9 +8,9 @@ from rich.table import Table
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, existing, newest
-from stdeploy.backends.tensorrt_plan import BuildOptions
+from stdeploy.backends.tensorrt_builder import BuildOptions
 from stdeploy.cli.console import announced, note, out, phase_bars
-from stdeploy.cli.options import PrecisionName
+from stdeploy.cli.video_arguments import PrecisionName
 from stdeploy.errors import SpecError, require
 
 if TYPE_CHECKING:

@@ -31,8 +31,7 @@ from stdeploy.cli import (
     watch,
 )
 from stdeploy.cli.console import err
-from stdeploy.cli.help import Verbs, tidy_help
-from stdeploy.cli.synonyms import setting_meant, verb_meant
+from stdeploy.cli.help import Verbs, setting_meant, tidy_help, verb_meant
 from stdeploy.errors import StdeployError
 
 _DEBUG = "STDEPLOY_DEBUG"

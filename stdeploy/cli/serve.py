@@ -29,7 +29,7 @@ def _serve(artifact: Path | None, config: Path | None, **flags: Any) -> None:
     """
     for module in ("fastapi", "fastapi_offline", "uvicorn", "pydantic_settings"):
         require(module, extra="serve", purpose="serving")
-    from stdeploy.serve import logs
+    from stdeploy.serve import monitoring
     from stdeploy.serve.server import serve
     from stdeploy.serve.settings import load
 
@@ -40,7 +40,7 @@ def _serve(artifact: Path | None, config: Path | None, **flags: Any) -> None:
         )
     settings = load(typed, config)
     model = settings.model or default_artifact()
-    logs.set_up(settings.log_format, settings.log_level)
+    monitoring.set_up(settings.log_format, settings.log_level)
     serve(settings, model, say=note)
 
 

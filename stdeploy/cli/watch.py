@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stdeploy.cli.console import note, out
-from stdeploy.cli.options import (
+from stdeploy.cli.video_arguments import (
     AllowCpuOption,
     BackendOption,
     CompileOption,

@@ -23,16 +23,18 @@ from stdeploy.backends.base import Backend, RuntimeOptions
 from stdeploy.backends.engine_files import move_engine, timing_path, write_engine, write_sidecar
 from stdeploy.backends.loader import open_backend
 from stdeploy.backends.tensorrt import TensorRtRuntime
-from stdeploy.backends.tensorrt_distribution import (
+from stdeploy.backends.tensorrt_builder import (
+    BuildOptions,
     Distribution,
+    Progress,
+    check_targets,
     import_distribution,
     usable_distributions,
 )
-from stdeploy.backends.tensorrt_plan import BuildOptions, Progress, check_targets
 from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, BackendError, SpecError
 from stdeploy.export.calibration import named_videos, read_calibration
-from stdeploy.export.gate import BATCHES, Reference, check, prove, thresholds
+from stdeploy.export.verification import BATCHES, Reference, check, prove, thresholds
 from stdeploy.hardware import gpus
 
 __all__ = ["BuildOptions", "BuiltEngine", "build_engine"]

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
+from stdeploy.artifacts.digest import OnnxFile
 from stdeploy.artifacts.files import (
     StrPath,
     as_path,
@@ -25,20 +26,19 @@ from stdeploy.artifacts.files import (
     whole_file,
 )
 from stdeploy.artifacts.golden import check_golden
-from stdeploy.artifacts.onnx_file import OnnxFile
 from stdeploy.artifacts.parity import RUNTIME_TOLERANCE, Difference
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, RuntimeOptions
 from stdeploy.backends.loader import open_backend, open_runtime
-from stdeploy.backends.tensorrt_plan import Progress
+from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, BackendError, SpecError, check_choice, require
 from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
-from stdeploy.export.gate import Proof, Reference, check, prove, thresholds
+from stdeploy.export.verification import Proof, Reference, check, prove, thresholds
 from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
-from stdeploy.models.inference import FramesToLogits, halve_trunk, logits_of
+from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk, logits_of
 
 # A convolution takes bfloat16 from opset 22 on; for the rest an older one is understood by more.
 OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
@@ -283,7 +283,7 @@ def _int8(
         return []
 
     # Here, because it loads onnxruntime; where that is missing, `export_onnx` says so first.
-    from stdeploy.export.int8_search import Int8Search
+    from stdeploy.export.quantise import Int8Search
 
     search = Int8Search(to_onnx(model, card), clips.for_ranges, answer)
     return search.run(failures, lambda done, total: progress("finding spoilers", done, total))

@@ -32,7 +32,7 @@ from stdeploy.inference.window_scores import ScoredWindow, WindowScorer
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips, clips_of_frames, read_clips
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.opencv import decoding_threads, limit_threads
-from stdeploy.video.sources import FRAMES, FileSource, VideoSource, as_file
+from stdeploy.video.video_files import FRAMES, FileSource, VideoSource, as_file
 
 _MOST_JOBS = 8
 

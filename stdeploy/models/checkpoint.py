@@ -33,7 +33,7 @@ from stdeploy.artifacts.parity import RUNTIME_TOLERANCE
 from stdeploy.artifacts.spec import Precision
 from stdeploy.errors import ArtifactError
 from stdeploy.models.base import ActionModel
-from stdeploy.models.inference import golden_of
+from stdeploy.models.frames_to_logits import golden_of
 from stdeploy.models.registry import build
 
 _log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from stdeploy.errors import DownloadError
 from stdeploy.layers.temporal import TemporalFilter, coefficients_from_filter
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import save_checkpoint
-from stdeploy.models.inference import golden_of
+from stdeploy.models.frames_to_logits import golden_of
 from stdeploy.models.registry import build
 from stdeploy.pull.download import KINETICS_I3D, Progress, fetch_member
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from stdeploy.serve import logs
+from stdeploy.serve import monitoring
 from stdeploy.serve.schemas import ClassifyOptions, as_json
 
 # Code -> status. The codes are what programs and metrics see; the sentences are for people.
@@ -131,7 +131,7 @@ class RequestError(Exception):
 def error_json(sentence: str, code: str, request_id: str | None = None) -> bytes:
     """An error as JSON, with the id of the request; by default of that which is answered here."""
     return as_json(
-        {"error": sentence, "code": code, "request_id": request_id or logs.request_id.get()}
+        {"error": sentence, "code": code, "request_id": request_id or monitoring.request_id.get()}
     )
 
 

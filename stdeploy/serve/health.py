@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from stdeploy.serve.admission import Admission
-from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.monitoring import Metrics
 from stdeploy.serve.schemas import Health, Json
 from stdeploy.serve.service import Service
 

@@ -19,17 +19,17 @@ import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stdeploy.serve import logs
+from stdeploy.serve import monitoring
 from stdeploy.serve.admission import AllowedHosts
 from stdeploy.serve.errors import MOST_SHOWN, RequestError
-from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.monitoring import Metrics
 from stdeploy.serve.request_gate import GoneError
 
 _OUR_MAJOR_VERSION = b"1."
 # A line that goes on in the next one, or ends without a carriage return: h11 takes both.
 _DOUBTFUL_LINES = re.compile(rb"\n[ \t]|(?<!\r)\n")
 _SCHEMES = (b"http://", b"https://")
-_log = logging.getLogger(logs.REQUESTS)
+_log = logging.getLogger(monitoring.REQUESTS)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PROTECTED = ("/v1", "/v2")
 # Asked by orchestrators, which hold no key, and again and again.
@@ -173,7 +173,7 @@ class RequestGuard:
         scope = {**scope, "method": "GET"} if method == "HEAD" else scope
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        token = logs.request_id.set(request_id)
+        token = monitoring.request_id.set(request_id)
         start = time.monotonic()
         end: float | None = None
         status = 0
@@ -215,7 +215,7 @@ class RequestGuard:
             await refuse(failed, self._metrics, send_with_id)
         finally:
             self._end(scope, method, status, code, (end or time.monotonic()) - start)
-            logs.request_id.reset(token)
+            monitoring.request_id.reset(token)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host")

@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stdeploy.errors import require
-from stdeploy.serve.app import application as asgi_application
 from stdeploy.serve.request_gate import RequestGate
+from stdeploy.serve.server import application as asgi_application
 from stdeploy.serve.service import model_of, open_service
 from stdeploy.serve.settings import ENV_PREFIX, ServeSettings
 from stdeploy.serve.uploads import UploadFolder

@@ -21,7 +21,7 @@ from stdeploy.serve.admission import (
 from stdeploy.serve.batch_runner import NetworkFailedError, UnwantedError
 from stdeploy.serve.errors import MOST_SHOWN, RequestError
 from stdeploy.serve.health import ServerHealth
-from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.monitoring import Metrics
 from stdeploy.serve.scheduling import Job
 from stdeploy.serve.service import Service
 from stdeploy.serve.settings import ServeSettings

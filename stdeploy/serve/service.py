@@ -30,7 +30,7 @@ from stdeploy.inference.prediction import Prediction
 from stdeploy.inference.timeline import Cell, Timeline, TimelineOptions
 from stdeploy.serve.admission import DurationEstimator
 from stdeploy.serve.batch_runner import BatchRunner, SharedRuntime, UnwantedError
-from stdeploy.serve.metrics import Metrics
+from stdeploy.serve.monitoring import Metrics
 from stdeploy.serve.scheduling import ClientSlots, Job
 from stdeploy.serve.settings import ServeSettings
 from stdeploy.video.clips import ClipRequest, Clips

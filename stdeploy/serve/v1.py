@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from stdeploy.inference.timeline import Cell, TimelineOptions
-from stdeploy.serve import logs
+from stdeploy.serve import monitoring
 from stdeploy.serve.errors import REFUSED, Error, RequestError, given_twice, in_words
 from stdeploy.serve.request_gate import RequestGate, refusal_of
 from stdeploy.serve.scheduling import Job
@@ -289,4 +289,4 @@ def _event(name: str, data: BaseModel) -> str:
 
 
 def _request_id() -> str:
-    return logs.request_id.get() or ""
+    return monitoring.request_id.get() or ""

@@ -16,7 +16,7 @@ from stdeploy.artifacts.card import Lineage, ModelCard
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import ArtifactError, DatasetError
 from stdeploy.models.base import ActionModel
-from stdeploy.models.inference import FrameNormalisation, golden_of
+from stdeploy.models.frames_to_logits import FrameNormalisation, golden_of
 from stdeploy.train.clips import Batch, BrokenVideo
 from stdeploy.train.determinism import Cost, cost_of_determinism, replace_max_pools
 from stdeploy.train.initialisation import Started, start

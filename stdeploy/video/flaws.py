@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
 from stdeploy.artifacts.spec import Spec
+from stdeploy.video.containers import Programs
 from stdeploy.video.timing import Timing
-from stdeploy.video.transport_stream import Programs
 
 _MOST_SPANS = 20  # that are listed
 _MOST_NOTES = 5

@@ -22,11 +22,11 @@ from stdeploy.video.containers import (
     CAPTURE_OPTIONS,
     HEAD_BYTES,
     WITHOUT_TIMES,
+    announced,
     capture_options,
     container_of,
 )
 from stdeploy.video.decoder import NO_VIDEO, Index, Packet, Stream
-from stdeploy.video.mp4_index import announced
 from stdeploy.video.transform import Image, Orientation
 
 _TIMEOUT_MS = 20_000

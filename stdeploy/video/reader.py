@@ -10,16 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.errors import MissingExtraError, VideoError, pip_install
-from stdeploy.video.containers import HEAD_BYTES, TRANSPORT_STREAM, container_of
+from stdeploy.video.containers import (
+    HEAD_BYTES,
+    TRANSPORT_STREAM,
+    Programs,
+    announced,
+    container_of,
+    lacks_index,
+    programs,
+)
 from stdeploy.video.decoder import Decoder, DecoderName, Index, Stream
 from stdeploy.video.flaws import Flaws, notes_on, spans_of
 from stdeploy.video.limits import NO_LIMITS, Limits
-from stdeploy.video.mp4_index import announced, lacks_index
 from stdeploy.video.opencv import OpenCV, refused_by_opencv
 from stdeploy.video.sampling import Window, slide
 from stdeploy.video.timing import SAME_SECONDS, Timing, missing_from, same_stamp
 from stdeploy.video.transform import AS_CODED, Image
-from stdeploy.video.transport_stream import Programs, programs
 
 # Which frames are wanted, once it is known when they are shown.
 Choice = Callable[[Timing], NDArray[np.intp]]

@@ -19,11 +19,11 @@ from stdeploy.artifacts.digest import (
     CARD_KEY,
     DIGEST_FIELD,
     DIGEST_KEY,
+    OnnxFile,
     content_sha256,
     tensor_name,
     torch_parts,
 )
-from stdeploy.artifacts.onnx_file import OnnxFile
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError

@@ -18,7 +18,7 @@ from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.errors import ArtifactError, DatasetError
 from stdeploy.models.checkpoint import save_checkpoint
-from stdeploy.models.inference import golden_of
+from stdeploy.models.frames_to_logits import golden_of
 from tests.helpers.models import TINY_CLIP, card_of, tiny_model
 
 NAMES = ["class 0", "class 1", "class 2", "class 3", "class 4"]

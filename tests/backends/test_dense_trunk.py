@@ -17,7 +17,7 @@ from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_checkpoint
 from stdeploy.inference.dense_windows import DenseWindows
 from stdeploy.models.checkpoint import load_model, save_checkpoint
-from stdeploy.models.inference import FrameNormalisation
+from stdeploy.models.frames_to_logits import FrameNormalisation
 from tests.helpers.models import card_of, tiny_model
 
 CLIP = ClipSpec(num_frames=6, frame_stride=2, fps=10.0, short_side_px=36, crop_px=32)

@@ -14,14 +14,14 @@ from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.artifacts.files import engine_path, sha256_of, sidecar_path
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
-from stdeploy.backends.tensorrt_plan import BuildOptions
+from stdeploy.backends.tensorrt_builder import BuildOptions
 from stdeploy.errors import ArtifactError, BackendError, SpecError
 from stdeploy.export.engine import BuiltEngine, build_engine
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import Gpu, gpus
 from stdeploy.models.checkpoint import save_fused
-from stdeploy.models.inference import logits_of
+from stdeploy.models.frames_to_logits import logits_of
 from stdeploy.models.registry import ARCHITECTURES
 from tests.helpers.models import TINY_CLIP, card_of, tiny_model, write_signed
 from tests.helpers.videos import write_golden_videos

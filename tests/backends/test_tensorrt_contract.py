@@ -17,8 +17,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "stdeploy"
 FILES = (
-    "backends/tensorrt_distribution.py",
-    "backends/tensorrt_plan.py",
+    "backends/tensorrt_builder.py",
+    "backends/tensorrt_builder.py",
     "backends/tensorrt.py",
 )
 # What the bindings import from the libraries; nothing of it is called here.

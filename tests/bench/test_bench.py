@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from stdeploy.backends.base import RuntimeOptions
-from stdeploy.bench.cases import Case, artifacts_of, cases_for, newest_stem
 from stdeploy.bench.measure import Report, Row, measure, with_shares
 from stdeploy.bench.tables import COLUMNS, cells, draw, shown, summary, to_json, to_markdown
-from stdeploy.bench.worker import matmul_flops
+from stdeploy.bench.worker import Case, artifacts_of, cases_for, matmul_flops, newest_stem
 from stdeploy.errors import ArtifactError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model

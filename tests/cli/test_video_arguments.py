@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stdeploy.cli.formatters import ShowTable, name_in_lines
-from stdeploy.cli.synonyms import setting_meant, verb_meant
+from stdeploy.cli.help import setting_meant, verb_meant
 from stdeploy.cli.video_arguments import common_folder, expand, is_address, wrong_with_address
 from tests.helpers.program import Inside
 from tests.helpers.videos import numbered_frames, write_video

@@ -12,7 +12,7 @@ from stdeploy.errors import DownloadError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_checkpoint
 from stdeploy.models.checkpoint import load_model, save_checkpoint
-from stdeploy.models.inference import golden_of
+from stdeploy.models.frames_to_logits import golden_of
 from stdeploy.pull.download import KINETICS_I3D, SAMPLE_VIDEO, fetch
 from tests.docs.pages import ROOT
 from tests.docs.sandbox import Sandbox

@@ -12,8 +12,7 @@ from stdeploy.artifacts.files import sidecar_path
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.engine_files import write_sidecar
 from stdeploy.backends.loader import open_runtime
-from stdeploy.backends.tensorrt_distribution import usable_distributions
-from stdeploy.backends.tensorrt_plan import BuildOptions
+from stdeploy.backends.tensorrt_builder import BuildOptions, usable_distributions
 from stdeploy.errors import ArtifactError
 from stdeploy.export.engine import build_engine
 from stdeploy.export.onnx import export_onnx

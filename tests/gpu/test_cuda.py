@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stdeploy.fusion import fuse_model
-from stdeploy.models.inference import FrameNormalisation, logits_of
+from stdeploy.models.frames_to_logits import FrameNormalisation, logits_of
 from stdeploy.models.registry import ARCHITECTURES
 from stdeploy.train.determinism import deterministic_algorithms, replace_max_pools
 from tests.gpu.conftest import Gpu

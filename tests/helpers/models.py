@@ -7,12 +7,11 @@ import torch
 from torch import nn
 
 from stdeploy.artifacts.card import ModelCard
-from stdeploy.artifacts.digest import CARD_KEY
+from stdeploy.artifacts.digest import CARD_KEY, OnnxFile
 from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
-from stdeploy.artifacts.onnx_file import OnnxFile
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.models.base import ActionModel
-from stdeploy.models.inference import golden_of, logits_of
+from stdeploy.models.frames_to_logits import golden_of, logits_of
 from stdeploy.models.registry import build
 
 TINY_CLIP = ClipSpec(

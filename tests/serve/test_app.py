@@ -17,10 +17,10 @@ from stdeploy.artifacts.card import read_card
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.serve.admission import DurationEstimator
-from stdeploy.serve.app import application, metrics_application
 from stdeploy.serve.batch_runner import BatchRunner
-from stdeploy.serve.logs import REQUESTS
+from stdeploy.serve.monitoring import REQUESTS
 from stdeploy.serve.request_gate import RequestGate
+from stdeploy.serve.server import application, metrics_application
 from stdeploy.serve.service import Model, Service
 from stdeploy.serve.settings import load
 from stdeploy.serve.uploads import UploadFolder

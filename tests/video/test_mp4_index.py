@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stdeploy.errors import VideoError
-from stdeploy.video.mp4_index import Announced, announced, lacks_index
+from stdeploy.video.containers import Announced, announced, lacks_index
 from stdeploy.video.reader import VideoReader
 from tests.helpers.odd_videos import coloured_frames, encode
 

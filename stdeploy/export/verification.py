@@ -1,4 +1,4 @@
-"""The gate: what an artifact must show, against its parent, before it gets its name."""
+"""What an artifact must show, against its parent, before it gets its name: the gate."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from stdeploy.artifacts.parity import (
 )
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Runtime
-from stdeploy.backends.tensorrt_plan import Progress
+from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.errors import ParityError, SpecError
 
 BATCHES = (1, 2, 5)

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from stdeploy.serve.logs import REQUESTS, RateLimit
+from stdeploy.serve.monitoring import REQUESTS, RateLimit
 from tests.serve.conftest import Server, running
 from tests.serve.test_v1 import RAW, post
 
