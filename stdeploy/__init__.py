@@ -131,8 +131,8 @@ def __getattr__(name: str) -> Any:
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _EXTRAS:
-        errors = importlib.import_module("stdeploy.errors")
-        errors.require("torch", extra=_EXTRAS[name], purpose=name)
+        packages = importlib.import_module("stdeploy.optional_packages")
+        packages.require("torch", extra=_EXTRAS[name], purpose=name)
     found = getattr(importlib.import_module(module), name)
     globals()[name] = found
     return found

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from stdeploy import __version__
 from stdeploy.backends.base import BACKENDS, Finding, findings, runtime_class
 from stdeploy.backends.selection import rule
-from stdeploy.errors import with_our_pip
 from stdeploy.hardware import (
     cpu_count,
     cpu_features,
@@ -18,6 +17,7 @@ from stdeploy.hardware import (
     gpus,
     memory_bytes,
 )
+from stdeploy.optional_packages import with_our_pip
 
 _PACKAGES = (
     *("numpy", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "torch"),

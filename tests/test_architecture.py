@@ -16,8 +16,9 @@ PACKAGE = Path(__file__).parents[1] / "stdeploy"
 MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
+    "optional_packages": {"errors"},
     "hardware": set(),
-    "artifacts": {"__init__", "errors", "hardware"},
+    "artifacts": {"__init__", "optional_packages", "hardware"},
     "layers": {"artifacts"},
     "models": {"layers"},
     "card_editing": {"models"},

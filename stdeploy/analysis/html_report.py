@@ -16,8 +16,9 @@ from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 from stdeploy.analysis.receptive_field import ReceptiveField, field_of_file
 from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.files import whole_file
-from stdeploy.errors import ArtifactError, MissingExtraError, require
+from stdeploy.errors import ArtifactError, MissingExtraError
 from stdeploy.export.flops import Cost, count_flops
+from stdeploy.optional_packages import require
 
 _STEPS = 3  # of the bar, beside the clips: card and cost, filters, pictures
 

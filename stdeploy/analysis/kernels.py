@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from stdeploy.artifacts.contents import check_if_ours
 from stdeploy.artifacts.files import existing
-from stdeploy.errors import ArtifactError, require
+from stdeploy.errors import ArtifactError
+from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
     from stdeploy.layers.temporal import TemporalFilter

@@ -28,7 +28,8 @@ from stdeploy.artifacts.digest import (
     torch_parts,
 )
 from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, existing, sidecar_path
-from stdeploy.errors import ArtifactError, require
+from stdeploy.errors import ArtifactError
+from stdeploy.optional_packages import require
 
 _log = logging.getLogger(__name__)
 

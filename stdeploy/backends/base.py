@@ -25,8 +25,8 @@ from stdeploy.errors import (
     SpecError,
     check_choice,
     check_count,
-    pip_install,
 )
+from stdeploy.optional_packages import pip_install
 
 Status = Literal["works", "absent", "problem", "fact"]
 Topic = TypeVar("Topic", bound=str)
@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"]
 else:
     Backend = Literal["auto", *BACKENDS]
+DeviceType = Literal["cpu", "cuda"]
 Device = Literal["auto", "cpu", "cuda"]
 # Frames (1, T, H, W, 3) to features (1, C, T), for any T.
 Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -155,11 +156,13 @@ class RunsClips(Protocol):
     Attributes:
         name: of the backend.
         device: where it really runs, in words.
+        device_type: what that is, for programs.
         precision: arithmetic of its convolutions.
     """
 
     name: str
     device: str
+    device_type: DeviceType
     precision: Precision
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -232,6 +235,7 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
     automatic: bool = False
 
     device: str
+    device_type: DeviceType = "cpu"
     precision: Precision
     stored: Precision = "fp32"
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.errors import BackendError, require
+from stdeploy.errors import BackendError
+from stdeploy.optional_packages import require
 
 
 def runtime_api() -> Any:

@@ -23,8 +23,9 @@ from stdeploy.backends.base import (
     check_frames,
     check_signature,
 )
-from stdeploy.errors import ArtifactError, BackendError, pip_install, require, with_our_pip
+from stdeploy.errors import ArtifactError, BackendError
 from stdeploy.hardware import gpus
+from stdeploy.optional_packages import pip_install, require, with_our_pip
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _FATAL = 4  # ONNX Runtime's severities: 3 error, 4 fatal
@@ -51,6 +52,7 @@ class OnnxRuntime(BaseRuntime):
         self._card = card
         self._bindings: dict[int, tuple[Any, Any, Any]] = {}
         self._on_gpu = on_gpu
+        self.device_type = "cuda" if on_gpu else "cpu"
         self.precision = card.precision
         provider = _CUDA if on_gpu else _CPU
         self.device = f"{gpus()[0].name}, {provider}" if on_gpu and gpus() else "CPU"
@@ -138,7 +140,7 @@ class OnnxRuntime(BaseRuntime):
         settings.log_severity_level = _FATAL
         settings.enable_cpu_mem_arena = False
         providers: list[Any] = [_CPU]
-        if like.device != "CPU":
+        if like.device_type == "cuda":
             providers.insert(0, (_CUDA, {"use_tf32": "0"}))
         session = ort.InferenceSession(model, settings, providers=providers)
         if len(providers) > 1 and session.get_providers()[0] == _CPU:

@@ -19,8 +19,9 @@ from stdeploy.backends.base import (
     check_frames,
     check_signature,
 )
-from stdeploy.errors import ArtifactError, BackendError, require
+from stdeploy.errors import ArtifactError, BackendError
 from stdeploy.hardware import cpu_multiplies
+from stdeploy.optional_packages import require
 
 # Arithmetic asked for -> OpenVINO's hint. Without one it would choose bf16 by itself wherever
 # the processor has it. int8 comes from the Q/DQ nodes, what lies between them is float32.

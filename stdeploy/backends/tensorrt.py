@@ -32,8 +32,9 @@ from stdeploy.backends.tensorrt_builder import (
     messages_of,
     usable_distributions,
 )
-from stdeploy.errors import ArtifactError, BackendError, MissingExtraError, pip_install
+from stdeploy.errors import ArtifactError, BackendError, MissingExtraError
 from stdeploy.hardware import Gpu, gpus
+from stdeploy.optional_packages import pip_install
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -66,6 +67,7 @@ class TensorRtRuntime(BaseRuntime):
     ) -> None:
         self.precision = sidecar.card.precision
         graphs = ", CUDA graphs" if cuda_graphs else ""
+        self.device_type = "cuda"
         self.device = f"{gpu.name}, {sidecar.distribution} {sidecar.version}{graphs}"
         self._card = sidecar.card
         self._largest = sidecar.batches[1]

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import whole_file
-from stdeploy.errors import ArtifactError, BackendError, SpecError, pip_install, with_our_pip
+from stdeploy.errors import ArtifactError, BackendError, SpecError
+from stdeploy.optional_packages import pip_install, with_our_pip
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import BaseRuntime, Finding, RuntimeOptions, check_frames
-from stdeploy.errors import ArtifactError, BackendError, require
+from stdeploy.errors import ArtifactError, BackendError
 from stdeploy.hardware import gpus
+from stdeploy.optional_packages import require
 
 require("torch", extra="train", purpose="running a .pt or .safetensors file")
 
@@ -59,6 +60,7 @@ class TorchRuntime(BaseRuntime):
         self._card = card
         self.stored = stored
         self._on_gpu = options.device == "cuda"
+        self.device_type = "cuda" if self._on_gpu else "cpu"
         self._graph: Callable[[Tensor], Tensor] | None = graph
         if options.compile:
             with _quiet():

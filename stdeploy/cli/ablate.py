@@ -10,7 +10,8 @@ import typer
 from stdeploy.artifacts.files import whole_file
 from stdeploy.cli.console import note, out
 from stdeploy.cli.train import Accelerator
-from stdeploy.errors import SpecError, require
+from stdeploy.errors import SpecError
+from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
     from stdeploy.train.ablation import Variant

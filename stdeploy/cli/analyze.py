@@ -10,7 +10,8 @@ from rich.table import Table
 
 from stdeploy.cli.console import counted, note, out, progress_bar
 from stdeploy.cli.help import Verbs
-from stdeploy.errors import DatasetError, require
+from stdeploy.errors import DatasetError
+from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
     from stdeploy.analysis.filters import LayerFilters, StageFilters

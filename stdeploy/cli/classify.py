@@ -5,26 +5,11 @@ from typing import Annotated
 
 import typer
 
+from stdeploy.backends.base import RuntimeOptions
 from stdeploy.cli.classify_rows import Asked, TimelineKind, classify_rows
 from stdeploy.cli.console import note
-from stdeploy.cli.video_arguments import (
-    AllowCpuOption,
-    BackendOption,
-    CompileOption,
-    CudaGraphsOption,
-    DeviceName,
-    DeviceOption,
-    ModelOption,
-    PrecisionOption,
-    ReaderName,
-    ReaderOption,
-    RebuildOption,
-    ThreadsOption,
-    common_folder,
-    default_artifact,
-    expand,
-    runtime_options,
-)
+from stdeploy.cli.options import ModelOption, ReaderName, ReaderOption, with_runtime_options
+from stdeploy.cli.video_arguments import common_folder, default_artifact, expand
 from stdeploy.errors import SpecError
 from stdeploy.inference.timeline import DEFAULT_LEAVE, TimelineOptions
 
@@ -146,6 +131,7 @@ _GpusPerWorker = Annotated[
 ]
 
 
+@with_runtime_options
 def command(
     videos: _Videos = None,
     model: ModelOption = None,
@@ -172,14 +158,8 @@ def command(
     workers: _Workers = 2,
     gpus_per_worker: _GpusPerWorker = 0.0,
     reader: ReaderOption = ReaderName.AUTO,
-    backend: BackendOption = "auto",
-    device: DeviceOption = DeviceName.AUTO,
-    precision: PrecisionOption = None,
-    allow_cpu: AllowCpuOption = False,
-    compiled: CompileOption = False,
-    cuda_graphs: CudaGraphsOption = False,
-    threads: ThreadsOption = None,
-    rebuild: RebuildOption = False,
+    *,
+    runtime_options: RuntimeOptions,
 ) -> None:
     """Classify video files: one row a file, best label first.
 
@@ -200,22 +180,7 @@ def command(
         plot=save_plot is not None,
         video=save_video is not None,
     )
-    if leave is not None and leave > enter:
-        raise SpecError(
-            f"a segment that begins at --enter {enter} cannot end below --leave {leave}; "
-            "give a --leave that is not above --enter"
-        )
-    leave = min(DEFAULT_LEAVE, enter) if leave is None else leave
-    options = runtime_options(
-        backend,
-        device,
-        precision,
-        allow_cpu=allow_cpu,
-        compiled=compiled,
-        cuda_graphs=cuda_graphs,
-        threads=threads,
-        rebuild=rebuild,
-    )
+    over_time = _over_time(hop, enter, leave, top_k, cuts=cuts)
     paths = expand(videos or [], lists=lists or [], recursive=recursive, report=note)
     if not paths:
         raise SpecError("the lists name no video; write one on each line")
@@ -232,10 +197,10 @@ def command(
             paths=paths,
             artifact=existing(model) if model else default_artifact(),
             chain=ClassifyOptions(views=views, batch=batch, jobs=jobs, decoder=reader.value),
-            runtime=options,
+            runtime=runtime_options,
             top_k=top_k,
             timeline=timeline,
-            over_time=TimelineOptions(hop, enter, leave, top_k, cuts),
+            over_time=over_time,
             untrusted=untrusted,
             cluster=cluster,
             pictures=Wanted(contact_sheet, save_plot, save_video),
@@ -246,6 +211,19 @@ def command(
             folder=None if lists else common_folder(videos or []),
         )
     )
+
+
+def _over_time(
+    hop: float, enter: float, leave: float | None, top_k: int, *, cuts: bool
+) -> TimelineOptions:
+    """What was asked for over time; --leave follows --enter where only that was given."""
+    if leave is not None and leave > enter:
+        raise SpecError(
+            f"a segment that begins at --enter {enter} cannot end below --leave {leave}; "
+            "give a --leave that is not above --enter"
+        )
+    leave = min(DEFAULT_LEAVE, enter) if leave is None else leave
+    return TimelineOptions(hop, enter, leave, top_k, cuts)
 
 
 def _check_together(

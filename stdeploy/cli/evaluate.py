@@ -10,20 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stdeploy.artifacts.card import is_telling
+from stdeploy.backends.base import RuntimeOptions
 from stdeploy.cli.console import counted, note, out, progress_bar
 from stdeploy.cli.formatters import say_failed
-from stdeploy.cli.video_arguments import (
-    AllowCpuOption,
-    BackendOption,
-    CompileOption,
-    CudaGraphsOption,
-    DeviceName,
-    DeviceOption,
-    PrecisionOption,
-    RebuildOption,
-    ThreadsOption,
-    runtime_options,
-)
+from stdeploy.cli.options import with_runtime_options
 from stdeploy.errors import VideoError
 
 if TYPE_CHECKING:
@@ -72,6 +62,7 @@ _Confusion = Annotated[
 _AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON.")]
 
 
+@with_runtime_options
 def command(
     artifact: _Artifact,
     other: _Other = None,
@@ -84,14 +75,7 @@ def command(
     per_class: _PerClass = False,
     confusion: _Confusion = None,
     as_json: _AsJson = False,
-    backend: BackendOption = "auto",
-    device: DeviceOption = DeviceName.AUTO,
-    precision: PrecisionOption = None,
-    allow_cpu: AllowCpuOption = False,
-    compiled: CompileOption = False,
-    cuda_graphs: CudaGraphsOption = False,
-    threads: ThreadsOption = None,
-    rebuild: RebuildOption = False,
+    runtime_options: RuntimeOptions,
 ) -> None:
     """Measure accuracy on labelled videos, by the same chain that classifies any video.
 
@@ -103,16 +87,6 @@ def command(
     from stdeploy.plotting.style import checked_picture
     from stdeploy.train.plots import draw_confusion
 
-    options = runtime_options(
-        backend,
-        device,
-        precision,
-        allow_cpu=allow_cpu,
-        compiled=compiled,
-        cuda_graphs=cuda_graphs,
-        threads=threads,
-        rebuild=rebuild,
-    )
     if confusion is not None:
         checked_picture(confusion)
     chain = ClassifyOptions(views=views, crops=3 if int(crops) == 3 else 1)
@@ -121,7 +95,7 @@ def command(
         note(f"{data}: {words}")
     results = []
     for path in [artifact] if other is None else [artifact, other]:
-        with Classifier.open(path, options=chain, runtime_options=options) as classifier:
+        with Classifier.open(path, options=chain, runtime_options=runtime_options) as classifier:
             runtime = classifier.runtime
             each = counted(classifier.views, "view")
             if classifier.crops > 1:

@@ -10,8 +10,9 @@ from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, existing, newest
 from stdeploy.backends.tensorrt_builder import BuildOptions
 from stdeploy.cli.console import announced, note, out, phase_bars
-from stdeploy.cli.video_arguments import PrecisionName
-from stdeploy.errors import SpecError, require
+from stdeploy.cli.options import PrecisionName
+from stdeploy.errors import SpecError
+from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
     from stdeploy.datasets.loader import NamedVideos

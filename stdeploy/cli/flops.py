@@ -11,8 +11,9 @@ from rich.text import Text
 
 from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.cli.console import note, out, progress_bar
-from stdeploy.errors import SpecError, require
+from stdeploy.errors import SpecError
 from stdeploy.models.registry import ARCHITECTURES
+from stdeploy.optional_packages import require
 
 
 def command(

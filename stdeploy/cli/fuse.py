@@ -10,7 +10,7 @@ from rich.table import Table
 from stdeploy.artifacts.card import ParityRow
 from stdeploy.artifacts.files import existing
 from stdeploy.cli.console import announced, out, progress_bar
-from stdeploy.errors import require
+from stdeploy.optional_packages import require
 
 
 def command(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stdeploy.cli.console import note, out, progress_bar
-from stdeploy.errors import require
+from stdeploy.optional_packages import require
 
 
 class Item(StrEnum):

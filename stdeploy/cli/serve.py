@@ -11,7 +11,8 @@ from pydantic import SecretStr
 from stdeploy.cli.console import note
 from stdeploy.cli.help import METAVARS
 from stdeploy.cli.video_arguments import default_artifact
-from stdeploy.errors import SpecError, require
+from stdeploy.errors import SpecError
+from stdeploy.optional_packages import require
 from stdeploy.serve.settings import GROUPS, ServeSettings, choices, kind_of
 
 _MIB = 2**20

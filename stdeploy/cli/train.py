@@ -16,7 +16,8 @@ from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, checked_output, existing
 from stdeploy.cli.console import Beat, counted, err, note, out, progress_bar
 from stdeploy.cli.evaluate import print_classes, record, say_unreadable, summary
 from stdeploy.cli.pull import Item
-from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError, require
+from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError
+from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
     from stdeploy.datasets.labelled_videos import LabelledVideos

@@ -12,20 +12,9 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from stdeploy.backends.base import RuntimeOptions
 from stdeploy.cli.console import note, out
-from stdeploy.cli.video_arguments import (
-    AllowCpuOption,
-    BackendOption,
-    CompileOption,
-    CudaGraphsOption,
-    DeviceName,
-    DeviceOption,
-    ModelOption,
-    PrecisionOption,
-    RebuildOption,
-    ThreadsOption,
-    runtime_options,
-)
+from stdeploy.cli.options import ModelOption, with_runtime_options
 from stdeploy.errors import VideoError
 
 _NO_FRAME = (
@@ -58,6 +47,7 @@ _Reconnect = Annotated[
 ]
 
 
+@with_runtime_options
 def command(
     source: _Source,
     model: ModelOption = None,
@@ -65,14 +55,8 @@ def command(
     hop: _Hop = 0.5,
     as_json: _AsJson = False,
     reconnect: _Reconnect = None,
-    backend: BackendOption = "auto",
-    device: DeviceOption = DeviceName.AUTO,
-    precision: PrecisionOption = None,
-    allow_cpu: AllowCpuOption = False,
-    compiled: CompileOption = False,
-    cuda_graphs: CudaGraphsOption = False,
-    threads: ThreadsOption = None,
-    rebuild: RebuildOption = False,
+    *,
+    runtime_options: RuntimeOptions,
 ) -> None:
     """Classify live video: the newest frames win, whatever comes in meanwhile is left out.
 
@@ -83,23 +67,13 @@ def command(
     from stdeploy.inference.classifier import Classifier
     from stdeploy.video.live import STANDARD_INPUT, LiveClips, NoStreamError, opener
 
-    options = runtime_options(
-        backend,
-        device,
-        precision,
-        allow_cpu=allow_cpu,
-        compiled=compiled,
-        cuda_graphs=cuda_graphs,
-        threads=threads,
-        rebuild=rebuild,
-    )
     open_stream = opener(source)
     artifact = model or default_artifact()
     named = f"camera {source}" if source.isdecimal() else source
     if source == STANDARD_INPUT:
         named = "standard input"
     again = source != STANDARD_INPUT if reconnect is None else reconnect
-    with Classifier.open(artifact, runtime_options=options) as classifier:
+    with Classifier.open(artifact, runtime_options=runtime_options) as classifier:
         runtime = classifier.runtime
         note(f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}")
         note(

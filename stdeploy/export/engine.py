@@ -109,8 +109,7 @@ def build_engine(
     )
     distribution = _distribution(onnx_file, options)
     host = "-".join(options.targets) if options.targets else gpus()[0].slug
-    path = engine_path(onnx_file, host, card.precision)
-    checked_output(path, ".engine")
+    path = checked_output(engine_path(onnx_file, host, card.precision), ".engine")
     clips = _real_clips(calibrate, card, max_clips, tell)
     notes: tuple[str, ...] = ()
     # An engine and its sidecar belong together: both are made, and proven, in a folder beside.
@@ -130,10 +129,9 @@ def build_engine(
                 onnx_file, card, unproven, sidecar, options, clips, allow or {}, progress
             )
         else:
-            there = ", ".join(sidecar.targets)
             notes = (
-                f"built for {there} and not run, because no such GPU is here; it answers its "
-                "golden clip when it is first opened",
+                f"built for {', '.join(sidecar.targets)} and not run, because no such GPU is "
+                "here; it answers its golden clip when it is first opened",
             )
         move_engine(unproven, path)
     return BuiltEngine(path, sidecar, notes)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from stdeploy.artifacts.spec import ModelSpec, TemporalLengths
-from stdeploy.errors import require
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.registry import build
+from stdeploy.optional_packages import require
 
 STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5", "head")
 

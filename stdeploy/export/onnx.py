@@ -32,13 +32,14 @@ from stdeploy.backends.base import Backend, RuntimeOptions
 from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.datasets.loader import NamedVideos
-from stdeploy.errors import ArtifactError, BackendError, SpecError, check_choice, require
+from stdeploy.errors import ArtifactError, BackendError, SpecError, check_choice
 from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
 from stdeploy.export.verification import Proof, Reference, check, prove, thresholds
 from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk, logits_of
+from stdeploy.optional_packages import require
 
 # A convolution takes bfloat16 from opset 22 on; for the rest an older one is understood by more.
 OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from stdeploy.artifacts.card import ParityRow
 from stdeploy.artifacts.files import naming, unfinished_folder
 from stdeploy.artifacts.parity import difference
-from stdeploy.errors import ParityError, require
+from stdeploy.errors import ParityError
 from stdeploy.hardware import cpu_multiplies
+from stdeploy.optional_packages import require
 
 _OP = "Conv"
 _OPTIONS = {

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from stdeploy.backends.base import RuntimeOptions
-from stdeploy.errors import BackendError, require
+from stdeploy.errors import BackendError
 from stdeploy.inference.classifier import Classifier, ClassifyOptions
+from stdeploy.optional_packages import require
 from stdeploy.video.decode_pool import DecodePool
 from stdeploy.video.limits import Limits
 

@@ -16,7 +16,8 @@ from types import ModuleType, TracebackType
 from typing import IO, Any, Literal, Protocol, Self
 
 from stdeploy.artifacts.files import checked_output, naming, whole_file
-from stdeploy.errors import ArtifactError, require
+from stdeploy.errors import ArtifactError
+from stdeploy.optional_packages import require
 
 DIGEST = "video_sha256"
 SETTINGS = "settings"

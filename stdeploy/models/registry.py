@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from stdeploy.artifacts.spec import ModelSpec, TemporalLengths
-from stdeploy.errors import SpecError, require
+from stdeploy.errors import SpecError
+from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
     from stdeploy.models.base import ActionModel

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from stdeploy.artifacts.files import checked_output, whole_file
-from stdeploy.errors import ArtifactError, require
+from stdeploy.errors import ArtifactError
+from stdeploy.optional_packages import require
 
 GREY = "#888888"
 BLUE, GREEN, ORANGE, PURPLE = "#4c8bf5", "#2ca58d", "#e8833a", "#9b6bd6"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.spec import Precision
-from stdeploy.backends.base import ClosesOnExit, Runtime
+from stdeploy.backends.base import ClosesOnExit, DeviceType, Runtime
 from stdeploy.serve.scheduling import ClipBatcher, Job
 
 _log = logging.getLogger(__name__)
@@ -200,6 +200,7 @@ class SharedRuntime(ClosesOnExit):
     def __init__(self, runner: BatchRunner, job: Job) -> None:
         self.name: str = runner.runtime.name
         self.device: str = runner.runtime.device
+        self.device_type: DeviceType = runner.runtime.device_type
         self.precision: Precision = runner.runtime.precision
         self._runner = runner
         self._job = job

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stdeploy.errors import require
+from stdeploy.optional_packages import require
 from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.server import application as asgi_application
 from stdeploy.serve.service import model_of, open_service

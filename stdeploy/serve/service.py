@@ -298,7 +298,7 @@ def open_service(
         VideoError: a decoding process does not start.
     """
     runtime = open_runtime(artifact, model.card, settings.runtime_options)
-    on_gpu = "cpu" not in runtime.device.lower()
+    on_gpu = runtime.device_type == "cuda"
     # On a CPU larger batches gain nothing, and could change the last bit of an answer.
     max_batch = settings.max_batch or (_GPU_BATCH if on_gpu else 1)
     durations = DurationEstimator(_clip_seconds(runtime, model.card), decoders=settings.workers)

@@ -10,7 +10,8 @@ from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, StrPath, as_path, checked_output
 from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.datasets.loader import read_split
-from stdeploy.errors import DatasetError, check_choice, check_count, require
+from stdeploy.errors import DatasetError, check_choice, check_count
+from stdeploy.optional_packages import require
 from stdeploy.train.recipe import Recipe, SyntheticData
 
 if TYPE_CHECKING:

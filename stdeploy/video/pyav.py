@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stdeploy.errors import VideoError, require
+from stdeploy.errors import VideoError
+from stdeploy.optional_packages import require
 from stdeploy.video.containers import CONTAINERS, PROTOCOLS, demuxer_of
 from stdeploy.video.decoder import NO_VIDEO, Index, Packet
 from stdeploy.video.limits import Limits

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.errors import MissingExtraError, VideoError, pip_install
+from stdeploy.errors import MissingExtraError, VideoError
+from stdeploy.optional_packages import pip_install
 from stdeploy.video.containers import (
     HEAD_BYTES,
     TRANSPORT_STREAM,

@@ -18,7 +18,8 @@ from stdeploy.backends.base import (
     check_frames,
     check_signature,
 )
-from stdeploy.errors import ArtifactError, require
+from stdeploy.errors import ArtifactError
+from stdeploy.optional_packages import require
 
 
 class ReferenceRuntime(BaseRuntime):

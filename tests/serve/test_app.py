@@ -34,6 +34,7 @@ class BreaksLater:
         options = RuntimeOptions(backend=BACKEND, threads=1)
         self._runtime = open_runtime(artifact, options=options)
         self.name, self.device = self._runtime.name, self._runtime.device
+        self.device_type = self._runtime.device_type
         self.precision = self._runtime.precision
         self.broken = False
         self.slow_seconds = 0.0

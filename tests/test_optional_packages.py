@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 _REQUIRE = """
-from stdeploy.errors import require
+from stdeploy.optional_packages import require
 require("no_such_module", extra="pyav", purpose="this test")
 """
 
