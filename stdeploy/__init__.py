@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stdeploy.fusion import FuseResult, fuse_checkpoint
     from stdeploy.inference.classifier import ClassifiedVideo, Classifier, ClassifyOptions
     from stdeploy.inference.evaluation import Evaluation, evaluate
+    from stdeploy.inference.live_answers import LiveAnswer
     from stdeploy.inference.prediction import Prediction
     from stdeploy.inference.timeline import Timeline, TimelineOptions
     from stdeploy.models.registry import build_model
@@ -64,6 +65,7 @@ _WHERE = {
     "stdeploy.fusion": ("FuseResult", "fuse_checkpoint"),
     "stdeploy.inference.classifier": ("ClassifiedVideo", "Classifier", "ClassifyOptions"),
     "stdeploy.inference.evaluation": ("Evaluation", "evaluate"),
+    "stdeploy.inference.live_answers": ("LiveAnswer",),
     "stdeploy.inference.prediction": ("Prediction",),
     "stdeploy.inference.timeline": ("Timeline", "TimelineOptions"),
     "stdeploy.models.registry": ("build_model",),
@@ -88,6 +90,7 @@ __all__ = [
     "ExportResult",
     "FuseResult",
     "FusionError",
+    "LiveAnswer",
     "MissingExtraError",
     "ModelCard",
     "ModelSpec",

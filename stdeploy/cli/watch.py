@@ -1,11 +1,10 @@
 """stdeploy watch: what happens now, before a camera or in a stream?"""
 
+import contextlib
 import datetime
 import json
-import math
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.cells import cell_len
@@ -17,13 +16,13 @@ from stdeploy.cli.console import note, out
 from stdeploy.cli.options import ModelOption, with_runtime_options
 from stdeploy.errors import VideoError
 
+if TYPE_CHECKING:
+    from stdeploy.inference.live_answers import LiveAnswer
+
 _NO_FRAME = (
     "the pipe ended without a frame; an .mp4 whose index lies at its end cannot be read from a "
     "pipe: use MPEG-TS or Matroska"
 )
-
-
-_TRIES = 5
 
 
 _Source = Annotated[
@@ -41,7 +40,7 @@ _Reconnect = Annotated[
     typer.Option(
         "--reconnect/--no-reconnect",
         help="Open a source again that breaks off or is not there yet. Default: all but pipes, "
-        f"and one that was never there {_TRIES} times.",
+        "and one that was never there 5 times.",
         show_default=False,
     ),
 ]
@@ -65,14 +64,14 @@ def command(
     """
     from stdeploy.cli.video_arguments import default_artifact
     from stdeploy.inference.classifier import Classifier
-    from stdeploy.video.live import STANDARD_INPUT, LiveClips, NoStreamError, opener
+    from stdeploy.inference.live_answers import NoFrameError
+    from stdeploy.video.live import STANDARD_INPUT, NoStreamError, opener
 
-    open_stream = opener(source)
+    opener(source)  # refuses what is no source before anything is opened
     artifact = model or default_artifact()
     named = f"camera {source}" if source.isdecimal() else source
     if source == STANDARD_INPUT:
         named = "standard input"
-    again = source != STANDARD_INPUT if reconnect is None else reconnect
     with Classifier.open(artifact, runtime_options=runtime_options) as classifier:
         runtime = classifier.runtime
         note(f"{artifact}, {runtime.name} on {runtime.device} in {runtime.precision}")
@@ -80,33 +79,21 @@ def command(
             f"waiting for {named}; a clip spans {classifier.card.clip.span_seconds:.1f} s; "
             "Ctrl-C ends"
         )
-        after = -math.inf
-        no_frame = _NO_FRAME if source == STANDARD_INPUT else "the source ended without a frame"
+        answers = classifier.watch(source, hop_seconds=hop, reconnect=reconnect, report=note)
         try:
-            with LiveClips(
-                open_stream,
-                classifier.card.clip,
-                reconnect=again,
-                tries=_TRIES if reconnect is None else None,
-                report=note,
-            ) as live:
-                while (window := live.next(after=after)) is not None:
-                    after = window.end_seconds + max(hop, 1e-6)
-                    labels, scores = classifier.classify_clips(window.frames[None])
-                    lag = time.monotonic() - window.arrived
-                    best = list(zip(labels[:top_k], scores[:top_k], strict=True))
-                    _print(best, window.end_seconds, lag, as_json=as_json)
+            with contextlib.closing(answers):
+                for answer in answers:
+                    _print(answer, top_k, as_json=as_json)
         except KeyboardInterrupt:
             note("ended")
-            return
-        except NoStreamError as error:
+        except (NoFrameError, NoStreamError) as error:
             if source == STANDARD_INPUT:
-                raise VideoError(no_frame) from error
+                raise VideoError(_NO_FRAME) from error
+            if isinstance(error, NoFrameError):
+                raise
             advice = _cameras_here() if source.isdecimal() else "is its address right?"
-            waiting = "; --reconnect waits for it without end" if again else ""
+            waiting = "" if reconnect is False else "; --reconnect waits for it without end"
             raise VideoError(f"{named}: {error}; {advice}{waiting}") from error
-        if after == -math.inf:
-            raise VideoError(no_frame)
 
 
 def _cameras_here() -> str:
@@ -119,20 +106,21 @@ def _cameras_here() -> str:
     )
 
 
-def _print(best: list[tuple[str, float]], seconds: float, lag: float, *, as_json: bool) -> None:
+def _print(answer: "LiveAnswer", top_k: int, *, as_json: bool) -> None:
     now = datetime.datetime.now(datetime.UTC)
+    best = answer.top(top_k)
     if as_json:
         record = {
             "time": now.isoformat(timespec="milliseconds"),
-            "stream_seconds": round(seconds, 3),
-            "lag_seconds": round(lag, 3),
+            "stream_seconds": round(answer.stream_seconds, 3),
+            "lag_seconds": round(answer.lag_seconds, 3),
             "predictions": [{"label": label, "score": round(score, 6)} for label, score in best],
         }
         print(json.dumps(record), flush=True)
         return
     answers = [f"{score:.3f} {label}" for label, score in best]
     found = "   ".join(answers)
-    when = f"{now.astimezone():%H:%M:%S}  lag {lag:4.1f} s"
+    when = f"{now.astimezone():%H:%M:%S}  lag {answer.lag_seconds:4.1f} s"
     if not out.is_terminal:
         out.print(f"{when}  {found}", markup=False, soft_wrap=True)
         return

@@ -4,8 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -18,7 +17,9 @@ from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, ClosesOnExit, Device, RunsClips, RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import SpecError, VideoError, check_choice, check_count
+from stdeploy.inference.clip_batches import ClipBatches, DecodedVideo
 from stdeploy.inference.dense_windows import Trunk
+from stdeploy.inference.live_answers import LiveAnswer, live_answers
 from stdeploy.inference.ordered_map import ordered_map
 from stdeploy.inference.prediction import Prediction, rank, softmax
 from stdeploy.inference.timeline import (
@@ -85,31 +86,6 @@ class ClassifiedVideo:
     video: Path
     prediction: Prediction | None
     error: VideoError | None
-
-
-@dataclasses.dataclass
-class _Awaited:
-    """A video of which not all clips have been through the network.
-
-    Attributes:
-        video: the file.
-        clips: decoded; None where it gave none.
-        error: why not.
-        decode_ms: how long that took.
-        logits: of the clips that are done.
-        infer_ms: its share of the time that the batches took.
-    """
-
-    video: Path
-    clips: Clips | None
-    error: VideoError | None
-    decode_ms: float
-    logits: list[NDArray[np.float32]] = dataclasses.field(default_factory=list)
-    infer_ms: float = 0.0
-
-    @property
-    def done(self) -> bool:
-        return self.clips is None or len(self.logits) == len(self.clips.frames)
 
 
 class Classifier(ClosesOnExit):
@@ -232,15 +208,15 @@ class Classifier(ClosesOnExit):
             start = time.perf_counter()
             clips = clips_of_frames(video, fps, self._request)
             taken = 1e3 * (time.perf_counter() - start)
-            awaited = _Awaited(Path(FRAMES), clips, None, taken)
+            decoded = DecodedVideo(Path(FRAMES), clips, None, taken)
         elif fps is not None:
             raise SpecError("fps is for frames; a file has its own times, so leave it out")
         else:
             with as_file(video) as (path, name):
-                awaited = dataclasses.replace(self._decode(path), video=Path(name))
-        while not awaited.done:
-            self._infer([awaited])
-        return self._prediction(awaited)
+                decoded = dataclasses.replace(self._decode(path), video=Path(name))
+        batches = ClipBatches(self.runtime, self._batch)
+        (done,) = [*batches.add(decoded), *batches.finish()]
+        return self._prediction(done)
 
     def classify_many(self, videos: Iterable[StrPath]) -> Iterator[ClassifiedVideo]:
         """Classify video files; a broken one gives its error and the rest go on.
@@ -254,20 +230,15 @@ class Classifier(ClosesOnExit):
             SpecError: a path that is none.
         """
         paths = (as_path(video, "a video") for video in videos)
-        waiting: deque[_Awaited] = deque()
+        batches = ClipBatches(self.runtime, self._batch)
         with _one_thread_each(self.jobs):
             decoded = ordered_map(
                 self._decode, paths, threads=self.jobs, ahead=self.jobs, give_up=self._give_up
             )
             with contextlib.closing(decoded):
-                for _, awaited in decoded:
-                    waiting.append(awaited)
-                    while self._missing(waiting) >= self._batch:
-                        self._infer(waiting)
-                    yield from self._finished(waiting)
-            while self._missing(waiting):
-                self._infer(waiting)
-            yield from self._finished(waiting)
+                for _, video in decoded:
+                    yield from map(self._row, batches.add(video))
+            yield from map(self._row, batches.finish())
 
     def classify_clips(
         self, frames: NDArray[np.uint8]
@@ -332,6 +303,40 @@ class Classifier(ClosesOnExit):
         with as_file(video) as (path, name):
             return self._timeline(path, name, options, trunk, progress, window)
 
+    def watch(
+        self,
+        source: str | int,
+        *,
+        hop_seconds: float = 0.5,
+        reconnect: bool | None = None,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> Generator[LiveAnswer]:
+        """Classify live video: the newest frames win, what comes in meanwhile is left out.
+
+        Args:
+            source: the number of a camera, a URL (rtsp, http, udp, ...), or "-" for a pipe.
+            hop_seconds: from one answer to the next at least; 0 goes on without pause.
+            reconnect: open a source again that breaks off or is not there yet; None means all
+                but pipes, and one that was never there 5 times.
+            report: is told in words when the source breaks off and comes back.
+
+        Returns:
+            Answers as they come; close it, or leave the loop, to stop reading.
+
+        Raises:
+            SpecError: no such kind of source.
+            VideoError: the source cannot be opened or read, or ends without a frame; while
+                answers are taken.
+        """
+        return live_answers(
+            source,
+            self.card.clip,
+            self.classify_clips,
+            hop_seconds=hop_seconds,
+            reconnect=reconnect,
+            report=report,
+        )
+
     def _timeline(
         self,
         video: Path,
@@ -379,62 +384,40 @@ class Classifier(ClosesOnExit):
         """Close the runtime."""
         self.runtime.close()
 
-    def _decode(self, video: Path) -> _Awaited:
+    def _decode(self, video: Path) -> DecodedVideo:
         start = time.perf_counter()
         clips, found = None, None
         try:
             (clips,) = self._read(video, self._request)
         except VideoError as error:
             found = error
-        return _Awaited(video, clips, found, 1e3 * (time.perf_counter() - start))
-
-    def _infer(self, waiting: Iterable[_Awaited]) -> None:
-        """Run one batch of the clips that have waited longest."""
-        batch: list[tuple[_Awaited, NDArray[np.uint8]]] = []
-        for awaited in waiting:
-            if awaited.clips is not None:
-                room = self._batch - len(batch)
-                first = len(awaited.logits)
-                batch += [(awaited, clip) for clip in awaited.clips.frames[first : first + room]]
-        start = time.perf_counter()
-        # One clip needs no copy.
-        frames = batch[0][1][None] if len(batch) == 1 else np.stack([clip for _, clip in batch])
-        logits = self.runtime.run(frames)
-        each_ms = 1e3 * (time.perf_counter() - start) / len(batch)
-        for (awaited, _), row in zip(batch, logits, strict=True):
-            awaited.logits.append(row)
-            awaited.infer_ms += each_ms
+        return DecodedVideo(video, clips, found, 1e3 * (time.perf_counter() - start))
 
     @property
     def _device(self) -> str:
         return f"{self.runtime.name} on {self.runtime.device}"
 
-    def _missing(self, waiting: Iterable[_Awaited]) -> int:
-        return sum(len(a.clips.frames) - len(a.logits) for a in waiting if a.clips is not None)
+    def _row(self, decoded: DecodedVideo) -> ClassifiedVideo:
+        prediction = None if decoded.error is not None else self._prediction(decoded)
+        return ClassifiedVideo(decoded.video, prediction, decoded.error)
 
-    def _finished(self, waiting: deque[_Awaited]) -> Iterator[ClassifiedVideo]:
-        while waiting and waiting[0].done:
-            awaited = waiting.popleft()
-            prediction = None if awaited.error is not None else self._prediction(awaited)
-            yield ClassifiedVideo(awaited.video, prediction, awaited.error)
-
-    def _prediction(self, awaited: _Awaited) -> Prediction:
+    def _prediction(self, decoded: DecodedVideo) -> Prediction:
         """What comes of a video whose clips are all done; raises the error of one without any."""
-        if awaited.clips is None:
-            assert awaited.error is not None
-            raise awaited.error
-        view_logits = np.stack(awaited.logits)
+        if decoded.clips is None:
+            assert decoded.error is not None
+            raise decoded.error
+        view_logits = np.stack(decoded.logits)
         labels, scores = rank(view_logits, self.card.labels)
-        shown = awaited.clips.times_seconds
+        shown = decoded.clips.times_seconds
         return Prediction(
-            video=str(awaited.video),
+            video=str(decoded.video),
             labels=labels,
             scores=scores,
             view_logits=view_logits,
             view_spans_seconds=tuple((float(t.min()), float(t.max())) for t in shown),
-            duration_seconds=awaited.clips.duration_seconds,
-            flaws=awaited.clips.flaws,
-            timings_ms={"decode": awaited.decode_ms, "infer": awaited.infer_ms},
+            duration_seconds=decoded.clips.duration_seconds,
+            flaws=decoded.clips.flaws,
+            timings_ms={"decode": decoded.decode_ms, "infer": decoded.infer_ms},
             device=self._device,
             artifact_sha256=self._artifact_sha256,
         )
