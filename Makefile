@@ -18,15 +18,20 @@ help:
 	@echo "make test       the tests but for the slow ones"
 	@echo "make test-all   all tests (make coverage: which lines they run)"
 	@echo "make docs       the manual into site/ (open site/index.html); fails on a broken link"
-	@echo "make lock       the packages of the images anew, the newest of each (serve/requirements)"
+	@echo "make lock       the packages of make install and of the images anew, the newest of each"
 	@echo "make gpu-check  tests and benchmarks on a GPU, 8 minutes, into docs/benchmarks/gpu"
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml
+# The versions that were tested, for every Python and system (`make lock`). Where one of them is not
+# to be had, the newest that fit will do.
+LOCKED := requirements/dev.txt
+$(VENV)/installed: pyproject.toml $(LOCKED)
 	@echo "installing into $(VENV): some 2.5 GB, a few minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint $(LOCKED) --editable '.[dev]' || { \
+		echo "not with the versions of $(LOCKED); taking the newest that fit" && \
+		$(BIN)/pip install --quiet --no-compile --editable '.[dev]'; }
 	@$(BIN)/python -c "$(COMPILED)" 2>/dev/null || true  # doctor says what does not load, and why
 	@touch $@
 	@echo "installed; next: source $(BIN)/activate, then stdeploy doctor"
@@ -68,11 +73,14 @@ study: install
 demo: install
 	$(BIN)/python docs/demo.py
 
-# Which packages the images get, by version and hash: for Python 3.12 on x86_64, as serve/Dockerfile.
-LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary :all: \
-	--python-version 3.12 --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock'
+# Which packages `make install` takes, for any Python and system; and the images, by version and
+# hash: for Python 3.12 on x86_64, as serve/Dockerfile.
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --custom-compile-command 'make lock'
+LOCK = $(COMPILE) --generate-hashes --only-binary :all: \
+	--python-version 3.12 --python-platform x86_64-manylinux_2_28
 lock: install
 	$(BIN)/pip install --quiet uv
+	$(COMPILE) --universal --python-version 3.11.5 --no-annotate --extra dev -o $(LOCKED) pyproject.toml
 	$(LOCK) --extra cpu --extra openvino --extra serve --extra pyav -o serve/requirements/cpu.txt pyproject.toml
 	$(LOCK) --extra gpu --extra serve --extra pyav -o serve/requirements/gpu.txt pyproject.toml
 	echo 'setuptools>=77' | $(LOCK) -o serve/requirements/build.txt -
