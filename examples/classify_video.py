@@ -16,7 +16,7 @@ def main(artifact: str, video: str) -> None:
     for label, score in prediction.top(3):
         print(f"{score:.3f}  {label}")
     for segment in timeline.segments:
-        print(f"{segment.start:7.2f} to {segment.end:7.2f} s  {timeline.labels[segment.label]}")
+        print(f"{segment.start:7.2f} to {segment.end:7.2f} s  {segment.label}")
 
 
 if __name__ == "__main__":

@@ -354,7 +354,7 @@ class Classifier(ClosesOnExit):
             scores = scorer.dense(video, trunk, hop_frames, options)
         else:
             scores = scorer.windows(video, options)
-        maker = TimelineMaker(clip.span_seconds, options)
+        maker = TimelineMaker(clip.span_seconds, options, self.card.labels)
         scored: ScoredWindow | None = None
         for scored in scores:
             before = maker.add(softmax(scored.logits), shot=scored.shot_seconds)

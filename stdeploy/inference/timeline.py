@@ -54,21 +54,23 @@ class Cell:
     Attributes:
         start: in seconds.
         end: in seconds.
-        best: indices of the top-k labels, best first.
+        labels: the top-k of them, best first.
+        best: their indices.
         scores: of those.
     """
 
     start: float
     end: float
+    labels: tuple[str, ...]
     best: tuple[int, ...]
     scores: tuple[float, ...]
 
-    def to_record(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Plain data, ready for JSON, with the names of the labels."""
+    def to_record(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
         return {
             "start": round(self.start, 3),
             "end": round(self.end, 3),
-            "labels": [labels[label] for label in self.best],
+            "labels": list(self.labels),
             "scores": [round(score, 6) for score in self.scores],
         }
 
@@ -78,23 +80,25 @@ class Segment:
     """A stretch in which a label goes on.
 
     Attributes:
-        label: index.
+        label: its name.
+        index: of the label.
         start: in seconds.
         end: in seconds.
         mean: its score, averaged over the time.
         peak: its highest score.
     """
 
-    label: int
+    label: str
+    index: int
     start: float
     end: float
     mean: float
     peak: float
 
-    def to_record(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Plain data, ready for JSON, with the name of the label."""
+    def to_record(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
         return {
-            "label": labels[self.label],
+            "label": self.label,
             "start": round(self.start, 3),
             "end": round(self.end, 3),
             "mean_score": round(self.mean, 6),
@@ -142,8 +146,8 @@ class Timeline:
             "timeline": self.how,
             "hop_seconds": self.options.hop_seconds,
             **({} if cuts is None else {"cuts_seconds": [round(cut, 3) for cut in cuts]}),
-            "windows": [cell.to_record(self.labels) for cell in self.cells],
-            "segments": [segment.to_record(self.labels) for segment in self.segments],
+            "windows": [cell.to_record() for cell in self.cells],
+            "segments": [segment.to_record() for segment in self.segments],
             "device": self.device,
             "artifact_sha256": self.artifact_sha256,
         }
@@ -155,10 +159,14 @@ class TimelineMaker:
     Args:
         span_seconds: from the first frame of a window to its last.
         options: hop and thresholds.
+        labels: K names.
     """
 
-    def __init__(self, span_seconds: float, options: TimelineOptions) -> None:
+    def __init__(
+        self, span_seconds: float, options: TimelineOptions, labels: Sequence[str]
+    ) -> None:
         self._span = span_seconds
+        self._labels = labels
         self._options = options
         self._cells: list[Cell] = []
         self._last: NDArray[np.float64] | None = None
@@ -198,7 +206,7 @@ class TimelineMaker:
             self._take(self._last, end=max(duration, self._start))
         for label in list(self._open):
             self._end(label, self._start)
-        return tuple(self._cells), tuple(sorted(self._ended, key=lambda s: (s.start, s.label)))
+        return tuple(self._cells), tuple(sorted(self._ended, key=lambda s: (s.start, s.index)))
 
     @property
     def _start(self) -> float:
@@ -210,6 +218,7 @@ class TimelineMaker:
         cell = Cell(
             start,
             end,
+            tuple(self._labels[label] for label in order),
             tuple(int(label) for label in order),
             tuple(float(probabilities[label]) for label in order),
         )
@@ -230,7 +239,9 @@ class TimelineMaker:
     def _end(self, label: int, end: float) -> None:
         under_way = self._open.pop(label)
         mean = under_way.weight / max(end - under_way.start, 1e-9)
-        self._ended.append(Segment(label, under_way.start, end, mean, under_way.peak))
+        self._ended.append(
+            Segment(self._labels[label], label, under_way.start, end, mean, under_way.peak)
+        )
 
 
 @dataclasses.dataclass

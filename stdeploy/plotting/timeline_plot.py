@@ -34,7 +34,7 @@ def draw_timeline(timeline: Timeline, path: Path) -> None:
     """
     labels = shown_labels(timeline, len(_COLOURS))
     colours = dict(zip(labels, _COLOURS, strict=False))
-    begun = {segment.label for segment in timeline.segments}
+    begun = {segment.index for segment in timeline.segments}
     in_rows = [label for label in labels if label in begun]
     rows_inches = _ROW_INCHES * len(in_rows)
     with drawn(
@@ -101,7 +101,7 @@ def _draw_segments(
         stretches = [
             (segment.start, max(segment.end - segment.start, thinnest))
             for segment in timeline.segments
-            if segment.label == label
+            if segment.index == label
         ]
         axes.broken_barh(stretches, (row - 0.35, 0.7), color=colours[label])
     axes.set_yticks(range(len(in_rows)), [_plain(timeline.labels[label]) for label in in_rows])
@@ -155,7 +155,7 @@ def shown_labels(timeline: Timeline, most: int) -> list[int]:
     """
     seconds: dict[int, float] = {}
     for segment in timeline.segments:
-        seconds[segment.label] = seconds.get(segment.label, 0.0) + segment.end - segment.start
+        seconds[segment.index] = seconds.get(segment.index, 0.0) + segment.end - segment.start
     ranked = sorted(seconds, key=lambda label: -seconds[label])
     on_top: dict[int, float] = {}
     for cell in timeline.cells:
@@ -163,5 +163,5 @@ def shown_labels(timeline: Timeline, most: int) -> list[int]:
         on_top[cell.best[0]] = on_top.get(cell.best[0], 0.0) + weight
     others = sorted(on_top.keys() - seconds.keys(), key=lambda label: -on_top[label])
     chosen = (ranked + others)[:most]
-    first = {segment.label: segment.start for segment in reversed(timeline.segments)}
+    first = {segment.index: segment.start for segment in reversed(timeline.segments)}
     return sorted(chosen, key=lambda label: first.get(label, timeline.duration_seconds))

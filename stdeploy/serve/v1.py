@@ -169,7 +169,7 @@ class _Work:
         loop = asyncio.get_running_loop()
 
         def emit_window(cell: Cell) -> None:  # called by the thread that works on the video
-            window = Window(**cell.to_record(self._service.model.card.labels))
+            window = Window(**cell.to_record())
             loop.call_soon_threadsafe(ready.put_nowait, _event("window", window))
 
         try:

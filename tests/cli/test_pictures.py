@@ -20,7 +20,7 @@ LABELS = ("up", "down", "never high")
 
 def timeline_of(scores: list[list[float]]) -> Timeline:
     options = TimelineOptions()
-    maker = TimelineMaker(2.0, options)
+    maker = TimelineMaker(2.0, options, LABELS)
     for row in scores:
         maker.add(np.array(row))
     cells, segments = maker.finish(len(scores) + 1.0)

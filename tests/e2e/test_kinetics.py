@@ -121,7 +121,7 @@ def test_borders_lie_at_hard_cuts(
     borders = (9.6 if names == ACTIONS else 10.0, 18.4)
     assert timeline.cuts_seconds is not None
     assert set(borders) <= {round(cut, 3) for cut in timeline.cuts_seconds}
-    found = [(timeline.labels[s.label], s.start, s.end) for s in timeline.segments]
+    found = [(s.label, s.start, s.end) for s in timeline.segments]
     assert [label for label, _, _ in found] == list(labels)
     assert [start for _, start, _ in found] == pytest.approx([0.0, *borders], abs=1e-3)
     assert [end for _, _, end in found] == pytest.approx([*borders, 24.4], abs=1e-3)

@@ -1,6 +1,6 @@
 """How far borders of a timeline lie from hard cuts, where these are looked for and where not.
 
-    python benchmarks/borders.py ARTIFACT VIDEO VIDEO ... [--seconds 10,8.4] [--hop SECONDS]
+    python benchmarks/timeline_borders.py ARTIFACT VIDEO VIDEO ... [--seconds 10,8.4] [--hop SECONDS]
 
 The first seconds of the videos are spliced with hard cuts, in the order given and the other way
 round. They should show actions that the artifact tells apart.
@@ -64,7 +64,7 @@ def _report(timeline: Timeline, cuts: list[float]) -> None:
         print(f"  cuts found at {_told(timeline.cuts_seconds)}")
     for segment in timeline.segments:
         stretch = f"{segment.start:5.2f} to {segment.end:5.2f}"
-        print(f"    {stretch}  {segment.mean:.3f}  {timeline.labels[segment.label]}")
+        print(f"    {stretch}  {segment.mean:.3f}  {segment.label}")
     borders = [time for s in timeline.segments for time in (s.start, s.end)]
     off = [min(abs(border - cut) for border in borders) for cut in cuts] if borders else []
     print(f"    nearest borders are {_told(off)} s from the cuts; {len(timeline.cells)} windows")

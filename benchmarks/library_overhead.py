@@ -1,6 +1,6 @@
 """stdeploy's `auto` beside the libraries' own tools on the same network, in turns.
 
-    python benchmarks/own_tools.py b1.onnx
+    python benchmarks/library_overhead.py b1.onnx
 
 Wants b1.fused.safetensors beside it, for torch. What stdeploy puts around a library must cost
 next to nothing: `auto` is to stay within 5 % of the fastest tool.
