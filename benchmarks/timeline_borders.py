@@ -1,6 +1,6 @@
 """How far borders of a timeline lie from hard cuts, where these are looked for and where not.
 
-    python benchmarks/timeline_borders.py ARTIFACT VIDEO VIDEO ... [--seconds 10,8.4] [--hop SECONDS]
+    python benchmarks/timeline_borders.py ARTIFACT VIDEO VIDEO ... [--seconds 10,8] [--hop SECONDS]
 
 The first seconds of the videos are spliced with hard cuts, in the order given and the other way
 round. They should show actions that the artifact tells apart.

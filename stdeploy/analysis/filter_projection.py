@@ -12,7 +12,7 @@ Projection = Literal["lambert", "orthographic"]
 _RINGS = 6  # of the cells of `entropy`
 
 
-def on_the_half_sphere(primary: PrimaryFilters) -> tuple[Array, Array, Array, float]:
+def upper_half_sphere(primary: PrimaryFilters) -> tuple[Array, Array, Array, float]:
     """Coordinates of figure 1: 1st differential (x), average (y), 2nd differential (z >= 0).
 
     For t > 3 a direction has more coordinates than these: the three are brought to unit length,
@@ -70,7 +70,7 @@ def density(
     Returns:
         (cells, cells), the lowest row first; its mean over the disc is 1, NaN is outside.
     """
-    x, y, weights, _ = on_the_half_sphere(primary)
+    x, y, weights, _ = upper_half_sphere(primary)
     if projection == "lambert":
         x, y = lambert(x, y)
     edges = np.linspace(-1.0, 1.0, cells + 1)
@@ -96,7 +96,7 @@ def entropy(primary: PrimaryFilters) -> float:
     Returns:
         0 to 1.
     """
-    x, y, weights, _ = on_the_half_sphere(primary)
+    x, y, weights, _ = upper_half_sphere(primary)
     if not weights.sum() > 0:
         return 0.0
     x, y = lambert(x, y)

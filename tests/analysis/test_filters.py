@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from stdeploy.analysis.filter_projection import density, entropy, lambert, on_the_half_sphere
+from stdeploy.analysis.filter_projection import density, entropy, lambert, upper_half_sphere
 from stdeploy.analysis.filters import (
     analyse,
     by_stage,
@@ -129,7 +129,7 @@ def test_longer_filters_keep_what_three_coordinates_hold() -> None:
     primary = PrimaryFilters(
         half.reshape(1, 1, 5).astype(np.float32), np.array([[2.0]], np.float32)
     )
-    x, y, weights, held = on_the_half_sphere(primary)
+    x, y, weights, held = upper_half_sphere(primary)
     np.testing.assert_allclose([x[0], y[0]], [0, 1], atol=1e-6)
     np.testing.assert_allclose([weights[0], held], [ROOT2, 1 / ROOT2], rtol=1e-6)
 

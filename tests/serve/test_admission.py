@@ -137,7 +137,7 @@ def test_one_long_request_that_is_worked_on_keeps_no_one_out() -> None:
     assert taken_back(long) == []
 
 
-def test_a_house_with_free_slots_turns_no_one_away_whatever_it_takes() -> None:
+def test_a_server_with_free_slots_turns_no_one_away_whatever_it_takes() -> None:
     admission = Admission(64, slots=2, patience=20.0)
     fill(admission, "a", 2, 1000.0)
     with pytest.raises(NotAdmittedError, match="full"):

@@ -225,7 +225,7 @@ def test_videos_that_are_too_large_or_long_are_refused_in_words(
     assert "has frames of 320x240 px; at most 0.0 million" in answer.json()["error"]
 
 
-def test_a_full_house_says_when_to_come_again(artifact: Path, video: Path) -> None:
+def test_a_full_server_says_when_to_come_again(artifact: Path, video: Path) -> None:
     content = video.read_bytes()
     with running(artifact, "--max-requests", "2") as server, ThreadPoolExecutor(4) as pool:
         with server.decoding_stopped():
