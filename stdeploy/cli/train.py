@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from stdeploy.artifacts.card import is_telling
 from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, checked_output, existing
 from stdeploy.cli.console import Beat, counted, err, note, out, progress_bar
-from stdeploy.cli.evaluate import print_classes, record, say_unreadable, summary
+from stdeploy.cli.evaluate import print_classes, say_unreadable
 from stdeploy.cli.pull import Item
 from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError
 from stdeploy.optional_packages import require
@@ -206,7 +206,7 @@ def _measured(
     except (KeyboardInterrupt, SystemExit):
         note(f"{output} is written, but not measured; the same command with --resume measures it")
         raise
-    known: EvaluationRecord = {"summary": summary(result), **record(result)}
+    known: EvaluationRecord = {"summary": result.in_words(), **result.to_record()}
     write_evaluation(folder, known)
     say_unreadable(result, others=f"stdeploy data check {shlex.quote(str(named))} names them all")
     return known
