@@ -15,9 +15,9 @@ from stdeploy.artifacts.card import is_telling
 from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, checked_output, existing
 from stdeploy.cli.console import Beat, counted, err, note, out, progress_bar
 from stdeploy.cli.evaluate import print_classes, say_unreadable
-from stdeploy.cli.pull import Item
 from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError
 from stdeploy.optional_packages import require
+from stdeploy.pull import Item
 
 if TYPE_CHECKING:
     from stdeploy.datasets.labelled_videos import LabelledVideos
