@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "doctor": {"backends"},
     "pull": {"models"},
     "analysis": {"export", "fusion", "plotting"},
-    "train": {"analysis", "inference"},
+    "train": {"analysis", "inference", "pull"},
     "__main__": {"cli"},
     "cli": {
         "analysis",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stdeploy.artifacts.card import is_telling
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.cli.console import counted, note, out, progress_bar
 from stdeploy.cli.formatters import say_failed
@@ -18,10 +17,6 @@ from stdeploy.errors import VideoError
 
 if TYPE_CHECKING:
     from stdeploy.inference.evaluation import Evaluation
-
-
-# A share of the commonest class that makes accuracy look better than it is.
-_WORTH_SAYING = 0.2
 
 
 class Crops(StrEnum):
@@ -105,9 +100,9 @@ def command(
             with progress_bar("evaluating") as progress:
                 results.append(evaluate(classifier, labelled, progress=progress))
         if as_json:
-            print(json.dumps({"artifact": str(path), **record(results[-1])}))
+            print(json.dumps({"artifact": str(path), **results[-1].to_record()}))
         else:
-            out.print(f"{path}: {summary(results[-1])}", soft_wrap=True, markup=False)
+            out.print(f"{path}: {results[-1].in_words()}", soft_wrap=True, markup=False)
             if per_class:
                 print_classes(results[-1].class_accuracies())
     say_unreadable(
@@ -136,38 +131,8 @@ def say_unreadable(result: "Evaluation", *, others: str) -> None:
     say_failed(reasons, len(reasons), len(result.judged), others=others)
 
 
-def record(result: "Evaluation") -> dict[str, object]:
-    """An evaluation as plain data, ready for JSON."""
-    return {
-        "videos": result.videos,
-        "failed": result.failed,
-        "top1": result.top1,
-        "top5": result.top5,
-        "within_pairs": result.within_pairs,
-        "mean_class_accuracy": result.mean_class_accuracy,
-        "calibration_error": result.calibration_error,
-        "classes": result.class_accuracies(),
-        "confusion": result.confusion.tolist(),
-    }
-
-
 def print_classes(accuracies: Mapping[str, float | None]) -> None:
     """A line for each class, the lowest first; none for one that has no video."""
     known = [(rate, label) for label, rate in accuracies.items() if rate is not None]
     for rate, label in sorted(known):
         out.print(f"  {rate:6.1%}  {label}", soft_wrap=True, markup=False)
-
-
-def summary(result: "Evaluation") -> str:
-    """An evaluation in one line."""
-    label, share = result.commonest_class
-    guess = f" (always saying {label!r}: {share:.1%})" if share >= _WORTH_SAYING else ""
-    parts = [f"top-1 {result.top1:.1%}{guess}"]
-    if is_telling("top5", len(result.labels)):
-        parts.append(f"top-5 {result.top5:.1%}")
-    if result.within_pairs is not None:
-        parts.append(f"within reversed pairs {result.within_pairs:.1%}")
-    parts.append(f"mean of the classes {result.mean_class_accuracy:.1%}")
-    parts.append(f"calibration error {result.calibration_error:.1%}")
-    failed = f", {result.failed} more could not be read" if result.failed else ""
-    return f"{', '.join(parts)} on {counted(result.videos, 'video')}{failed}"

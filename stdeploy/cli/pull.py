@@ -1,6 +1,5 @@
 """stdeploy pull: real weights and a real video."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +7,7 @@ import typer
 
 from stdeploy.cli.console import note, out, progress_bar
 from stdeploy.optional_packages import require
-
-
-class Item(StrEnum):
-    """What can be pulled."""
-
-    KINETICS_I3D = "kinetics400-i3d"
-    SAMPLE_VIDEO = "sample-video"
+from stdeploy.pull import Item
 
 
 def command(

@@ -6,23 +6,21 @@ import shlex
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stdeploy.artifacts.card import is_telling
-from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, checked_output, existing
+from stdeploy.artifacts.files import CHECKPOINT_SUFFIX
 from stdeploy.cli.console import Beat, counted, err, note, out, progress_bar
-from stdeploy.cli.evaluate import print_classes, record, say_unreadable, summary
-from stdeploy.cli.pull import Item
-from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError
-from stdeploy.optional_packages import require
+from stdeploy.cli.evaluate import print_classes, say_unreadable
+from stdeploy.errors import DatasetError, SpecError, VideoError
 
 if TYPE_CHECKING:
-    from stdeploy.datasets.labelled_videos import LabelledVideos
+    from stdeploy.inference.evaluation import Evaluation
     from stdeploy.train.progress import Report
-    from stdeploy.train.run_directory import EvaluationRecord
+    from stdeploy.train.train_model import TrainingRun, TrainResult
 
 
 _AN_HOUR_SECONDS = 3600.0
@@ -117,102 +115,116 @@ def command(
     only in the order of time. On several machines, or instead of --devices, start the command
     with torchrun -m stdeploy train.
     """
-    from stdeploy.train.recipe import Recipe
-    from stdeploy.train.run_directory import LOG, check_resumable, folder_of
-    from stdeploy.train.train_model import training_data
+    from stdeploy.train.train_model import train_model
 
     settings = list(overrides or ())
-    name = Path(recipe).stem
     if temporal_lengths is not None:
         settings.append(f"model.temporal_lengths={_lengths(temporal_lengths)}")
-        name += f"-{temporal_lengths.replace(',', '-')}"
-    if weights is not None:
-        settings.append(f"start.weights={weights}")
+        name = f"{Path(recipe).stem}-{temporal_lengths.replace(',', '-')}"
+        output = output or Path(f"{name}{CHECKPOINT_SUFFIX}")
     if deterministic:
         settings.append("optimisation.deterministic=true")
-    loaded = Recipe.load(recipe, settings)
-    output = checked_output(output or Path(f"{name}{CHECKPOINT_SUFFIX}"), CHECKPOINT_SUFFIX)
-    _check_there(loaded.start.weights)
-    folder = run or folder_of(output.name.removesuffix(CHECKPOINT_SUFFIX), resume=resume)
-    if resume:
-        check_resumable(folder)  # before anything that takes time
-    known: EvaluationRecord | None = None
-    with _bar() as tell:
-        training, held_out = training_data(loaded, Path(recipe).stem, data, validation, fold, note)
-        # Only now, because importing them takes seconds.
-        require("torch", extra="train", purpose="training")
-        require("lightning_fabric", extra="train", purpose="training")
-        from stdeploy.train.processes import Machine
-        from stdeploy.train.run_directory import read_evaluation
-        from stdeploy.train.trainer import train
-
-        def begin(epochs_done: int) -> None:
-            nonlocal known
-            if epochs_done < loaded.optimisation.epochs:
-                note(_begun(folder, output, resume=resume))
-            else:
-                known = read_evaluation(folder)
-                measured = held_out is not None and known is None
-                note(_finished(folder, output, epochs_done, measured=measured))
-            named = data or Path(f"{Path(recipe).stem}-data")
-            for doubt in _doubts(named, training, held_out):
-                note(doubt)
-
-        card = train(
-            loaded,
-            training,
+    with _shown() as shown:
+        trained = train_model(
+            recipe,
+            data,
             output,
-            run=folder,
-            validation=held_out,
-            machine=Machine(
-                accelerator=accelerator.value,
-                devices=devices,
-                nodes=nodes,
-                save_minutes=save_minutes,
-            ),
+            validation=validation,
+            fold=fold,
+            weights=weights,
+            settings=settings,
+            run=run,
             resume=resume,
+            accelerator=accelerator.value,
+            devices=devices,
+            nodes=nodes,
+            save_minutes=save_minutes,
             log_filters=log_filters,
-            begin=begin,
-            tell_cost=note,
-            report=lambda report: tell(report, folder / LOG),
+            tell=note,
+            begin=shown.begin,
+            report=shown.report,
+            measuring=shown.measuring,
         )
-    if card is None:
+    if trained is None or shown.run is None:
         return  # the first process says the rest
-    if held_out is None:
-        out.print(f"{output}: trained on {len(training.samples)} videos", soft_wrap=True)
+    if trained.evaluation is None:
+        videos = len(shown.run.training.samples)
+        out.print(f"{trained.path}: trained on {videos} videos", soft_wrap=True)
         return
-    if known is None:
-        named = validation or data or Path(f"{Path(recipe).stem}-data")
-        known = _measured(output, held_out, folder, named)
-    _say_how_it_did(output, known, folder, classes=len(training.labels))
+    named = shlex.quote(str(validation or shown.run.data))
+    say_unreadable(trained.evaluation, others=f"stdeploy data check {named} names them all")
+    _say_how_it_did(trained, trained.evaluation)
 
 
-def _measured(
-    output: Path, held_out: "LabelledVideos", folder: Path, named: Path
-) -> "EvaluationRecord":
-    """Measure a checkpoint and keep what was measured in the folder of its run."""
-    from stdeploy.inference.evaluation import evaluate
-    from stdeploy.train.run_directory import write_evaluation
+class _Shown:
+    """What people see of a run: lines, and one bar at a time.
 
+    Args:
+        bars: holds the bar that is shown.
+
+    Attributes:
+        run: that was begun; None before, and in all processes but the first.
+        is_written: whether the checkpoint is, so that it is being measured.
+    """
+
+    def __init__(self, bars: contextlib.ExitStack) -> None:
+        self.run: TrainingRun | None = None
+        self.is_written = False
+        self._bars = bars
+        self._show_training = bars.enter_context(_bar())
+        self._show_measuring: Callable[[float, float], None] = lambda _done, _total: None
+
+    def begin(self, run: "TrainingRun") -> None:
+        """Say what the run writes, and what is doubtful about its data."""
+        self.run = run
+        note(_finished(run) if run.finished else _begun(run))
+        for doubt in _doubts(run):
+            note(doubt)
+
+    def report(self, report: "Report") -> None:
+        """Show how far the training is."""
+        if self.run is not None:
+            self._show_training(report, self.run.log)
+
+    def measuring(self, done: int, total: int) -> None:
+        """Show how far the measuring is."""
+        if not self.is_written:
+            self.is_written = True
+            self._bars.close()
+            self._show_measuring = self._bars.enter_context(progress_bar("measuring"))
+        if done:  # until then the bar moves, as it does where no end is known
+            self._show_measuring(done, total)
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[_Shown]:
+    """Show a run, and say what is there where its measuring breaks off.
+
+    Raises:
+        VideoError: no validation video could be read.
+    """
+    bars = contextlib.ExitStack()
+    shown = _Shown(bars)
     try:
-        with progress_bar("measuring") as progress:
-            result = evaluate(output, held_out, progress=progress)
+        with bars:
+            yield shown
     except DatasetError as error:
+        if shown.run is None or not shown.is_written:
+            raise
+        path = shown.run.path
         raise VideoError(
-            f"{error}; {output} is whole, but not measured (exit status "
+            f"{error}; {path} is whole, but not measured (exit status "
             f"{VideoError.exit_status}); with videos that can be read, measure it by: "
-            f"stdeploy evaluate {shlex.quote(str(output))} --data DATA"
+            f"stdeploy evaluate {shlex.quote(str(path))} --data DATA"
         ) from error
     except (KeyboardInterrupt, SystemExit):
-        note(f"{output} is written, but not measured; the same command with --resume measures it")
+        if shown.run is not None and shown.is_written:
+            path = shown.run.path
+            note(f"{path} is written, but not measured; the same command with --resume measures it")
         raise
-    known: EvaluationRecord = {"summary": summary(result), **record(result)}
-    write_evaluation(folder, known)
-    say_unreadable(result, others=f"stdeploy data check {shlex.quote(str(named))} names them all")
-    return known
 
 
-def _say_how_it_did(output: Path, known: "EvaluationRecord", folder: Path, *, classes: int) -> None:
+def _say_how_it_did(trained: "TrainResult", evaluation: "Evaluation") -> None:
     """The summary, whether an earlier epoch did better, and the exit status.
 
     Raises:
@@ -220,42 +232,20 @@ def _say_how_it_did(output: Path, known: "EvaluationRecord", folder: Path, *, cl
     """
     from stdeploy.train.run_directory import BEST, better_epoch
 
-    out.print(f"{output}: {known['summary']}", soft_wrap=True, markup=False)
-    if not is_telling("top5", classes):  # few classes: each of them tells more
-        print_classes(cast(dict[str, float | None], known["classes"]))
-    if better := better_epoch(folder):
+    out.print(f"{trained.path}: {trained.summary}", soft_wrap=True, markup=False)
+    if not is_telling("top5", len(evaluation.labels)):  # few classes: each of them tells more
+        print_classes(evaluation.class_accuracies())
+    if better := better_epoch(trained.run):
         epoch, then, last = better
         note(
             f"it is the last epoch's; after epoch {epoch} validation was {then:.1%}, not "
-            f"{last:.1%}: {folder / BEST}"
+            f"{last:.1%}: {trained.run / BEST}"
         )
-    if known["failed"]:
-        failed = counted(cast(int, known["failed"]), "validation video")
-        note(f"exit status {VideoError.exit_status}: {failed} could not be read; {output} is whole")
-        raise typer.Exit(VideoError.exit_status)
-
-
-def _check_there(weights: str) -> None:
-    """Look for the weights to start from, before anything that takes time.
-
-    Raises:
-        ArtifactError: they are no file.
-    """
-    from stdeploy.train.recipe import IMAGENET
-
-    pulled = [f"{item}{CHECKPOINT_SUFFIX}" for item in Item]
-    name = Path(weights).name
-    if name in pulled and not Path(weights).exists():
-        brings = f"stdeploy pull {name.removesuffix(CHECKPOINT_SUFFIX)}"
-        if weights != name:
-            brings += f" -o {shlex.quote(weights)}"
-        raise ArtifactError(f"{weights!r} does not exist; `{brings}` brings it")
-    if weights not in ("", IMAGENET):
-        existing(
-            Path(weights),
-            wanted="a checkpoint, a file of 2D weights, or imagenet",
-            also=[*pulled, IMAGENET],
-        )
+    if evaluation.failed:
+        failed = counted(evaluation.failed, "validation video")
+        status = VideoError.exit_status
+        note(f"exit status {status}: {failed} could not be read; {trained.path} is whole")
+        raise typer.Exit(status)
 
 
 def _lengths(text: str) -> list[int]:
@@ -267,41 +257,43 @@ def _lengths(text: str) -> list[int]:
         ) from error
 
 
-def _begun(run: Path, output: Path, *, resume: bool) -> str:
+def _begun(run: "TrainingRun") -> str:
     """What a run writes."""
-    where = f"going on with the run in {run}" if resume else f"logs, curves and state: {run}"
-    replaced = f"; {output} is replaced at the end, -o names another" if output.exists() else ""
+    where = f"logs, curves and state: {run.folder}"
+    if run.resume:
+        where = f"going on with the run in {run.folder}"
+    replaced = f"; {run.path} is replaced at the end, -o names another" if run.path.exists() else ""
     return f"{where}{replaced}"
 
 
-def _finished(run: Path, output: Path, epochs: int, *, measured: bool) -> str:
+def _finished(run: "TrainingRun") -> str:
     """What becomes of a run that has come to its end before."""
+    measured = " and measured" if run.held_out is not None and not run.measured else ""
     return (
-        f"the run in {run} is finished already, after {counted(epochs, 'epoch')}; {output} is "
-        f"written again from it{' and measured' if measured else ''}; to train longer, begin a new "
-        "run, without --resume and with more optimisation.epochs"
+        f"the run in {run.folder} is finished already, after {counted(run.epochs_done, 'epoch')}; "
+        f"{run.path} is written again from it{measured}; to train longer, begin a new run, without "
+        "--resume and with more optimisation.epochs"
     )
 
 
-def _doubts(
-    data: Path, training: "LabelledVideos", held_out: "LabelledVideos | None"
-) -> Iterator[str]:
+def _doubts(run: "TrainingRun") -> Iterator[str]:
     """What is not measured, and which classes may be one."""
     from stdeploy.datasets.check import classes_alike
     from stdeploy.datasets.labelled_videos import passed_over_in
 
-    if words := passed_over_in([training, *([held_out] if held_out else [])]).in_words():
-        yield f"{data}: {words}"
+    held_out = run.held_out
+    if words := passed_over_in([run.training, *([held_out] if held_out else [])]).in_words():
+        yield f"{run.data}: {words}"
     if held_out is None:
         yield "no --validation: accuracy is not measured"
     elif absent := [n for n, c in zip(held_out.labels, held_out.counts(), strict=True) if not c]:
         more = f" (nor of {counted(len(absent) - 1, 'more class')})" if absent[1:] else ""
         is_not = "that class is not" if len(absent) == 1 else "those classes are not"
         yield f"no validation video of {absent[0]!r}{more}: {is_not} measured"
-    if alike := [found.labels for found in classes_alike(training)]:
+    if alike := [found.labels for found in classes_alike(run.training)]:
         more = f" (and {counted(len(alike) - 1, 'more pair')})" if alike[1:] else ""
         one, other = alike[0]
-        look = f"stdeploy data check {shlex.quote(str(data))}"
+        look = f"stdeploy data check {shlex.quote(str(run.data))}"
         yield f"{one!r} and {other!r}{more} may be one class; run {look}"
 
 

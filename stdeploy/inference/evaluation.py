@@ -1,23 +1,26 @@
 """Accuracy of an artifact on labelled videos, by the same chain that classifies any video."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.artifacts.card import is_telling
 from stdeploy.artifacts.files import StrPath, as_path
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, Device
 from stdeploy.datasets.labelled_videos import LabelledVideos, Split
 from stdeploy.datasets.loader import read_split
-from stdeploy.errors import DatasetError, check_choice
+from stdeploy.errors import DatasetError, SpecError, check_choice
 from stdeploy.inference.classifier import Classifier
 from stdeploy.inference.prediction import average_views, softmax
 
 _CALIBRATION_BINS = 15
+# A share of the commonest class that makes accuracy look better than it is.
+_WORTH_SAYING = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Evaluation:
             distance between what it promises and how often it is right, over 15 bins of equal
             width.
         confusion: (K, K), videos by their class and by the best label.
-        judged: every video.
+        judged: every video; none where the evaluation was read from a record.
     """
 
     labels: tuple[str, ...]
@@ -82,6 +85,69 @@ class Evaluation:
             label: float(row[number] / row.sum()) if row.sum() else None
             for number, (label, row) in enumerate(zip(self.labels, self.confusion, strict=True))
         }
+
+    def in_words(self) -> str:
+        """The evaluation in one line."""
+        label, share = self.commonest_class
+        guess = f" (always saying {label!r}: {share:.1%})" if share >= _WORTH_SAYING else ""
+        parts = [f"top-1 {self.top1:.1%}{guess}"]
+        if is_telling("top5", len(self.labels)):
+            parts.append(f"top-5 {self.top5:.1%}")
+        if self.within_pairs is not None:
+            parts.append(f"within reversed pairs {self.within_pairs:.1%}")
+        parts.append(f"mean of the classes {self.mean_class_accuracy:.1%}")
+        parts.append(f"calibration error {self.calibration_error:.1%}")
+        videos = "1 video" if self.videos == 1 else f"{self.videos} videos"
+        failed = f", {self.failed} more could not be read" if self.failed else ""
+        return f"{', '.join(parts)} on {videos}{failed}"
+
+    def to_record(self) -> dict[str, object]:
+        """The evaluation as plain data, ready for JSON: all but the videos one by one."""
+        return {
+            "videos": self.videos,
+            "failed": self.failed,
+            "top1": self.top1,
+            "top5": self.top5,
+            "within_pairs": self.within_pairs,
+            "mean_class_accuracy": self.mean_class_accuracy,
+            "calibration_error": self.calibration_error,
+            "classes": self.class_accuracies(),
+            "confusion": self.confusion.tolist(),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """The evaluation that `to_record` made a record of, without its videos.
+
+        Args:
+            record: what it gave; it may hold more.
+
+        Raises:
+            SpecError: it is no such record.
+        """
+        try:
+            labels = tuple(map(str, record["classes"]))
+            pairs = record["within_pairs"]
+            found = cls(
+                labels=labels,
+                videos=int(record["videos"]),
+                failed=int(record["failed"]),
+                top1=float(record["top1"]),
+                top5=float(record["top5"]),
+                within_pairs=None if pairs is None else float(pairs),
+                mean_class_accuracy=float(record["mean_class_accuracy"]),
+                calibration_error=float(record["calibration_error"]),
+                confusion=np.array(record["confusion"], dtype=np.int64),
+                judged=(),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise SpecError(f"no record of an evaluation: {error!r}") from error
+        if found.confusion.shape != (len(labels), len(labels)):
+            raise SpecError(
+                f"no record of an evaluation: {len(labels)} classes, and a confusion matrix of "
+                f"{found.confusion.shape}"
+            )
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from stdeploy.artifacts.card import read_card
-from stdeploy.cli.evaluate import summary
 from stdeploy.datasets.labelled_videos import LabelledVideos, Sample
 from stdeploy.inference.evaluation import Judged, count
 from stdeploy.models.checkpoint import save_checkpoint
@@ -23,8 +22,8 @@ def test_top_5_is_told_where_there_are_more_than_five_classes(classes: int, told
     video = Path("a.mp4")
     judged = [Judged(video, 1, np.arange(classes, dtype=float))]
     evaluation = count(judged, LabelledVideos(labels, (Sample(video, 1),)))
-    assert ("top-5" in summary(evaluation)) is told
-    assert summary(evaluation).startswith("top-1 0.0%")
+    assert ("top-5" in evaluation.in_words()) is told
+    assert evaluation.in_words().startswith("top-1 0.0%")
 
 
 def test_failed_videos_give_evaluate_exit_status_1(chain: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Measures of accuracy on numbers that can be counted by hand, and views on real files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.datasets.labelled_videos import LabelledVideos, Sample
-from stdeploy.errors import DatasetError
+from stdeploy.errors import DatasetError, SpecError
 from stdeploy.inference.evaluation import Evaluation, Judged, calibration_error, compare, count
 from stdeploy.train.plots import draw_confusion
 from stdeploy.video.clips import read_views
@@ -62,6 +63,31 @@ def test_shares_are_those_counted_by_hand(evaluation: Evaluation) -> None:
     assert evaluation.confusion[0].tolist() == [1, 1, 0, 0, 0, 0, 0]
     assert evaluation.confusion[3].tolist() == [0, 0, 0, 0, 0, 0, 1]
     assert evaluation.confusion.sum() == 5
+
+
+def test_a_record_gives_all_back_but_the_videos(evaluation: Evaluation) -> None:
+    record = json.loads(json.dumps(evaluation.to_record()))
+    known = Evaluation.from_record({"summary": "as it was", **record})
+    assert known.to_record() == evaluation.to_record()
+    assert known.in_words() == evaluation.in_words()
+    assert known.commonest_class == evaluation.commonest_class
+    assert known.judged == ()
+    assert known.within_pairs == evaluation.within_pairs
+    assert Evaluation.from_record(record | {"within_pairs": None}).within_pairs is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"top1": "high"}, {"top5": None}, {"confusion": [[1]]}, {"confusion": "x"}, {"classes": 3}],
+    ids=str,
+)
+def test_what_is_no_record_of_an_evaluation_is_refused(
+    evaluation: Evaluation, change: dict[str, object]
+) -> None:
+    with pytest.raises(SpecError, match="no record of an evaluation"):
+        Evaluation.from_record(evaluation.to_record() | change)
+    with pytest.raises(SpecError, match="no record of an evaluation"):
+        Evaluation.from_record({"summary": "top-1 90.0%", "failed": 0, "classes": {}})
 
 
 def test_calibration_error_of_known_bins() -> None:
