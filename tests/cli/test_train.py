@@ -98,6 +98,19 @@ def test_a_finished_run_says_so_and_what_was_measured(finished: tuple[Path, str,
     )
 
 
+def test_files_are_named_after_the_recipe_and_temporal_lengths(tmp_path: Path) -> None:
+    lengths = "--temporal-lengths=1,1,3,3,5"
+    sizes = (f"--set=synthetic.{split}_videos=10" for split in ("train", "validation"))
+    batch = ("--set=optimisation.batch_size=11", *sizes)  # more than there are: nothing is trained
+    (tmp_path / "starter-1-1-3-3-5.pt").mkdir()
+    taken = stdeploy("train", lengths, *batch, cwd=tmp_path)
+    assert "cannot write 'starter-1-1-3-3-5.pt': it is a folder" in taken.stderr
+    named = stdeploy("train", lengths, *batch, "-o", "a.pt", cwd=tmp_path)
+    assert named.stderr.splitlines()[0] == "10 + 10 synthetic videos in starter-data"
+    assert "10 training videos make no batch of 11" in named.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"starter-1-1-3-3-5.pt", "starter-data"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_measuring_says_what_is_there(
     finished: tuple[Path, str, str], tmp_path: Path, number: signal.Signals
