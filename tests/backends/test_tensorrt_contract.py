@@ -16,11 +16,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "stdeploy"
-FILES = (
-    "backends/tensorrt_builder.py",
-    "backends/tensorrt_builder.py",
-    "backends/tensorrt.py",
-)
+FILES = ("backends/tensorrt_builder.py", "backends/tensorrt.py")
 # What the bindings import from the libraries; nothing of it is called here.
 SYMBOLS = (
     "createInferBuilder_INTERNAL",

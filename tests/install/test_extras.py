@@ -25,14 +25,13 @@ OURS = {
     "pyav": ("video",),
     "ray": ("inference.ray_data",),
     "rtx": ("backends.tensorrt", "backends.cuda"),
-    "serve": ("serve.app", "serve.server", "serve.settings"),
+    "serve": ("serve.server", "serve.settings"),
     "train": ("layers", "models", "fusion", "train"),
     "trt": ("backends.tensorrt", "backends.cuda"),
 }
 # Modules of these packages that need another extra; verbs load them when that is asked for.
 APART = {
     "datasets.synthetic": "train",
-    "export.int8_search": "cpu",
     "export.quantise": "cpu",
     "inference.ray_data": "ray",
 }
