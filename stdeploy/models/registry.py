@@ -18,6 +18,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "i3d-resnet50": "stdeploy.models.resnet:i3d_resnet50",
     "s3d-resnet50": "stdeploy.models.resnet:s3d_resnet50",
     "i3d-inception": "stdeploy.models.i3d_inception:I3DInception",
+    "plain": "stdeploy.models.plain:PlainNet",
 }
 
 
