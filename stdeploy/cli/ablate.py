@@ -1,5 +1,6 @@
-"""stdeploy ablate: the paper's Tables 2, 3 and 4 again, on any data set."""
+"""stdeploy ablate: the paper's comparisons again, on clips made for it or on any data set."""
 
+import dataclasses
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -10,11 +11,22 @@ import typer
 from stdeploy.artifacts.files import whole_file
 from stdeploy.cli.console import note, out
 from stdeploy.cli.train import Accelerator
-from stdeploy.errors import SpecError
+from stdeploy.errors import BackendError, SpecError
 from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
+    from stdeploy.train.ablation import Size as SizeName
     from stdeploy.train.ablation import Variant
+    from stdeploy.train.order_experiment import Arm
+    from stdeploy.train.order_runs import ArmResult
+    from stdeploy.train.train_model import Accelerator as AcceleratorName
+
+
+class Task(StrEnum):
+    """What is compared on."""
+
+    ORDER = "order"
+    TABLES = "tables"
 
 
 class Size(StrEnum):
@@ -24,8 +36,19 @@ class Size(StrEnum):
     FULL = "full"
 
 
+_Task = Annotated[
+    Task,
+    typer.Option(
+        "--task",
+        help="order: clips made for the question, small networks, contrasts declared beforehand. "
+        "tables: the rows of the paper on a data set.",
+    ),
+]
 _Recipe = Annotated[
-    str, typer.Option("--recipe", help="Name of a packaged recipe, or a .toml file.")
+    str | None,
+    typer.Option(
+        "--recipe", help="Of the tables: a packaged recipe, or a .toml file. Default: ablation."
+    ),
 ]
 _Data = Annotated[
     Path | None,
@@ -35,7 +58,9 @@ _Validation = Annotated[
     Path | None,
     typer.Option("--validation", help="Validation videos, where --data is a list."),
 ]
-_Tables = Annotated[str, typer.Option("--tables", help="Of 2, 3, 4 (4a, 4b, 4c).")]
+_Tables = Annotated[
+    str | None, typer.Option("--tables", help="Of 2, 3, 4 (4a, 4b, 4c). Default: all.")
+]
 _Size = Annotated[Size, typer.Option("--size", help="small: the rows that the argument needs.")]
 _Seeds = Annotated[str, typer.Option("--seeds", help="One run of each.")]
 _Output = Annotated[
@@ -57,10 +82,11 @@ _Accelerator = Annotated[
 
 
 def command(
-    recipe: _Recipe = "ablation",
+    task: _Task = Task.TABLES,
+    recipe: _Recipe = None,
     data: _Data = None,
     validation: _Validation = None,
-    tables: _Tables = "2,3,4",
+    tables: _Tables = None,
     size: _Size = Size.SMALL,
     seeds: _Seeds = "0,1,2",
     output: _Output = Path("ablation"),
@@ -69,18 +95,96 @@ def command(
     at_once: _AtOnce = 1,
     accelerator: _Accelerator = Accelerator.AUTO,
 ) -> None:
-    """Train the networks of the paper's Tables 2, 3 and 4, and print them with mean and spread.
+    """Compare the networks of the paper's Tables 2, 3 and 4 by training all of them.
 
     A seed decides the first weights and the order of everything; all rows get the same ones. What
-    is done is kept: the same command goes on after a break, and with more seeds or rows does only
-    those that are missing. tables.md, tables.svg and results.json lie in the folder.
+    is done is kept: the same command goes on after a break, and does only what is missing.
     """
+    numbers = _numbers(seeds)
+    if task is Task.TABLES:
+        _tables(
+            _TablesAsked(
+                recipe=recipe or "ablation",
+                data=data,
+                validation=validation,
+                tables=(tables or "2,3,4").split(","),
+                size=size.value,
+                seeds=numbers,
+                output=output,
+                overrides=overrides or [],
+                views=views,
+                at_once=at_once,
+                accelerator=accelerator.value,
+            )
+        )
+        return
+    of_tables = {
+        "--recipe": recipe,
+        "--data": data,
+        "--validation": validation,
+        "--tables": tables,
+        "--set": overrides,
+        "--views": views,
+    }
+    for option, value in of_tables.items():
+        if value:
+            raise SpecError(
+                f"{option} belongs to the rows of the paper on a data set; add --task tables"
+            )
+    if numbers != list(range(len(numbers))):
+        raise SpecError(f"--seeds {seeds!r}: the order task takes seeds from 0 up, such as 0,1,2,3")
+    _order(size.value, len(numbers), output, at_once, accelerator.value)
+
+
+def _order(size: "SizeName", seeds: int, output: Path, at_once: int, accelerator: str) -> None:
+    """Train the arms of the order experiment, and print and draw what came out."""
+    require("torch", extra="train", purpose="training")
+    import torch
+
+    from stdeploy.train.order_experiment import arms_of
+    from stdeploy.train.order_report import to_markdown
+    from stdeploy.train.order_runs import run_arms, settings_of
+    from stdeploy.train.plots import draw_gaps, draw_learning
+
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise BackendError("--accelerator cuda: torch sees no NVIDIA GPU here")
+    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    settings = settings_of(size).model_copy(update={"seeds": seeds, "stack": min(at_once, seeds)})
+    arms = arms_of(size)
+    results: dict[Arm, ArmResult] = {}
+    for arm, result in run_arms(arms, settings, output, device=device, tell=note):
+        results[arm] = result
+        _write(output / "order.md", to_markdown(results))
+        note(f"{len(results)}/{len(arms)}  {arm.name}")
+    draw_gaps(results, output / "gaps.svg")
+    draw_learning(results, output / "learning.svg")
+    out.print(to_markdown(results), soft_wrap=True, markup=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _TablesAsked:
+    """What was typed for the tables; see the options."""
+
+    recipe: str
+    data: Path | None
+    validation: Path | None
+    tables: list[str]
+    size: "SizeName"
+    seeds: list[int]
+    output: Path
+    overrides: list[str]
+    views: int | None
+    at_once: int
+    accelerator: "AcceleratorName"
+
+
+def _tables(asked: _TablesAsked) -> None:
+    """Train the rows of the tables. tables.md, tables.svg and results.json lie in the folder."""
     from stdeploy.train.ablation import Spread, cells, to_markdown
     from stdeploy.train.recipe import Recipe
 
-    numbers = _numbers(seeds)
-    found = cells(tables.split(","), size.value)
-    plain = Recipe.load(recipe, overrides or ())
+    found = cells(asked.tables, asked.size)
+    plain = Recipe.load(asked.recipe, asked.overrides)
     clip = plain.clip_spec()
     settings = {cell.variant: cell.variant.settings(clip) for cell in found}
     # Only now, because importing them takes seconds.
@@ -92,34 +196,34 @@ def command(
     from stdeploy.train.train_model import training_data
 
     training, held_out = training_data(
-        plain, Path(recipe).stem, data, validation, fold=1, tell=note
+        plain, Path(asked.recipe).stem, asked.data, asked.validation, fold=1, tell=note
     )
     if held_out is None:
         raise SpecError("an ablation compares accuracies; name --validation videos")
+    output = asked.output
     output.mkdir(parents=True, exist_ok=True)
     # All rows of a seed first: an unfinished grid has whole tables.
-    plan = [(seed, variant) for seed in numbers for variant in settings]
+    plan = [(seed, variant) for seed in asked.seeds for variant in settings]
     jobs = [
         Job(
             Recipe.load(
-                recipe, [*(overrides or ()), *settings[variant], f"optimisation.seed={seed}"]
+                asked.recipe,
+                [*asked.overrides, *settings[variant], f"optimisation.seed={seed}"],
             ),
             output / variant.name / f"seed-{seed}",
         )
         for seed, variant in plan
     ]
-    setting = Setting(training, held_out, Machine(accelerator=accelerator.value), views)
+    setting = Setting(training, held_out, Machine(accelerator=asked.accelerator), asked.views)
     results: dict[Variant, Spread] = {}
-    accuracies = run_all(jobs, setting, at_once=at_once)
+    accuracies = run_all(jobs, setting, at_once=asked.at_once)
     for done, ((seed, variant), top1) in enumerate(zip(plan, accuracies, strict=True), start=1):
         note(f"{done}/{len(plan)}  {variant.name}, seed {seed}: top-1 {top1:.1%}")
         before = results[variant].values if variant in results else ()
         results[variant] = Spread((*before, 100 * top1))
         _write(output / "tables.md", to_markdown(found, results))
-    _write(
-        output / "results.json",
-        json.dumps({v.name: dict(zip(numbers, results[v].values, strict=True)) for v in settings}),
-    )
+    by_seed = {v.name: dict(zip(asked.seeds, results[v].values, strict=True)) for v in settings}
+    _write(output / "results.json", json.dumps(by_seed))
     draw_tables(found, results, output / "tables.svg")
     out.print(to_markdown(found, results), soft_wrap=True, markup=False)
 

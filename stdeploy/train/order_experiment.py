@@ -78,6 +78,18 @@ ARMS: tuple[Arm, ...] = (
 )
 
 
+# What the argument needs: a start without time, the lengths, the branches, the augmentation.
+_IN_SMALL = (
+    *("2D", "original", "b", "b1", "multi eta 1", "multi eta 2"),
+    *("b1, augmented", "multi eta 2, augmented"),
+)
+
+
+def arms_of(size: Literal["small", "full"]) -> tuple[Arm, ...]:
+    """The arms of an experiment."""
+    return ARMS if size == "full" else tuple(arm for arm in ARMS if arm.name in _IN_SMALL)
+
+
 @dataclasses.dataclass(frozen=True)
 class Contrast:
     """A difference that was declared before anything was run.

@@ -101,6 +101,13 @@ class OrderSettings(Spec):
         }
 
 
+def settings_of(size: Literal["small", "full"]) -> OrderSettings:
+    """Settings of an experiment: for two processors, or for a GPU."""
+    if size == "small":
+        return OrderSettings()
+    return OrderSettings(height_px=32, width_px=64, width=1.0, seeds=8, steps=3000)
+
+
 class ArmResult(Spec):
     """What came out of an arm; lists have a value for each seed.
 

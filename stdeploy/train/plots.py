@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,10 @@ from stdeploy.inference.evaluation import Evaluation
 from stdeploy.plotting.style import BLUE, GREEN, GREY, ORANGE, PURPLE, drawn
 from stdeploy.train.ablation import LENGTHS, Cell, Spread, Variant
 from stdeploy.train.filter_shares import FilterShares, mean_of_stages
+
+if TYPE_CHECKING:  # they need torch, which takes seconds to load
+    from stdeploy.train.order_experiment import Arm
+    from stdeploy.train.order_runs import ArmResult
 
 _STAGE_COLOURS = (BLUE, GREEN, ORANGE, PURPLE, GREY)
 _TABLE_COLOURS = {"2": BLUE, "3": GREEN, "4a": ORANGE, "4b": ORANGE, "4c": PURPLE}
@@ -133,6 +138,58 @@ def draw_tables(found: Sequence[Cell], results: Mapping[Variant, Spread], path: 
             room = max(2.0, 0.15 * (high - low))
             axes.set_xlim(max(0.0, low - room), min(100.0, high + room))
             axes.grid(alpha=0.2)
+
+
+def draw_gaps(results: "Mapping[Arm, ArmResult]", path: Path) -> None:
+    """Draw the accuracy of arms of the order experiment by the gap between the events.
+
+    Args:
+        results: of arms that are done; mean over the seeds, with the range of them.
+        path: ends in .png or .svg.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    with drawn(path, extra="train", size=(8, 5)) as axes:
+        for (arm, result), colour in zip(results.items(), cycle(_STAGE_COLOURS), strict=False):
+            gaps = list(result.by_gap)
+            values = [result.by_gap[gap] for gap in gaps]
+            means = [float(np.mean(each)) for each in values]
+            style = "--" if arm.augmented else "-"
+            axes.plot(gaps, means, style, color=colour, marker="o", markersize=3, label=arm.name)
+            low, high = [min(each) for each in values], [max(each) for each in values]
+            axes.fill_between(gaps, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.set_xlabel("frames from one event to the next")
+        axes.set_ylabel("accuracy, %")
+        axes.grid(alpha=0.2)
+        axes.legend(frameon=False, labelcolor=GREY, fontsize=8)
+
+
+def draw_learning(results: "Mapping[Arm, ArmResult]", path: Path) -> None:
+    """Draw how arms of the order experiment learn: loss and accuracy over the steps.
+
+    Args:
+        results: of arms that are done; mean over the seeds.
+        path: ends in .png or .svg.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    with drawn(path, extra="train", size=(8, 6), nrows=2, sharex=True) as (upper, lower):
+        for (arm, result), colour in zip(results.items(), cycle(_STAGE_COLOURS), strict=False):
+            steps = [step for step, _, _ in result.curve]
+            style = "--" if arm.augmented else "-"
+            for axes, column in ((upper, 1), (lower, 2)):
+                means = [float(np.mean(row[column])) for row in result.curve]
+                axes.plot(
+                    steps, means, style, color=colour, marker="o", markersize=3, label=arm.name
+                )
+        upper.set_ylabel("training loss")
+        lower.set_ylabel("accuracy, %")
+        lower.set_xlabel("steps")
+        lower.legend(frameon=False, labelcolor=GREY, fontsize=8)
+        upper.grid(alpha=0.2)
+        lower.grid(alpha=0.2)
 
 
 def _name(cell: Cell) -> str:

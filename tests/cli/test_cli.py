@@ -157,6 +157,8 @@ def test_cuda_asked_for_without_a_gpu_is_one_line_and_no_result(chain: Path) -> 
         (["train", "--set", "optimisation.epoch=1"], 2, "did you mean 'epochs'"),
         (["ablate", "--tables", "5"], 2, "no table '5'"),
         (["ablate", "--seeds", "x"], 2, "write numbers from 0"),
+        (["ablate", "--task", "order", "--seeds", "1,2"], 2, "takes seeds from 0 up"),
+        (["ablate", "--task", "order", "--views", "3"], 2, "--views belongs to the rows"),
         (["data", "check", "none"], 2, "'none' does not exist"),
         (["data", "split", "bad", "-o", "x"], 2, "bad' holds no folder; each of two or more"),
         (["data", "mini", "bad", "-o", "x"], 2, "is no data set that is known here"),
