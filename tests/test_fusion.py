@@ -8,10 +8,12 @@ from torch import nn
 
 from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
+from stdeploy.artifacts.parity import FUSION_TOLERANCE
 from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.errors import ArtifactError, FusionError, ParityError
-from stdeploy.fusion import filters_of, fuse_checkpoint, fuse_model, verify
+from stdeploy.fusion import filters_of, fuse_checkpoint, fuse_model, rounding, verify
 from stdeploy.layers.temporal import TemporalFilter
+from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from stdeploy.models.frames_to_logits import FrameNormalisation, logits_and_magnitude, logits_of
 from stdeploy.models.registry import ARCHITECTURES, build
@@ -185,6 +187,71 @@ def test_fuse_checkpoint_writes_nothing_where_the_outputs_differ(
     with pytest.raises(ParityError, match="nothing was written"):
         fuse_checkpoint(tmp_path / "ckpt.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["ckpt.pt"]
+
+
+def model_with_means_far_from_0(deviations: float) -> ActionModel:
+    """Norms of one layer subtract a mean that their bias brings back: numbers that cancel."""
+    model = tiny_model(temporal_lengths=(1, 1, 3, 3, 5), branches="multi")
+    layer = dict(filters_of(model))["conv3.0.conv2"]
+    with torch.no_grad():
+        for branch in layer.typed_branches():
+            norm = branch.norm
+            deviation = (norm.running_var + norm.eps).sqrt()
+            norm.running_mean += deviations * deviation
+            norm.bias += deviations * norm.weight
+    return model
+
+
+def test_refusing_says_that_the_rounding_is_the_originals_own(tmp_path: Path) -> None:
+    model = model_with_means_far_from_0(5e3)
+    save_checkpoint(tmp_path / "ckpt.pt", model, card_of(model))
+    error = r"\d\.\de-\d\d"
+    message = (
+        r"in fp32: relative error .* nothing was written\. Against float64 the original is off by "
+        rf"{error} in fp32, the fused network by {error}: the original's own rounding is as large, "
+        r"so folding is not at fault; conv3\.0\.conv2\.branches\.[01]\.norm subtracts a mean of "
+        r"500\d standard deviations"
+    )
+    with pytest.raises(ParityError, match=message) as caught:
+        fuse_checkpoint(tmp_path / "ckpt.pt")
+    assert "\n" not in str(caught.value)
+    found = rounding(model, fuse_model(model), TINY_CLIP, "conv3.0.conv2", seed=GOLDEN_SEED)
+    assert not found.by_folding
+    assert found.original > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("allowed_in_fp64", "words"),
+    [(1e-10, "in fp64 too, so it is wrong"), (1.0, "by rounding alone, since all agree in fp64$")],
+)
+def test_refusing_says_that_folding_adds_to_the_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed_in_fp64: float, words: str
+) -> None:
+    model = tiny_model()
+    save_checkpoint(tmp_path / "ckpt.pt", model, card_of(model))
+    fold = TemporalFilter.fold
+
+    def coarse(self: TemporalFilter) -> nn.Conv3d:
+        conv = fold(self)
+        conv.weight.data = conv.weight.data.half().double()
+        return conv
+
+    monkeypatch.setattr(TemporalFilter, "fold", coarse)
+    monkeypatch.setitem(FUSION_TOLERANCE, "fp64", allowed_in_fp64)
+    with pytest.raises(ParityError, match=f"folding adds to it, {words}"):
+        fuse_checkpoint(tmp_path / "ckpt.pt")
+    for check in ("conv4.0.conv1", "network, noise"):
+        found = rounding(model, fuse_model(model), TINY_CLIP, check, seed=GOLDEN_SEED)
+        assert found.by_folding
+        assert found.original < 1e-5 < found.fused
+
+
+def test_rounding_of_a_right_fold_is_like_the_originals() -> None:
+    model = tiny_model()
+    for check in ("conv4.0.conv1", "network, golden clip"):
+        found = rounding(model, fuse_model(model), TINY_CLIP, check, seed=GOLDEN_SEED)
+        assert 0.0 < found.original < 1e-6
+        assert 0.0 < found.fused < 1e-6
 
 
 def test_fuse_checkpoint_refuses_a_checkpoint_that_does_not_answer_its_golden_clip(

@@ -7,7 +7,7 @@ import numpy as np
 
 from stdeploy.analysis.temporal_svd import Array, PrimaryFilters, temporal_axes
 
-Projection = Literal["lambert", "orthographic"]
+Projection = Literal["orthographic", "lambert"]
 
 _RINGS = 6  # of the cells of `entropy`
 
@@ -54,7 +54,7 @@ def lambert(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def density(
-    primary: PrimaryFilters, *, projection: Projection = "lambert", cells: int = 72
+    primary: PrimaryFilters, *, projection: Projection = "orthographic", cells: int = 72
 ) -> Array:
     """Figure 1: how densely primary filters lie on the half sphere, by their weights.
 
@@ -63,8 +63,9 @@ def density(
 
     Args:
         primary: eq. (1) of a layer.
-        projection: "lambert" keeps areas; "orthographic" is the plain projection on the plane of
-            average and 1st differential, which crowds the rim.
+        projection: "orthographic" is the paper's, on the plane of average and 1st differential:
+            x and y of a point are its coordinates on the two, and the rim is crowded; "lambert"
+            keeps areas.
         cells: of the picture, on each side.
 
     Returns:

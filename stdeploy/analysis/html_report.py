@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stdeploy import __version__
+from stdeploy.analysis.filter_projection import Projection
 from stdeploy.analysis.filters import LayerFilters, StageFilters, analyse_all, by_stage
 from stdeploy.analysis.kernels import read_kernels
 from stdeploy.analysis.length_advice import RULES, Advice, recommend
@@ -69,6 +70,7 @@ def write_report(
     *,
     videos: Sequence[Path] = (),
     clips: int,
+    projection: Projection = "orthographic",
     progress: Callable[[float, float], None] = lambda _done, _total: None,
 ) -> None:
     """Write the page.
@@ -79,6 +81,7 @@ def write_report(
         output: a name that ends in .html.
         videos: for the receptive field; none for Gaussian noise.
         clips: for the receptive field of each.
+        projection: of the half sphere of figure 1; see `density`.
         progress: is told what is done and what there is in all.
 
     Raises:
@@ -96,7 +99,7 @@ def write_report(
         def update(done: float, before: int = number) -> None:
             progress(before * per_artifact + done, len(paths) * per_artifact)
 
-        sections.append(_section(path, videos, clips, update))
+        sections.append(_section(path, videos, clips, projection, update))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("stdeploy.analysis", "."),
         autoescape=True,
@@ -107,6 +110,7 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         sections=sections,
         fields_picture=_fields_picture(sections),
+        projection=projection,
         videos=min(clips, len(videos)),
         rules=RULES,
         version=__version__,
@@ -117,7 +121,11 @@ def write_report(
 
 
 def _section(
-    path: Path, videos: Sequence[Path], clips: int, progress: Callable[[float], None]
+    path: Path,
+    videos: Sequence[Path],
+    clips: int,
+    projection: Projection,
+    progress: Callable[[float], None],
 ) -> Section:
     card = read_card(path)
     found: dict[str, Any] = {}
@@ -131,7 +139,7 @@ def _section(
 
     attempt("cost", lambda: {"cost": _cost(card)})
     progress(1)
-    attempt("filters", lambda: _filters(path))
+    attempt("filters", lambda: _filters(path, projection))
     progress(2)
     attempt(
         "field",
@@ -156,14 +164,16 @@ def _cost(card: ModelCard) -> Cost:
     return count_flops(card.model, num_frames=card.clip.num_frames, side_px=card.clip.crop_px)
 
 
-def _filters(path: Path) -> dict[str, Any]:
+def _filters(path: Path, projection: Projection) -> dict[str, Any]:
     layers = analyse_all(read_kernels(path))
     stages = by_stage(layers)
     return {
         "layers": layers,
         "stages": stages,
         "advice": recommend(stages),
-        "filters_picture": _embedded(lambda picture: draw_filters(layers, picture)),
+        "filters_picture": _embedded(
+            lambda picture: draw_filters(layers, picture, projection=projection)
+        ),
     }
 
 

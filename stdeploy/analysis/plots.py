@@ -23,7 +23,7 @@ _DASHES = 6.0  # from one to the next, in widths of the line
 
 
 def draw_filters(
-    layers: Sequence[LayerFilters], path: Path, *, projection: Projection = "lambert"
+    layers: Sequence[LayerFilters], path: Path, *, projection: Projection = "orthographic"
 ) -> None:
     """Draw figure 1: a disc for each layer, a row (or more) for each stage.
 

@@ -28,8 +28,8 @@ app = typer.Typer(
 class ProjectionName(StrEnum):
     """How the half sphere is drawn."""
 
-    LAMBERT = "lambert"
     ORTHOGRAPHIC = "orthographic"
+    LAMBERT = "lambert"
 
 
 PlotOption = Annotated[
@@ -37,6 +37,13 @@ PlotOption = Annotated[
 ]
 ArraysOption = Annotated[
     Path | None, typer.Option("--save-arrays", help="All numbers, for NumPy: an .npz file.")
+]
+ProjectionOption = Annotated[
+    ProjectionName,
+    typer.Option(
+        "--projection",
+        help="Of figure 1: orthographic is the paper's and crowds the rim; lambert keeps areas.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="A line of JSON for each file.")]
 DataOption = Annotated[
@@ -55,10 +62,7 @@ def filters(
     ],
     save_plot: PlotOption = None,
     save_arrays: ArraysOption = None,
-    projection: Annotated[
-        ProjectionName,
-        typer.Option("--projection", help="lambert keeps areas; orthographic crowds the rim."),
-    ] = ProjectionName.LAMBERT,
+    projection: ProjectionOption = ProjectionName.ORTHOGRAPHIC,
     with_norms: Annotated[
         bool,
         typer.Option("--with-norms", help="With batch norms folded in, as after fusing."),
@@ -139,6 +143,7 @@ def report(
     ] = Path("report.html"),
     data: DataOption = None,
     clips: ClipsOption = 8,
+    projection: ProjectionOption = ProjectionName.ORTHOGRAPHIC,
 ) -> None:
     """Write one page about networks: cost, filters, receptive field, parity, advice.
 
@@ -154,7 +159,14 @@ def report(
     if output.exists():
         note(f"{output} is replaced at the end, -o names another")
     with progress_bar("looking") as progress:
-        write_report(artifacts, output, videos=_videos_of(data), clips=clips, progress=progress)
+        write_report(
+            artifacts,
+            output,
+            videos=_videos_of(data),
+            clips=clips,
+            projection=projection.value,
+            progress=progress,
+        )
     out.print(str(output), soft_wrap=True, markup=False)
 
 

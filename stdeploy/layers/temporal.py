@@ -19,7 +19,6 @@ from stdeploy.layers.fold import fold_batch_norm, sum_branches
 
 Branches = Literal["single", "multi"]
 Padding = Literal["centred", "valid"]
-Inflation = Literal["coefficients", "filter"]
 Size3 = tuple[int, int, int]
 
 
@@ -75,6 +74,9 @@ def temporal_basis(
 def filter_from_coefficients(coefficients: Tensor, eta: float) -> Tensor:
     """Eq. (6): W = [mu / eta, U_perp] W~, along the temporal axis.
 
+    It is computed in the type of the coefficients under autocast too. Rounded to bf16, filters
+    would be off by 2e-3, and eta = inf would leave a little of the average.
+
     Args:
         coefficients: W~, (C_out, C_in, tau, kH, kW).
         eta: regularisation of the average, 1..inf.
@@ -86,7 +88,17 @@ def filter_from_coefficients(coefficients: Tensor, eta: float) -> Tensor:
     if tau == 1:
         return coefficients
     basis = temporal_basis(tau, eta, coefficients.dtype, coefficients.device)
-    return torch.einsum("ts,oishw->oithw", basis, coefficients)
+    device = coefficients.device.type
+    # Asked first, so that exported graphs of networks without autocast hold no switch of it.
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return _along_time(basis, coefficients)
+    return _along_time(basis, coefficients)
+
+
+def _along_time(matrix: Tensor, weight: Tensor) -> Tensor:
+    """Multiply a matrix (rows, tau) with the temporal axis of (C_out, C_in, tau, kH, kW)."""
+    return torch.einsum("ts,oishw->oithw", matrix, weight)
 
 
 def coefficients_from_filter(weight: Tensor, eta: float) -> Tensor:
@@ -111,33 +123,7 @@ def coefficients_from_filter(weight: Tensor, eta: float) -> Tensor:
             "use a finite eta"
         )
     inverse = torch.linalg.inv(temporal_basis(tau, eta)).to(weight)
-    return torch.einsum("st,oithw->oishw", inverse, weight)
-
-
-def inflate(weight: Tensor, tau: int, eta: float, reading: Inflation = "coefficients") -> Tensor:
-    """Coefficients W~ of a filter of length tau that starts from a 2D filter.
-
-    "coefficients", the default, is the paper's sentence (section 3.2): the inflated tensor,
-    tau copies divided by tau, is taken as W~ itself. It is defined for every eta.
-    "filter" is the classic inflation of I3D: every frame of W is weight / tau, and W~ follows
-    from eq. (6). Such a filter is pure average, which eta = inf excludes.
-
-    Args:
-        weight: 2D filter, (C_out, C_in, kH, kW).
-        tau: temporal length of the result, odd.
-        eta: regularisation of the average, 1..inf.
-        reading: "coefficients" or "filter".
-
-    Returns:
-        W~, (C_out, C_in, tau, kH, kW).
-
-    Raises:
-        SpecError: "filter" was asked for with eta = inf and tau > 1.
-    """
-    inflated = weight.unsqueeze(2).repeat(1, 1, tau, 1, 1) / tau
-    if reading == "coefficients" or tau == 1:
-        return inflated
-    return coefficients_from_filter(inflated, eta)
+    return _along_time(inverse, weight)
 
 
 class TemporalBranch(nn.Module):
@@ -273,26 +259,6 @@ class TemporalFilter(nn.Module):
         )
         conv.weight, conv.bias = nn.Parameter(kernel.contiguous()), nn.Parameter(bias)
         return conv.eval()
-
-    @torch.no_grad()
-    def inflate_(self, weight: Tensor, reading: Inflation = "coefficients") -> None:
-        """Start every branch from one 2D filter, in place; see `inflate`.
-
-        Args:
-            weight: (C_out, C_in, kH, kW).
-            reading: "coefficients" or "filter".
-
-        Raises:
-            SpecError: the shape does not fit, or "filter" was asked for with eta = inf.
-        """
-        for branch in self.typed_branches():
-            coefficients = branch.coefficients
-            expected = (*coefficients.shape[:2], *coefficients.shape[3:])
-            if tuple(weight.shape) != expected:
-                raise SpecError(
-                    f"2D filter of shape {tuple(weight.shape)} does not fit; needed {expected}"
-                )
-            coefficients.copy_(inflate(weight, coefficients.shape[2], branch.eta, reading))
 
     def typed_branches(self) -> list[TemporalBranch]:
         """The branches, shortest first, as what they are."""

@@ -15,7 +15,7 @@ from stdeploy.artifacts.contents import read_checkpoint
 from stdeploy.artifacts.files import cache_folder, existing
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.errors import ArtifactError, DownloadError, SpecError
-from stdeploy.layers.temporal import Inflation
+from stdeploy.layers.inflation import Inflation, Norm2d, inflate_filter
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model, say, stored_precision, unwrapped
 from stdeploy.models.registry import build
@@ -79,15 +79,15 @@ def inflate_network(
 ) -> None:
     """Start a network from the weights of the 2D network that it extends, in place.
 
-    Every branch of a filter gets the inflated kernel (paper, sections 2.2 and 3.2) and the
-    statistics of the 2D norm, and an equal share of its gamma and beta, so that the sum of the
-    branches has the size of the 2D output. The 1x1 shortcut is the 2D one. The classifier, and
-    filters without a 2D counterpart (`ActionModel.counterparts`), keep their random weights.
+    Every branch of a filter gets the inflated kernel (paper, sections 2.2 and 3.2), statistics
+    that fit it, and an equal share of gamma and beta; `inflate_filter` says in which cases a still
+    video then has the features of the 2D network. The 1x1 shortcut is the 2D one. The classifier,
+    and filters without a 2D counterpart (`ActionModel.counterparts`), keep their random weights.
 
     Args:
         model: built, untrained.
         tensors: by the names of torchvision and timm: conv1, bn1, layer1.0.conv1, ...
-        reading: see `stdeploy.layers.temporal.inflate`.
+        reading: see `stdeploy.layers.inflation.inflate`.
         source: of the tensors, for errors.
 
     Raises:
@@ -104,20 +104,16 @@ def inflate_network(
         )
     for layer, conv, norm in counterparts:
         kernel = _tensor(tensors, f"{conv}.weight", source)
+        after = Norm2d(
+            weight=_tensor(tensors, f"{norm}.weight", source),
+            bias=_tensor(tensors, f"{norm}.bias", source),
+            mean=_tensor(tensors, f"{norm}.running_mean", source),
+            variance=_tensor(tensors, f"{norm}.running_var", source),
+        )
         try:
-            layer.inflate_(kernel, reading)
+            inflate_filter(layer, kernel, after, reading)
         except SpecError as error:
             raise ArtifactError(f"{source!r}, {conv}.weight: {error}") from error
-        for branch in layer.typed_branches():
-            share = 1.0 / len(layer.branches)
-            with torch.no_grad():
-                branch.norm.weight.copy_(_tensor(tensors, f"{norm}.weight", source) * share)
-                branch.norm.bias.copy_(_tensor(tensors, f"{norm}.bias", source) * share)
-                mean, variance = branch.norm.running_mean, branch.norm.running_var
-                assert mean is not None
-                assert variance is not None
-                mean.copy_(_tensor(tensors, f"{norm}.running_mean", source))
-                variance.copy_(_tensor(tensors, f"{norm}.running_var", source))
 
 
 def _of_another_program(source: str, tensors: Mapping[str, Tensor], video: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,13 +32,14 @@ class Start(Spec):
             2D weights with torchvision's or timm's names (.pth, .pt, .safetensors); or a
             checkpoint (.pt) of this program, whose classifier is replaced where the classes
             are others.
-        inflation: how 2D weights become temporal ones; see `stdeploy.layers.temporal.inflate`.
+        inflation: how 2D weights become temporal ones, "coefficients", "orthonormal" or "filter";
+            see `stdeploy.layers.inflation.inflate`. "filter" needs a finite model.eta.
         freeze: stages that are not trained; their norms keep their statistics too.
         freeze_norms: all norms keep the statistics that they came with.
     """
 
     weights: str = ""
-    inflation: Literal["coefficients", "filter"] = "coefficients"
+    inflation: Literal["coefficients", "orthonormal", "filter"] = "coefficients"
     freeze: tuple[Stage, ...] = ()
     freeze_norms: bool = False
 
@@ -194,8 +196,10 @@ class Recipe(Spec):
         recipe = cls.parse(fields)
         if "architecture" in recipe.model:
             recipe.clip_spec()
-            # Refuse a bad network before any data is made.
-            check_architecture(recipe.model_spec(num_classes=1).architecture)
+            # Refuse a bad network, or weights that it cannot take, before any data is made.
+            spec = recipe.model_spec(num_classes=1)
+            check_architecture(spec.architecture)
+            _check_inflation(recipe.start, spec)
         elif not recipe.start.weights.endswith(CHECKPOINT_SUFFIX):
             raise SpecError(
                 f"recipe {name_or_path!r} takes its network from a checkpoint, and there is "
@@ -235,6 +239,21 @@ def packaged_recipes() -> list[str]:
     """Names of the recipes that come with the program."""
     names = (item.name for item in _PACKAGED.iterdir())
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def _check_inflation(start: Start, spec: ModelSpec) -> None:
+    """Refuse classic inflation into filters that have no average.
+
+    Raises:
+        SpecError: start.inflation is "filter" and model.eta is inf.
+    """
+    from_2d = start.weights and not start.weights.endswith(CHECKPOINT_SUFFIX)
+    pure_averages = start.inflation == "filter" and max(spec.temporal_lengths) > 1
+    if from_2d and pure_averages and math.isinf(spec.eta):
+        raise SpecError(
+            "start.inflation = 'filter' makes filters that are all average, which model.eta = inf "
+            "excludes; use a finite eta, or inflation 'coefficients' or 'orthonormal'"
+        )
 
 
 def _unknown_recipe(name: str) -> str:

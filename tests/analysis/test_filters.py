@@ -170,6 +170,13 @@ def test_density_is_where_the_filters_are(
     np.testing.assert_allclose((np.array(highest) + 0.5) / 40 - 1, (row, column), atol=0.04)
 
 
+def test_density_is_orthographic_as_in_figure_1() -> None:
+    primary = primary_filters(random_weight(4, 4, 3, 3, 3))
+    default, paper = density(primary), density(primary, projection="orthographic")
+    np.testing.assert_array_equal(default, paper)
+    assert not np.allclose(default, density(primary, projection="lambert"), equal_nan=True)
+
+
 def test_density_is_nan_outside_of_the_disc() -> None:
     picture = density(primary_filters(random_weight(4, 4, 3, 3, 3)), cells=40)
     assert np.isnan(picture[0, 0])

@@ -157,6 +157,22 @@ def test_page_says_what_is_left_out_and_why(page: Page) -> None:
     assert "holds no weights for torch" in reason
 
 
+def test_page_has_the_papers_projection_unless_another_is_named(tmp_path: Path) -> None:
+    model = tiny_model(temporal_lengths=(1, 1, 1, 1, 3), branches="single")
+    save_checkpoint(tmp_path / "net.pt", model, card_of(model))
+    pictures = []
+    for projection in ("orthographic", "lambert"):
+        path = tmp_path / f"{projection}.html"
+        write_report([tmp_path / "net.pt"], path, clips=1, projection=projection)
+        page = Page(path.read_text())
+        assert ("Lambert's projection, which keeps areas" in page.text) == (projection == "lambert")
+        pictures.append(page.addresses)
+    default = tmp_path / "default.html"
+    write_report([tmp_path / "net.pt"], default, clips=1)
+    assert Page(default.read_text()).addresses == pictures[0]
+    assert pictures[0] != pictures[1]
+
+
 def test_discs_stand_four_in_a_row_at_most(tmp_path: Path) -> None:
     weight = np.random.default_rng(0).normal(size=(4, 2, 3, 1, 1)).astype(np.float32)
     heights = []

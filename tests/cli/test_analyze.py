@@ -44,6 +44,21 @@ def test_filters_are_shown_drawn_and_saved(inside: Inside, folder: Path) -> None
     assert (np.diff(weights, axis=1) <= 1e-6).all()
 
 
+def test_filters_are_drawn_in_the_papers_projection_unless_another_is_named(
+    inside: Inside, folder: Path
+) -> None:
+    pictures = []
+    for arguments in ((), ("--projection", "orthographic"), ("--projection", "lambert")):
+        named = ("filters", "narrow.pt", "--save-plot", "p.png", *arguments)
+        assert inside("analyze", *named, cwd=folder).returncode == 0
+        pictures.append((folder / "p.png").read_bytes())
+    assert pictures[0] == pictures[1]
+    assert pictures[0] != pictures[2]
+    refused = inside("analyze", "filters", "narrow.pt", "--projection", "mercator", cwd=folder)
+    assert refused.returncode == 2
+    assert "'mercator'" in refused.stderr
+
+
 def test_filters_as_json_sum_to_1(inside: Inside, folder: Path) -> None:
     shown = inside("analyze", "filters", "wide.pt", "--json", cwd=folder)
     record = json.loads(shown.stdout)

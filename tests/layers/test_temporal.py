@@ -11,7 +11,6 @@ from stdeploy.layers.temporal import (
     branch_lengths,
     coefficients_from_filter,
     filter_from_coefficients,
-    inflate,
     temporal_basis,
 )
 from tests.helpers.models import randomise_norms
@@ -90,40 +89,57 @@ def test_coefficients_from_filter_inverts_equation_6(eta: float) -> None:
     torch.testing.assert_close(again, kernel)
 
 
-def test_inflating_the_filter_repeats_it_over_time() -> None:
-    weight = torch.randn(4, 2, 3, 3, dtype=torch.float64)
-    kernel = filter_from_coefficients(inflate(weight, 3, 2.0, "filter"), 2.0)
-    for frame in range(3):
-        torch.testing.assert_close(kernel[:, :, frame], weight / 3)
+def bf16() -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
-def test_inflating_the_coefficients_repeats_them() -> None:
-    weight = torch.randn(4, 2, 3, 3, dtype=torch.float64)
-    coefficients = inflate(weight, 3, 2.0)
-    for order in range(3):
-        assert torch.equal(coefficients[:, :, order], weight / 3)
-    # What a still video sees is the average alone: weight * sqrt(tau) / (eta * tau).
-    still = filter_from_coefficients(coefficients, 2.0).sum(dim=2)
-    torch.testing.assert_close(still, weight * R3 / (2.0 * 3))
+@pytest.mark.parametrize("eta", [1.0, 2.0, math.inf])
+@pytest.mark.parametrize("tau", [3, 5])
+def test_autocast_does_not_round_equation_6(tau: int, eta: float) -> None:
+    coefficients = torch.randn(8, 4, tau, 3, 3)
+    expected = filter_from_coefficients(coefficients, eta)
+    with bf16():
+        kernel = filter_from_coefficients(coefficients, eta)
+    assert kernel.dtype == torch.float32
+    torch.testing.assert_close(kernel, expected, rtol=1e-6, atol=1e-6)
+    if math.isinf(eta):
+        assert float(kernel.sum(dim=2).abs().max()) < 2e-6
 
 
-def test_inflating_the_filter_with_infinite_eta_is_refused() -> None:
-    with pytest.raises(SpecError, match="eta = inf excludes"):
-        inflate(torch.randn(4, 2, 3, 3), 3, math.inf, "filter")
+def test_autocast_rounds_the_convolution_and_goes_on_afterwards() -> None:
+    layer = TemporalFilter(2, 4, (3, 3, 3), branches="multi", eta=2.0)
+    x = torch.randn(1, 2, 4, 5, 5)
+    with bf16():
+        layer(x).float().square().sum().backward()
+        assert (x.flatten()[:4].reshape(2, 2) @ torch.eye(2)).dtype == torch.bfloat16
+        assert layer.branches[1].kernel().dtype == torch.float32
+    for branch in layer.branches:
+        assert branch.coefficients.grad.dtype == torch.float32
+        assert float(branch.coefficients.grad.abs().max()) > 0
 
 
-def test_inflating_a_layer_of_one_frame_is_the_2d_layer() -> None:
-    layer = TemporalFilter(2, 4, (1, 3, 3), eta=math.inf)
-    weight = torch.randn(4, 2, 3, 3)
-    layer.inflate_(weight, "filter")
-    folded = layer.eval().fold().weight[:, :, 0].float()
-    torch.testing.assert_close(folded, weight / math.sqrt(1 + 1e-5))  # eps of the fresh norm
-    assert torch.equal(layer.branches[0].kernel()[:, :, 0], weight)
+def test_eta_is_applied_on_devices_without_autocast() -> None:
+    coefficients = torch.empty(4, 2, 3, 3, 3, device="meta")
+    assert filter_from_coefficients(coefficients, 2.0).shape == coefficients.shape
 
 
-def test_inflating_with_a_wrong_shape_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"\(4, 2, 5, 5\) does not fit; needed \(4, 2, 3, 3\)"):
-        TemporalFilter(2, 4, (3, 3, 3)).inflate_(torch.randn(4, 2, 5, 5))
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call")  # of the cached basis
+def test_equation_6_under_autocast_can_be_compiled_exported_and_mapped() -> None:
+    class Kernel(nn.Module):
+        def forward(self, coefficients: torch.Tensor) -> torch.Tensor:
+            return filter_from_coefficients(coefficients, 2.0)
+
+    many = torch.randn(3, 8, 4, 5, 3, 3)
+    expected = torch.stack([filter_from_coefficients(one, 2.0) for one in many])
+    compiled = torch.compile(Kernel(), backend="aot_eager", fullgraph=True)
+    exported = torch.export.export(Kernel(), (many[0],)).module()
+    torch.testing.assert_close(exported(many[1]), expected[1], rtol=1e-6, atol=1e-6)
+    with bf16():
+        exported = torch.export.export(Kernel(), (many[0],)).module()
+        mapped = torch.func.vmap(Kernel())(many)
+        for run in (compiled, exported):
+            torch.testing.assert_close(run(many[1]), expected[1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(mapped, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_filter_is_the_sum_of_its_branches() -> None:

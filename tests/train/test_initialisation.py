@@ -1,5 +1,6 @@
 """Weights before training: inflated from 2D, or from a checkpoint of ours."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from stdeploy.errors import ArtifactError, SpecError
-from stdeploy.layers.temporal import TemporalFilter, inflate
+from stdeploy.layers.inflation import inflate
+from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.checkpoint import load_model, save_checkpoint
 from stdeploy.train.initialisation import start
 from stdeploy.train.recipe import Recipe
@@ -17,6 +19,7 @@ from tests.helpers.models import card_of, randomise_norms, tiny_model
 
 WIDTH = 1 / 16
 LABELS = ("a", "b", "c")
+FLAT = (1, 1, 1, 1, 1)
 CLIP = {"num_frames": 4, "short_side_px": 64, "crop_px": 64}
 
 
@@ -95,29 +98,88 @@ def test_without_temporal_filters_every_frame_gets_the_answer_of_the_2d_network(
     assert started.model.spec.num_classes == 3
 
 
-@pytest.mark.parametrize("branches", ["single", "multi"])
-def test_classic_inflation_gives_the_2d_answer_on_a_still_video(
-    weights: Path, branches: str
-) -> None:
-    fields = recipe(weights, temporal_lengths=(1, 1, 3, 3, 5), branches=branches).model_dump()
-    fields["start"]["inflation"] = "filter"
+def features_of_a_still_video(
+    weights: Path, reading: str, branches: str, eta: float
+) -> tuple[Tensor, Tensor]:
+    """Features of the middle frame, where the zeros around the video do not reach; and in 2D."""
+    network = {"temporal_lengths": (1, 1, 3, 3, 5), "branches": branches, "eta": eta}
+    fields = recipe(weights, **network).model_dump()
+    fields["start"]["inflation"] = reading
     started = start(Recipe.parse(fields), LABELS)
-    picture = torch.randn(1, 3, 64, 64)
+    picture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         still = picture[:, :, None].expand(-1, -1, 41, -1, -1)
-        features = started.model.eval().forward_features(still)
-        expected = resnet18(torch.load(weights, weights_only=True), picture)
-    # The middle frame; the zeros around the video reach those at its ends.
-    torch.testing.assert_close(features[:, :, 20], expected, rtol=1e-3, atol=1e-3)
+        features = started.model.eval().forward_features(still)[:, :, 20]
+        return features, resnet18(torch.load(weights, weights_only=True), picture)
 
 
-def test_the_papers_inflation_takes_the_copies_as_coefficients(weights: Path) -> None:
+def relative_difference(features: Tensor, expected: Tensor) -> float:
+    return float((features - expected).norm() / expected.norm())
+
+
+EXACT = [(reading, eta) for reading in ("orthonormal", "filter") for eta in (1.0, 2.0, 4.0)]
+EXACT += [("coefficients", 1.0)]
+EXACT_CASES = [(*case, branches) for case in EXACT for branches in ("single", "multi")]
+EXACT_CASES += [("coefficients", 2.0, "multi")]
+
+
+@pytest.mark.parametrize(("reading", "eta", "branches"), EXACT_CASES)
+def test_a_still_video_has_the_features_of_the_2d_network(
+    weights: Path, reading: str, eta: float, branches: str
+) -> None:
+    features, expected = features_of_a_still_video(weights, reading, branches, eta)
+    assert relative_difference(features, expected) < 1e-4
+
+
+@pytest.mark.parametrize(("eta", "branches"), [(2.0, "single"), (4.0, "single"), (4.0, "multi")])
+def test_inflated_coefficients_shrink_features_rather_than_magnify_motion(
+    weights: Path, eta: float, branches: str
+) -> None:
+    """Norms that fit a still video would multiply what is not still, layer after layer."""
+    features, expected = features_of_a_still_video(weights, "coefficients", branches, eta)
+    assert 0.1 < relative_difference(features, expected) < 1.0
+    network = {"temporal_lengths": (1, 1, 3, 3, 5), "branches": branches, "eta": eta}
+    model = start(recipe(weights, **network), LABELS).model.eval()
+    noise = torch.randn(1, 3, 16, 64, 64, generator=torch.Generator().manual_seed(2))
+    flat = start(recipe(weights, temporal_lengths=FLAT), LABELS).model.eval()
+    with torch.no_grad():
+        moving, each_frame = model.forward_features(noise), flat.forward_features(noise)
+    assert float(moving.norm() / each_frame.norm()) < 2.0
+
+
+def test_without_average_a_still_video_has_what_branches_of_one_frame_see(weights: Path) -> None:
+    """These hold a half (t = 3) or a third (t = 5) of gamma; without them beta alone is left."""
+    multi, expected = features_of_a_still_video(weights, "coefficients", "multi", math.inf)
+    single, _ = features_of_a_still_video(weights, "coefficients", "single", math.inf)
+    assert 0.1 < relative_difference(multi, expected) < relative_difference(single, expected)
+    for branches, features in {"multi": multi, "single": single}.items():
+        # Whatever the other branches are: they see no change.
+        other, _ = features_of_a_still_video(weights, "orthonormal", branches, math.inf)
+        assert relative_difference(other, features) < 1e-4
+
+
+def test_classic_inflation_into_filters_without_average_is_refused_before_it_begins() -> None:
+    settings = ["start.weights=imagenet", "start.inflation=filter", "model.eta=inf"]
+    message = r"start\.inflation = 'filter' .* model\.eta = inf excludes; use a finite eta, or"
+    with pytest.raises(SpecError, match=message):
+        Recipe.load("starter", settings)
+    for fine in ("model.temporal_lengths=[1,1,1,1,1]", "start.weights=a.pt", "model.eta=4.0"):
+        assert Recipe.load("starter", [*settings, fine]).start.inflation == "filter"
+
+
+def test_a_reading_that_is_not_known_is_refused() -> None:
+    message = r"start\.inflation = 'classic': 'coefficients', 'orthonormal' or 'filter' is allowed"
+    with pytest.raises(SpecError, match=message):
+        Recipe.load("starter", ["start.inflation=classic"])
+
+
+def test_the_default_takes_the_copies_as_coefficients(weights: Path) -> None:
     started = start(recipe(weights), LABELS)
     layer = started.model.get_submodule("conv5.1.conv2")
     assert isinstance(layer, TemporalFilter)
     kernel = torch.load(weights, weights_only=True)["layer4.1.conv2.weight"]
     for branch, tau in zip(layer.typed_branches(), (1, 3, 5), strict=True):
-        assert torch.equal(branch.coefficients, inflate(kernel, tau, 2.0))
+        assert torch.equal(branch.coefficients, inflate(kernel, tau, 2.0, "coefficients"))
 
 
 def test_safetensors_are_read_as_well(weights: Path, tmp_path: Path) -> None:
@@ -176,9 +238,6 @@ def test_weights_of_another_programs_3d_network_say_what_they_are(tmp_path: Path
     )
     with pytest.raises(ArtifactError, match=message):
         start(recipe(tmp_path / "r3d_18.pt"), LABELS)
-
-
-FLAT = (1, 1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(

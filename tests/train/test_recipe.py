@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from stdeploy.errors import SpecError
-from stdeploy.train.recipe import Recipe, changed_fields, packaged_recipes
+from stdeploy.train.recipe import Recipe, Start, changed_fields, packaged_recipes
 
 
 def test_starter_is_packaged_and_multi_branch() -> None:
@@ -127,6 +127,8 @@ def test_packaged_recipes_describe_networks_and_open_with_their_command(name: st
         augmentation = recipe.augmentation
         assert augmentation.frame_strides == ((1, 2, 3, 4) if ours else ())
         assert augmentation.ego_motion_sigma_px == (2.0 if ours else 0.0)
+        # Networks of section 2.2 start by the classic inflation, in any case.
+        assert recipe.start.inflation == (Start().inflation if ours else "filter")
 
 
 def test_fields_that_are_left_out_are_the_parents() -> None:
