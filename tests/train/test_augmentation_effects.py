@@ -1,6 +1,7 @@
 """What augmentation in time comes to, beside clips that are drawn one by one."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -26,19 +27,20 @@ def test_the_room_for_ego_motion_is_that_of_clips_drawn_one_by_one(
     shapes = [(240, 320), (240, 320), (320, 180)]
     found = ego_motion_of(shapes, CLIP, augmentation)
     moved, wanted, held = [], [], []
-    for number in range(30000):
-        draw = Draw.of(augmentation, CLIP, np.random.default_rng(number))
+    rng = np.random.default_rng(0)
+    for number in range(9000):
+        draw = Draw.of(augmentation, CLIP, rng)
         height, width = resized_shape(*shapes[number % 3], draw.short_side_px)
         corners = crop_corners(height, width, 56, 16, draw)
         path = 15 * np.asarray(draw.velocity_px)
         moved.append(corners[-1] - corners[0])
         wanted.append(path)
         held.append(np.abs(path) > [height - 56, width - 56])
-    assert np.abs(wanted).mean(axis=0) == pytest.approx([found.wanted_path_px] * 2, rel=0.02)
-    assert np.abs(moved).mean(axis=0) == pytest.approx(found.path_px, rel=0.02, abs=0.02)
+    assert np.abs(wanted).mean(axis=0) == pytest.approx([found.wanted_path_px] * 2, rel=0.03)
+    assert np.abs(moved).mean(axis=0) == pytest.approx(found.path_px, rel=0.03, abs=0.02)
     speeds = np.sqrt(np.square(moved).mean(axis=0)) / 15
-    assert speeds == pytest.approx(found.sigma_px, rel=0.02, abs=0.002)
-    assert np.mean(held, axis=0) == pytest.approx(found.held, abs=0.01)
+    assert speeds == pytest.approx(found.sigma_px, rel=0.03, abs=0.002)
+    assert np.mean(held, axis=0) == pytest.approx(found.held, abs=0.015)
     assert found.wanted_sigma_px == 1.5
 
 
@@ -57,34 +59,36 @@ DURATIONS = [1.0, 1.0, 1.5, 2.25, 3.0, 7.0]
 
 @pytest.mark.parametrize("fit", [False, True])
 @pytest.mark.parametrize("short_video", ["hold", "loop", "stretch"])
-def test_short_videos_are_those_of_clips_drawn_one_by_one(
+def test_short_videos_are_those_of_all_clips_that_can_be_drawn(
     short_video: ShortVideo, fit: bool
 ) -> None:
     clip = CLIP.model_copy(update={"short_video": short_video})
     augmentation = Augmentation(frame_strides=(1, 2, 3, 4), fit_frame_strides=fit)
-    found = short_videos_of(DURATIONS, clip, augmentation)
+    plain = Draw.of(augmentation, clip, np.random.default_rng(0))
     rows = []
-    for number in range(18000):
-        duration = DURATIONS[number % len(DURATIONS)]
-        draw = Draw.of(augmentation, clip, np.random.default_rng(number))
+    # Twelve evenly spaced numbers choose evenly among 1, 2, 3 and 4 rates.
+    others = (np.arange(12) + 0.5) / 12 if fit else [None]
+    for duration, drawn, other in itertools.product(DURATIONS, (1, 2, 3, 4), others):
+        draw = dataclasses.replace(plain, frame_stride=drawn, other_stride=other)
         stride = stride_of(duration, clip, augmentation, draw)
         times = sampled_times(duration, clip, dataclasses.replace(draw, frame_stride=stride))
-        steps = np.diff(frames_at(np.arange(round(duration * 12)) / 12, times))
-        past_end = sum(step * stride >= round(duration * 12) for step in range(16))
-        longer = 15 * stride >= round(duration * 12)
+        frames = round(duration * 12)
+        steps = np.diff(frames_at(np.arange(frames) / 12, times))
+        longer = 15 * stride >= frames
+        stretched = longer and short_video == "stretch"
         rows.append(
             [
                 longer,
-                past_end / 16 if longer else 0.0,
+                sum(step * stride >= frames for step in range(16)) / 16,
                 (steps == 0).sum() / 16,
                 (steps < 0).any(),
-                (times[-1] - times[0]) / 15 * 12 if short_video == "stretch" else stride,
+                (times[-1] - times[0]) / 15 * 12 if stretched else stride,
             ]
         )
-    means = np.mean(rows, axis=0)
+    found = short_videos_of(DURATIONS, clip, augmentation)
     expected = [found.longer, found.past_end, found.still, found.restarted, found.mean_stride]
-    assert means == pytest.approx(expected, abs=0.012)
-    assert np.std(np.array(rows)[:, 4]) == pytest.approx(found.stride_deviation, abs=0.02)
+    assert np.mean(rows, axis=0) == pytest.approx(expected)
+    assert np.std(np.array(rows)[:, 4]) == pytest.approx(found.stride_deviation)
 
 
 def test_short_videos_literally() -> None:
