@@ -67,6 +67,9 @@ def test_frames_past_the_end_are_those_that_number_frames_of_the_video_lack(
         duration = Timing(constant(frames, fps), fps).duration
         expected = sum(step * stride >= frames for step in range(7))
         assert frames_past_end(duration, clip) == expected
+    # As view_times sees it, a clip fits into a video that is the least bit longer than its span.
+    assert frames_past_end(clip.span_seconds + 1e-4, clip) == 0
+    assert frames_past_end(clip.span_seconds, clip) == 1
 
 
 def test_variable_frame_rate_is_sampled_by_time() -> None:
