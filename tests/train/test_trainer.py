@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -24,7 +23,7 @@ from stdeploy.inference.evaluation import evaluate
 from stdeploy.inference.prediction import average_views
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.registry import build
-from stdeploy.train.augment import Augmentation, Draw
+from stdeploy.train.augment import Augmentation
 from stdeploy.train.clips import ShuffledKeys, TrainingClips, collate
 from stdeploy.train.filter_shares import filter_shares, read_shares
 from stdeploy.train.optimisation import check_norms, learning_rate_factor
@@ -33,7 +32,6 @@ from stdeploy.train.progress import Report, RunState
 from stdeploy.train.recipe import Recipe, Start
 from stdeploy.train.run_directory import RunFolder, read_evaluation, write_evaluation
 from stdeploy.train.trainer import train
-from stdeploy.video.reader import VideoReader
 from tests.helpers.models import tiny_model
 
 
@@ -177,43 +175,6 @@ def test_a_process_that_decodes_outlasts_long_steps_when_all_are_told_to_stop() 
     after_int, after_term = map(float, result.stdout.split())
     assert after_int == 0  # nothing will end it
     assert after_term > 1500
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_says_how_many_frames_lay_past_the_end_of_their_video(
-    folder: Path, tmp_path: Path, workers: int
-) -> None:
-    data, recipe = read_something(folder, "train"), small_recipe(epochs=2, workers=workers)
-    rates = {"frame_strides": (1, 4), "ego_motion_sigma_px": 1.0}
-    recipe = Recipe.parse({**recipe.model_dump(), "augmentation": rates})
-    clip, augmentation = recipe.clip_spec(), recipe.augmentation
-    past_end = 0
-    for key in ShuffledKeys(len(data.samples), seed=0, batch_size=8):
-        draw = Draw.of(augmentation, clip, np.random.default_rng([0, *key]))
-        frames = len(VideoReader(data.samples[key[1]].video).timing.timestamps)
-        past_end += sum(step * draw.frame_stride >= frames for step in range(8))
-    assert past_end > 8
-    told: list[str] = []
-    run = tmp_path / "run"
-    train(recipe, data, tmp_path / "a.pt", run=run, tell=told.append)
-    words = f"{past_end / (40 * 8):.0%} of the frames of training clips lie past the end of their"
-    (line,) = told
-    assert line.startswith(words)
-    assert "(short_video = hold: " in line
-    log = (run / "log.txt").read_text()
-    assert log.count(line) == 1
-    epochs = [position for position in range(len(log)) if log.startswith(" epoch ", position)]
-    assert epochs[0] < log.index(line) < epochs[1]
-
-
-def test_a_run_that_fits_into_its_videos_tells_nothing(folder: Path, tmp_path: Path) -> None:
-    data, recipe = read_something(folder, "train"), small_recipe(epochs=1)
-    rates = {"frame_strides": (1, 4), "fit_frame_strides": True}
-    recipe = Recipe.parse({**recipe.model_dump(), "augmentation": rates})
-    told: list[str] = []
-    train(recipe, data, tmp_path / "a.pt", run=tmp_path / "run", tell=told.append)
-    assert told == []
-    assert " 0% of the frames of training clips" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_epochs_have_other_orders_and_other_clips(folder: Path) -> None:
