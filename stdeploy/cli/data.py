@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +15,14 @@ from rich.table import Table
 
 from stdeploy.cli.console import counted, note, out, progress_bar
 from stdeploy.cli.help import Verbs
-from stdeploy.errors import DatasetError
+from stdeploy.errors import DatasetError, SpecError
 
 if TYPE_CHECKING:
-    from stdeploy.datasets.check import Checked, ClassFinding
+    from stdeploy.artifacts.spec import ClipSpec
+    from stdeploy.datasets.check import Checked, ClassFinding, Looked
     from stdeploy.datasets.labelled_videos import LabelledVideos, Split
+    from stdeploy.train.augmentation_effects import EgoMotion, ShortVideos
+    from stdeploy.train.recipe import Recipe
 
 app = typer.Typer(
     cls=Verbs,
@@ -59,17 +62,33 @@ def check(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Default: one on each processor.")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="Say what its ego-motion and sampling rates come to here."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="With --recipe: as for stdeploy train.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With --recipe: a field of it, as for stdeploy train."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object of JSON.")] = False,
 ) -> None:
     """Decode every video once; report what is broken, cut off, short, double or mislabelled.
 
     Classes without a video, with few, or with two spellings are reported too. With --output,
-    lists without what is wrong are written, for stdeploy train --data. The exit status is 1 where
-    a video had to be left out, or a class has none.
+    lists without what is wrong are written, for stdeploy train --data. With --recipe, two lines
+    say how far its ego-motion has room in the training videos, and how many frames of its clips
+    lie past the end of theirs. The exit status is 1 where a video had to be left out, or a class
+    has none.
     """
     from stdeploy.datasets.check import judge, judge_classes, look_at_all
     from stdeploy.datasets.labelled_videos import passed_over_in
 
+    augmented = None if recipe is None else _recipe_and_clip(recipe, overrides, weights)
+    if augmented is None and (weights or overrides):
+        raise SpecError("--weights and --set belong to a recipe; name it with --recipe")
     splits = _splits(data, fold)
     passed_over = passed_over_in(splits.values())
     if words := passed_over.in_words():
@@ -79,11 +98,16 @@ def check(
         looked = look_at_all(videos, workers=workers, progress=progress)
     checked = judge(splits, looked, min_seconds=min_seconds)
     classes = judge_classes(checked.clean, min_videos=min_videos)
+    effects = None if augmented is None else _effects(*augmented, checked, looked)
     if as_json:
         record = {**_as_json(checked, classes), "passed_over": passed_over.to_record()}
+        if effects is not None:
+            record |= {name: dataclasses.asdict(found) for name, found in effects.items()}
         print(json.dumps(record))
     else:
         _show(checked, classes, sum(found.seconds for found in looked.values()))
+        for found in (effects or {}).values():
+            out.print(f"recipe {recipe}: {found.in_words()}", soft_wrap=True, markup=False)
     if output is not None:
         _write(dict(checked.clean), output)
     empty = any(finding.kind == "empty" for finding in classes)
@@ -130,6 +154,38 @@ def mini(
     splits = _splits(data, fold)
     smaller = {split: part.half_of_classes(seed, share=share) for split, part in splits.items()}
     _write(smaller, output)
+
+
+def _recipe_and_clip(
+    name: str, overrides: "Sequence[str] | None", weights: str | None
+) -> "tuple[Recipe, ClipSpec]":
+    """A recipe, and the clips that it trains on."""
+    from stdeploy.artifacts.card import read_card
+    from stdeploy.artifacts.files import CHECKPOINT_SUFFIX
+    from stdeploy.train.recipe import Recipe
+
+    settings = [*(overrides or ()), *([] if weights is None else [f"start.weights={weights}"])]
+    recipe = Recipe.load(name, settings)
+    start = recipe.start.weights
+    parent = read_card(Path(start)).clip if start.endswith(CHECKPOINT_SUFFIX) else None
+    return recipe, recipe.clip_spec(parent)
+
+
+def _effects(
+    recipe: "Recipe", clip: "ClipSpec", checked: "Checked", looked: "Mapping[Path, Looked]"
+) -> "dict[str, EgoMotion | ShortVideos]":
+    """What augmentation in time comes to in the training videos, if there are any."""
+    from stdeploy.train.augmentation_effects import ego_motion_of, short_videos_of
+
+    seen = [looked[sample.video] for sample in checked.clean["train"].samples]
+    if not seen:
+        return {}
+    shapes = [(video.height_px, video.width_px) for video in seen]
+    seconds = [video.seconds for video in seen]
+    return {
+        "ego_motion": ego_motion_of(shapes, clip, recipe.augmentation),
+        "short_videos": short_videos_of(seconds, clip, recipe.augmentation),
+    }
 
 
 def _splits(data: Path, fold: int) -> "dict[Split, LabelledVideos]":

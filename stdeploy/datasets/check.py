@@ -36,6 +36,8 @@ class Looked:
         sha256: of the file.
         announced_seconds: how long it says that it lasts.
         flaws: what is wrong with one that can be read.
+        width_px: of a frame, the right way up.
+        height_px: likewise.
     """
 
     video: Path
@@ -45,6 +47,8 @@ class Looked:
     sha256: str = ""
     announced_seconds: float = 0.0
     flaws: Flaws = NO_FLAWS
+    width_px: int = 0
+    height_px: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +96,7 @@ def look(video: Path) -> Looked:
         return Looked(video, str(error))
     except OSError as error:
         return Looked(video, f"cannot be read: {error.strerror}")
-    timing = reader.timing
+    timing, (height, width) = reader.timing, reader.frame_shape
     return Looked(
         video,
         None,
@@ -101,6 +105,8 @@ def look(video: Path) -> Looked:
         sha256=digest,
         announced_seconds=reader.announced_seconds,
         flaws=reader.flaws,
+        width_px=width,
+        height_px=height,
     )
 
 

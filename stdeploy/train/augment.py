@@ -5,12 +5,17 @@ frames stay one video; only the ego-motion of eq. (9) moves along it.
 """
 
 import dataclasses
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from stdeploy.artifacts.spec import ClipSpec, Spec
 from stdeploy.video.sampling import EDGE_SECONDS, clip_times, view_times
@@ -26,6 +31,9 @@ class Augmentation(Spec):
     Attributes:
         frame_strides: sampling rates r of eq. (8), one of which is drawn for each clip; empty
             for the clip's own.
+        fit_frame_strides: draw only among those rates at which the clip fits into the video, and
+            take the smallest where it fits at none. Long clips then see short videos at fewer
+            rates, or at one.
         ego_motion_sigma_px: standard deviation of the velocity of eq. (9), in pixels of the
             resized frame per frame of the clip.
         short_side_px: least and largest length that the shorter side is resized to; None for
@@ -40,6 +48,7 @@ class Augmentation(Spec):
     """
 
     frame_strides: tuple[int, ...] = ()
+    fit_frame_strides: bool = False
     ego_motion_sigma_px: float = Field(default=0.0, ge=0.0, le=1000.0)
     short_side_px: tuple[int, int] | None = None
     flip: bool = False
@@ -63,6 +72,17 @@ class Augmentation(Spec):
             raise ValueError("give the least and the largest length, at least 8, in this order")
         return sides
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, to_fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is off and was not there before.
+
+        So the recipe of an earlier run stays the same text, and its state can be resumed.
+        """
+        fields: dict[str, Any] = to_fields(self)
+        if not self.fit_frame_strides:
+            fields.pop("fit_frame_strides", None)
+        return fields
+
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
@@ -72,10 +92,12 @@ class Draw:
         frame_stride: r of eq. (8).
         start: where the clip begins in the room that it has, 0..1.
         short_side_px: length that the shorter side is resized to.
-        origin: (top, left) of the first crop in the room that it has, 0..1 each.
+        origin: (top, left) of the first crop among the places that it may have, 0..1 each.
         velocity_px: (v_y, v_x) of eq. (9), in pixels per frame of the clip.
         mirrored: whether left and right are swapped.
         colour: factors of brightness, contrast and saturation, and the turn of the hue.
+        other_stride: which rate to take where frame_stride is too large for the video, among those
+            at which the clip fits, 0..1; None to take frame_stride always.
     """
 
     frame_stride: int
@@ -85,6 +107,7 @@ class Draw:
     velocity_px: tuple[float, float]
     mirrored: bool
     colour: tuple[float, float, float, float]
+    other_stride: float | None = None
 
     @classmethod
     def of(cls, augmentation: Augmentation, clip: ClipSpec, rng: np.random.Generator) -> Self:
@@ -101,6 +124,8 @@ class Draw:
         v_y, v_x = rng.standard_normal(2) * augmentation.ego_motion_sigma_px
         mirrored = bool(rng.random() < 0.5) and augmentation.flip
         swing = rng.uniform(-1.0, 1.0, size=4)
+        # The last, and only where it is wanted: clips of recipes without it stay as they were.
+        other_stride = float(rng.random()) if augmentation.fit_frame_strides else None
         return cls(
             frame_stride=stride,
             start=float(start),
@@ -114,7 +139,52 @@ class Draw:
                 1.0 + augmentation.saturation * float(swing[2]),
                 augmentation.hue * float(swing[3]),
             ),
+            other_stride=other_stride,
         )
+
+
+def possible_strides(
+    duration: float, clip: ClipSpec, augmentation: Augmentation
+) -> tuple[int, ...]:
+    """The sampling rates r of eq. (8), equally likely, that a clip of one video may have.
+
+    >>> spec = ClipSpec(num_frames=4, fps=10.0)  # spans r x 0.3 s
+    >>> some = Augmentation(frame_strides=(1, 2, 3, 4), fit_frame_strides=True)
+    >>> [possible_strides(seconds, spec, some) for seconds in (0.2, 0.7, 9.0)]
+    [(1,), (1, 2), (1, 2, 3, 4)]
+
+    Args:
+        duration: of the video, in seconds.
+        clip: T and the frame rate.
+        augmentation: the rates, and whether they are to fit.
+    """
+    strides = augmentation.frame_strides or (clip.frame_stride,)
+    if not augmentation.fit_frame_strides:
+        return strides
+    fitting = tuple(
+        stride
+        for stride in strides
+        if clip.model_copy(update={"frame_stride": stride}).span_seconds < duration
+    )
+    return fitting or (min(strides),)
+
+
+def stride_of(duration: float, clip: ClipSpec, augmentation: Augmentation, draw: Draw) -> int:
+    """The sampling rate of a clip: the one that was drawn, or another where that does not fit.
+
+    A rate that was drawn of all of them and is possible stands; otherwise one of the possible
+    rates is taken by the second number. So they are equally likely.
+
+    Args:
+        duration: of the video, in seconds.
+        clip: T and the frame rate.
+        augmentation: the rates, and whether they are to fit.
+        draw: what was drawn for the clip.
+    """
+    possible = possible_strides(duration, clip, augmentation)
+    if draw.other_stride is None or draw.frame_stride in possible:
+        return draw.frame_stride
+    return possible[int(draw.other_stride * len(possible))]
 
 
 def sampled_times(duration: float, clip: ClipSpec, draw: Draw) -> NDArray[np.float64]:
@@ -153,11 +223,15 @@ def crop_corners(
 ) -> NDArray[np.intp]:
     """Eq. (9): where each frame is cropped, (x_0 + v_x i, y_0 + v_y i), in whole pixels.
 
-    NOTE: the paper does not say what happens at the border; here the crop stops there.
+    The first crop is drawn uniformly among those from which the whole path stays inside the frame.
 
-    >>> draw = Draw(2, 0.0, 256, (0.0, 0.5), (2.0, -1.5), False, (1, 1, 1, 0))
-    >>> crop_corners(14, 18, 10, 4, draw).tolist()
-    [[0, 4], [2, 2], [4, 1], [4, 0]]
+    NOTE: the paper does not say what happens at the border. Where a path is longer than the room
+    that the crop has, the middle of the path lies in the middle of the room, and the crop stands
+    still at the border before and after: it moves over the whole room, more cannot be had.
+
+    >>> draw = Draw(2, 0.0, 256, (0.5, 0.5), (1.0, -3.0), False, (1, 1, 1, 0))
+    >>> crop_corners(15, 16, 10, 4, draw).tolist()  # room (5, 6), path (3, -9)
+    [[1, 6], [2, 4], [3, 2], [4, 0]]
 
     Args:
         height_px: of the resized frames.
@@ -170,8 +244,12 @@ def crop_corners(
         (T, 2), top and left.
     """
     room = np.array([height_px - side_px, width_px - side_px])
-    first = np.rint(room * np.asarray(draw.origin))
-    moved = first + np.arange(num_frames)[:, None] * np.asarray(draw.velocity_px)
+    velocity = np.asarray(draw.velocity_px)
+    path = velocity * (num_frames - 1)
+    lowest, highest = np.maximum(0.0, -path), room - np.maximum(0.0, path)
+    drawn = lowest + (highest - lowest) * np.asarray(draw.origin)
+    first = np.where(lowest <= highest, drawn, (room - path) / 2)
+    moved = first + np.arange(num_frames)[:, None] * velocity
     corners: NDArray[np.intp] = np.clip(np.rint(moved), 0, room).astype(np.intp)
     return corners
 

@@ -15,11 +15,18 @@ from torch.utils.data import Dataset, Sampler
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.datasets.labelled_videos import LabelledVideos, mirrored_labels
 from stdeploy.errors import VideoError
-from stdeploy.train.augment import Augmentation, Draw, crop_clip, jitter_colours, sampled_times
+from stdeploy.train.augment import (
+    Augmentation,
+    Draw,
+    crop_clip,
+    jitter_colours,
+    sampled_times,
+    stride_of,
+)
 from stdeploy.video.limits import give_back_large_arrays
 from stdeploy.video.opencv import limit_threads
 from stdeploy.video.reader import VideoReader
-from stdeploy.video.sampling import frames_at
+from stdeploy.video.sampling import frames_at, frames_past_end
 from stdeploy.video.timing import Timing
 from stdeploy.video.transform import Image, resize_short_side
 
@@ -59,11 +66,13 @@ class Example:
         frames: uint8 (T, H, W, 3); None where neither the video nor its replacements gave one.
         label: of the clip.
         broken: videos that it replaces.
+        past_end: frames of it that lie past the end of the video; see `frames_past_end`.
     """
 
     frames: Tensor | None
     label: int
     broken: tuple[BrokenVideo, ...] = ()
+    past_end: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +83,13 @@ class Batch:
         frames: uint8 (N, T, H, W, 3).
         labels: int64 (N,).
         broken: videos that could not be read, and were replaced.
+        past_end: frames of all clips that lie past the end of their video.
     """
 
     frames: Tensor
     labels: Tensor
     broken: tuple[BrokenVideo, ...]
+    past_end: int = 0
 
 
 def begin_worker(_number: int) -> None:
@@ -106,6 +117,7 @@ def collate(examples: list[Example]) -> Batch | BrokenVideo:
         torch.stack(clips),
         torch.tensor([example.label for example in examples]),
         tuple(broken for example in examples for broken in example.broken),
+        sum(example.past_end for example in examples),
     )
 
 
@@ -192,25 +204,34 @@ class TrainingClips(Dataset[Example]):
             if mirrored is None:  # its counterpart is no class of this set
                 draw, mirrored = dataclasses.replace(draw, mirrored=False), sample.label
             try:
-                clip = self._clip_of(sample.video, draw)
+                clip, past_end = self._clip_of(sample.video, draw)
             except VideoError as error:
                 broken.append(BrokenVideo(sample.video, str(error)))
                 number = int(rng.integers(len(self._samples)))
             else:
-                return Example(torch.from_numpy(clip), mirrored, tuple(broken))
+                return Example(torch.from_numpy(clip), mirrored, tuple(broken), past_end)
         return Example(None, 0, tuple(broken))
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    def _clip_of(self, video: Path, draw: Draw) -> NDArray[np.uint8]:
+    def _clip_of(self, video: Path, draw: Draw) -> tuple[NDArray[np.uint8], int]:
+        """The frames of a clip, (T, H, W, 3), and how many lie past the end of the video."""
         reader = self._reader(video)
 
+        def fitted(timing: Timing) -> Draw:
+            stride = stride_of(timing.duration, self._clip, self._augmentation, draw)
+            return dataclasses.replace(draw, frame_stride=stride)
+
         def choose(timing: Timing) -> NDArray[np.intp]:
-            return frames_at(timing.timestamps, sampled_times(timing.duration, self._clip, draw))
+            times = sampled_times(timing.duration, self._clip, fitted(timing))
+            return frames_at(timing.timestamps, times)
 
         _, frames = reader.gather(choose, _Resize(draw.short_side_px))
-        return jitter_colours(crop_clip(frames, self._clip.crop_px, draw), draw)
+        # Only now the timing is what really came out of the file.
+        clip = self._clip.model_copy(update={"frame_stride": fitted(reader.timing).frame_stride})
+        past_end = frames_past_end(reader.timing.duration, clip)
+        return jitter_colours(crop_clip(frames, self._clip.crop_px, draw), draw), past_end
 
     def _reader(self, video: Path) -> VideoReader:
         if video not in self._readers:

@@ -149,6 +149,8 @@ def fingerprint(
         data.digest(),
         validation.digest() if validation is not None else "",
         str(world_size),  # norms see the clips of one process
+        # Crops that move had other places in runs that were begun before.
+        *(["paths inside the frame"] if recipe.augmentation.ego_motion_sigma_px else []),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

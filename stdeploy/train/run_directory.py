@@ -276,7 +276,7 @@ def refusal_to_resume(folder: Path, recipe: Recipe) -> TrainingError:
         text = (folder / RECIPE).read_text(encoding="utf-8")
         changed = changed_fields(Recipe.parse(json.loads(text)), recipe)
         others = ""
-    others += "other videos, other labels or another number of processes"
+    others += "other videos, other labels or another number of processes, or of an earlier stdeploy"
     if changed:
         told, rest = changed[:_MOST_FIELDS_TOLD], changed[_MOST_FIELDS_TOLD:]
         more = f"; and {len(rest)} more" if rest else ""

@@ -129,7 +129,8 @@ def train_model(
         nodes: machines, each of which starts the same program.
         save_minutes: how often the state is saved within an epoch; it is saved after each.
         log_filters: write down after every epoch where the energy of the filters lies.
-        tell: is told in words of what is made, and what a deterministic run costs.
+        tell: is told in words of what is made, what a deterministic run costs, and after the first
+            epoch how many frames of its clips lay past the end of their video, if any did.
         begin: is told of the run once nothing forbids it.
         report: is told after every step how the run goes.
         measuring: is told validation videos done and in all: none done, when the checkpoint is
@@ -281,7 +282,7 @@ def _train_and_measure(
         resume=run.resume,
         log_filters=log_filters,
         begin=begin_at,
-        tell_cost=tell,
+        tell=tell,
         report=report,
     )
     if card is None:

@@ -3,7 +3,7 @@
 import copy
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +15,16 @@ from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, checked_output
 from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.errors import ArtifactError, TrainingError
 from stdeploy.models.checkpoint import save_checkpoint
-from stdeploy.train.clips import Example, ShuffledKeys, TrainingClips, begin_worker, collate
+from stdeploy.train.augmentation_effects import past_end_in_words
+from stdeploy.train.clips import (
+    Batch,
+    BrokenVideo,
+    Example,
+    ShuffledKeys,
+    TrainingClips,
+    begin_worker,
+    collate,
+)
 from stdeploy.train.determinism import deterministic_algorithms
 from stdeploy.train.filter_shares import filter_shares
 from stdeploy.train.processes import (
@@ -47,7 +56,7 @@ def train(
     resume: bool = False,
     log_filters: bool = False,
     begin: Callable[[int], None] = lambda _: None,
-    tell_cost: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
     report: Callable[[Report], None] = lambda _: None,
 ) -> ModelCard | None:
     """Train a network and write its checkpoint.
@@ -62,9 +71,10 @@ def train(
         resume: go on with the run in that folder.
         log_filters: write down after every epoch where the energy of the filters lies.
         begin: is told how many epochs are done, once nothing forbids the run.
-        tell_cost: is told before the first step what a deterministic run costs.
-        report: is called after every step and before every batch of validation videos; like
-            begin in the first process only.
+        tell: is told before the first step what a deterministic run costs, and after the first
+            epoch how many frames of its clips lay past the end of their video, if any did; like
+            begin and report in the first process only.
+        report: is called after every step and before every batch of validation videos.
 
     Returns:
         The card of the checkpoint; None in all processes but the first.
@@ -94,7 +104,7 @@ def train(
         trainer.resume(run / STATE)
     if folder is not None:
         begin(trainer.progress.epoch)
-    trainer.fit(tell_cost)
+    trainer.fit(tell)
     if folder is None:
         return None
     rows = trainer.progress.rows
@@ -155,6 +165,7 @@ class _Trainer:
         self.progress = Progress()
         self._unreadable: set[str] = set()  # validation videos
         self._before_last_step: RunState | None = None  # of the epoch that goes on
+        self._past_end = (0, 0)  # frames past the end of their video, and clips, seen so far
         clip = self.learner.clip
         share = how.batch_size // fabric.world_size
         self._keys = ShuffledKeys(
@@ -192,8 +203,8 @@ class _Trainer:
         state.restore(self.learner.parts)
         self.progress = state.progress
 
-    def fit(self, tell_cost: Callable[[str], None]) -> None:
-        """Train to the end."""
+    def fit(self, tell: Callable[[str], None]) -> None:
+        """Train to the end; see `train` for what is told."""
         how = self._how
         if self._folder is not None:
             done = self.progress.epoch * self._keys.steps + self.progress.step
@@ -210,9 +221,11 @@ class _Trainer:
                 # DDP about kernels of 1 x 1 x 1, whose strides can be read in two ways.
                 warnings.filterwarnings("ignore", message="Grad strides do not match bucket")
                 if how.deterministic and self.progress.epoch < how.epochs:
-                    self._tell_cost(tell_cost)
+                    self._tell_cost(tell)
                 while self.progress.epoch < how.epochs:
                     self._epoch(stop)
+                    if self.progress.epoch == 1:
+                        self._tell_past_end(tell)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the memory of the GPU is too small for {how.batch_size} clips "
@@ -228,6 +241,29 @@ class _Trainer:
         if self._folder is not None:
             self._folder.log(str(cost))
             tell(str(cost))
+
+    def _tell_past_end(self, tell: Callable[[str], None]) -> None:
+        """Say how many frames of the clips of this process lay past the end of their video.
+
+        Clips are shared out at random, so that those of one process speak for all. Nothing is said
+        where none of them were read since the program began.
+        """
+        past_end, clips = self._past_end
+        if self._folder is None or not clips:
+            return
+        share = past_end / (clips * self.learner.clip.num_frames)
+        words = past_end_in_words(share, self.learner.clip.short_video)
+        self._folder.log(words)
+        if past_end:
+            tell(words)
+
+    def _counted(self, batches: Iterator[Batch | BrokenVideo]) -> Iterator[Batch | BrokenVideo]:
+        """The same batches; their clips are counted on the way."""
+        for batch in batches:
+            if isinstance(batch, Batch):
+                past_end, clips = self._past_end
+                self._past_end = past_end + batch.past_end, clips + len(batch.labels)
+            yield batch
 
     def _epoch(self, stop: Stop) -> None:
         try:
@@ -249,7 +285,7 @@ class _Trainer:
         self.learner.begin_epoch()
         saved = clock = time.perf_counter()
         with before_they_begin():
-            batches = iter(self._loader)
+            batches = self._counted(iter(self._loader))
         while progress.step < self._keys.steps:
             number = progress.epoch * self._keys.steps + progress.step
             if progress.step == self._keys.steps - 1 and self._folder is not None:

@@ -97,6 +97,13 @@ class VideoReader:
         return self._decoder.name
 
     @property
+    def frame_shape(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels, the right way up, as the file announces them."""
+        turned = (self._index.orientation or AS_CODED).transposed
+        height, width = self._index.height, self._index.width
+        return (width, height) if turned else (height, width)
+
+    @property
     def damaged_after(self) -> float | None:
         """Where the frames end, in seconds, of a file that announces more of them.
 

@@ -69,6 +69,29 @@ def view_times(duration: float, clip: ClipSpec, views: int) -> NDArray[np.float6
     return np.asarray(times[None], dtype=np.float64)
 
 
+def frames_past_end(duration: float, clip: ClipSpec) -> int:
+    """How many frames of a clip lie past the end of a video that is shorter than the clip.
+
+    Counted at the clip's interval from the first frame of the video on: "hold" repeats the last
+    frame for them, "loop" begins the video again, "stretch" moves them into the video.
+
+    >>> spec = ClipSpec(num_frames=4, frame_stride=1, fps=2.0)  # at 0, 0.5, 1 and 1.5 s
+    >>> [frames_past_end(seconds, spec) for seconds in (0.4, 0.5, 1.2, 1.5, 1.6, 9.0)]
+    [3, 3, 1, 1, 0, 0]
+
+    Args:
+        duration: of the video, in seconds.
+        clip: T and the interval.
+
+    Returns:
+        0 to T - 1.
+    """
+    if duration > clip.span_seconds:
+        return 0
+    shown = max(1, math.ceil((duration - EDGE_SECONDS) / clip.interval_seconds))
+    return clip.num_frames - min(shown, clip.num_frames)
+
+
 def window_times(
     duration: float, clip: ClipSpec, hop: float, *, first: int = 0
 ) -> Iterator[NDArray[np.float64]]:

@@ -14,6 +14,17 @@ Image = NDArray[np.uint8]
 _TOLERANCE = 0.02  # of the matrix's largest number: about one degree
 
 
+def resized_shape(height_px: int, width_px: int, short_side_px: int) -> tuple[int, int]:
+    """Height and width of a picture whose shorter side is resized to a given length.
+
+    >>> resized_shape(240, 427, 256)
+    (256, 455)
+    """
+    factor = short_side_px / min(height_px, width_px)
+    height, width = round(height_px * factor), round(width_px * factor)
+    return max(short_side_px, height), max(short_side_px, width)
+
+
 def resize_short_side(image: Image, short_side_px: int) -> Image:
     """Resize so that the shorter side has a given length, keeping the shape of pixels.
 
@@ -29,10 +40,9 @@ def resize_short_side(image: Image, short_side_px: int) -> Image:
         VideoError: the picture is so narrow that the new one is larger than cv2 can make it.
     """
     height, width = image.shape[:2]
-    factor = short_side_px / min(height, width)
-    if factor == 1.0:
+    if short_side_px == min(height, width):
         return image
-    size = (max(short_side_px, round(width * factor)), max(short_side_px, round(height * factor)))
+    size = resized_shape(height, width, short_side_px)[::-1]
     block = min(width // size[0], height // size[1])
     try:
         if block > 1:

@@ -14,7 +14,7 @@ from stdeploy.datasets.check import ClassFinding, judge_classes, look
 from stdeploy.datasets.labelled_videos import LabelledVideos, Sample
 from stdeploy.datasets.loader import read_split
 from tests.helpers.odd_videos import coloured_frames, encode
-from tests.helpers.videos import write_video
+from tests.helpers.videos import set_rotation, write_video
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,49 @@ def test_a_video_that_was_cut_off_in_a_copy_is_left_out(folder: Path, tmp_path: 
     ends = f"breaks off after {looked.seconds:.1f} s of {looked.announced_seconds:.1f} s"
     assert found["detail"] == f"{ends}; copy it again"
     assert content["classes"] == {"train": {"wave": 1}}
+
+
+def test_a_recipe_is_held_against_the_videos(folder: Path, tmp_path: Path) -> None:
+    """Two videos of 64x48 px and 24 frames at 12 a second; one of them stands upright."""
+    turned = tmp_path / "turned.mp4"
+    shutil.copy(folder / "2.mp4", turned)
+    set_rotation(turned, 90)
+    assert [(seen.width_px, seen.height_px) for seen in map(look, (folder / "0.mp4", turned))] == [
+        (64, 48),
+        (48, 64),
+    ]
+    (tmp_path / "train.csv").write_text(f"path,label\n{folder / '0.mp4'},a\n{turned},b\n")
+    settings = (
+        *("clip.num_frames=16", "clip.crop_px=48", "clip.short_side_px=48"),
+        *("augmentation.frame_strides=[1,2]", "augmentation.ego_motion_sigma_px=0.5"),
+    )
+    arguments = [
+        *("data", "check", str(tmp_path / "train.csv"), "--min-videos", "1"),
+        *("--recipe", "starter", *(word for each in settings for word in ("--set", each))),
+    ]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0
+    *_, moving, short = shown.stdout.splitlines()
+    # A frame has room of 16 px in one direction, and none in the other.
+    assert moving == (
+        "recipe starter: ego-motion (eq. 9), x/y: of paths of 6.0 px there is room for 2.9/2.9 px, "
+        "of sigma 0.5 px a frame for 0.3/0.3; 52%/52% of clips are held at a border"
+    )
+    # 16 frames at r = 2 would be 32 of the video: four are past its end, in half of the clips.
+    assert short == (
+        "recipe starter: 12% of the frames of training clips lie past the end of their video "
+        "(short_video = hold: its last frame stands still); the sampling rate r of eq. (8) is seen "
+        "as 1.50 +- 0.50"
+    )
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert found["short_videos"]["past_end"] == pytest.approx(4 / 32)
+    assert found["ego_motion"]["path_px"] == pytest.approx([2.9, 2.9], abs=0.1)
+
+
+def test_settings_without_a_recipe_are_refused(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["data", "check", str(folder), "--set", "clip.fps=3"])
+    assert result.exit_code != 0
+    assert "belong to a recipe" in str(result.exception)
 
 
 def test_a_good_set_says_so(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from stdeploy.train.augment import (
     crop_clip,
     crop_corners,
     jitter_colours,
+    possible_strides,
     sampled_times,
+    stride_of,
     videomix_box,
 )
 from stdeploy.video.sampling import frames_at
@@ -89,8 +91,11 @@ def test_other_frame_rates_show_the_same_moments() -> None:
         ((0.0, 0.0), (0.0, 0.0), [[0, 0], [0, 0], [0, 0], [0, 0]]),
         ((1.0, 1.0), (0.0, 0.0), [[4, 8], [4, 8], [4, 8], [4, 8]]),
         ((0.0, 0.0), (1.0, 2.0), [[0, 0], [1, 2], [2, 4], [3, 6]]),
-        ((0.5, 0.5), (0.6, -1.4), [[2, 4], [3, 3], [3, 1], [4, 0]]),
-        ((0.5, 0.5), (-3.0, 3.0), [[2, 4], [0, 7], [0, 8], [0, 8]]),  # stops at the border
+        ((1.0, 1.0), (1.0, 2.0), [[1, 2], [2, 4], [3, 6], [4, 8]]),  # as far as it fits
+        ((0.0, 0.0), (-1.0, -2.0), [[3, 6], [2, 4], [1, 2], [0, 0]]),
+        ((0.5, 0.25), (0.6, -1.4), [[1, 5], [2, 4], [2, 2], [3, 1]]),
+        # Paths of 9 and 12 px: the crop waits at one border and at the other.
+        ((0.0, 1.0), (-3.0, 4.0), [[4, 0], [4, 2], [0, 6], [0, 8]]),
     ],
 )
 def test_equation_9_offsets(
@@ -98,6 +103,52 @@ def test_equation_9_offsets(
 ) -> None:
     draw = dataclasses.replace(STILL, origin=origin, velocity_px=velocity)
     assert crop_corners(14, 18, 10, 4, draw).tolist() == expected
+
+
+def test_a_path_stays_inside_wherever_it_can() -> None:
+    """Beside every place that there is, on a grid of a thousandth of a pixel."""
+    rng = np.random.default_rng(0)
+    fitting = 0
+    for _ in range(300):
+        room, frames = int(rng.integers(0, 12)), int(rng.integers(2, 9))
+        velocity, origin = rng.standard_normal(), rng.random()
+        draw = dataclasses.replace(STILL, origin=(origin, 0.5), velocity_px=(velocity, 0.0))
+        tops = crop_corners(20 + room, 20, 20, frames, draw)[:, 0]
+        starts = np.arange(1000 * room + 1) / 1000
+        steps = velocity * np.arange(frames)
+        paths = starts[:, None] + steps
+        inside = starts[((paths >= 0) & (paths <= room)).all(axis=1)]
+        if len(inside):
+            fitting += 1
+            start = inside[0] + origin * (inside[-1] - inside[0])
+            assert np.abs(tops - (start + steps)).max() <= 0.5 + 2e-3
+        else:
+            assert abs(int(tops[-1]) - int(tops[0])) == room
+            # No start shows more of the path, and the waits at both ends are equally long.
+            half = frames // 2  # the middle one may lie between two pixels
+            assert np.array_equal(tops[:half], (room - tops[::-1])[:half])
+    assert 50 < fitting < 290
+
+
+def test_first_crops_are_uniform_over_the_places_that_fit() -> None:
+    rng = np.random.default_rng(0)
+    first = []
+    for origin in rng.random(20000):
+        draw = dataclasses.replace(STILL, origin=(origin, 0.5), velocity_px=(-2.0, 0.0))
+        first.append(int(crop_corners(30, 20, 20, 4, draw)[0, 0]))
+    # From 6 to 10: those at the ends take half a pixel each.
+    shares = np.bincount(first, minlength=11) / len(first)
+    assert shares == pytest.approx([0, 0, 0, 0, 0, 0, 1 / 8, 1 / 4, 1 / 4, 1 / 4, 1 / 8], abs=0.01)
+
+
+def test_without_ego_motion_crops_are_where_they_always_were() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        down, across = rng.integers(0, 120, 2).tolist()
+        origin = tuple(rng.random(2).tolist())
+        draw = dataclasses.replace(STILL, origin=origin)
+        corners = crop_corners(224 + down, 224 + across, 224, 3, draw)
+        assert corners.tolist() == [[round(down * origin[0]), round(across * origin[1])]] * 3
 
 
 def test_the_crop_moves_over_the_picture_and_mirrors() -> None:
@@ -135,6 +186,38 @@ def test_switching_one_kind_on_leaves_the_others_as_they_were() -> None:
     assert moving.velocity_px != (0.0, 0.0)
     assert dataclasses.replace(moving, velocity_px=(0.0, 0.0)) == plain
     assert plain.frame_stride == clip.frame_stride
+
+
+def test_rates_that_fit_are_equally_likely_and_leave_the_rest_as_it_was() -> None:
+    clip = ClipSpec(num_frames=4, fps=FPS)  # spans r x 0.3 s
+    some = Augmentation(frame_strides=(1, 2, 3, 4), ego_motion_sigma_px=2.0, brightness=0.3)
+    fit = some.model_copy(update={"fit_frame_strides": True})
+    counts = {0.2: [0] * 5, 0.7: [0] * 5, 1.0: [0] * 5, 1.3: [0] * 5}
+    for seed in range(6000):
+        draw = Draw.of(fit, clip, np.random.default_rng(seed))
+        assert dataclasses.replace(draw, other_stride=None) == Draw.of(
+            some, clip, np.random.default_rng(seed)
+        )
+        for duration, count in counts.items():
+            assert possible_strides(duration, clip, some) == (1, 2, 3, 4)
+            stride = stride_of(duration, clip, fit, draw)
+            assert stride == draw.frame_stride or draw.frame_stride * 0.3 >= duration
+            count[stride] += 1
+    shares = {duration: np.array(count[1:]) / 6000 for duration, count in counts.items()}
+    assert shares[0.2].tolist() == [1, 0, 0, 0]  # it fits at none
+    assert shares[0.7] == pytest.approx([1 / 2, 1 / 2, 0, 0], abs=0.02)
+    assert shares[1.0] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=0.02)
+    assert shares[1.3] == pytest.approx([1 / 4] * 4, abs=0.02)
+
+
+def test_rates_that_are_not_fitted_leave_no_trace_in_a_recipe() -> None:
+    """So the text of recipes, and the states of runs that depend on it, stay what they were."""
+    plain = Augmentation(frame_strides=(1, 2))
+    assert "fit_frame_strides" not in plain.model_dump()
+    assert Augmentation.parse(plain.model_dump()) == plain
+    fit = Augmentation(frame_strides=(1, 2), fit_frame_strides=True)
+    assert fit.model_dump()["fit_frame_strides"] is True
+    assert Augmentation.model_validate_json(fit.model_dump_json()) == fit
 
 
 def test_colours_change_alike_in_all_frames() -> None:

@@ -77,7 +77,7 @@ def test_a_deterministic_run_says_its_cost_and_goes_on_exactly(
             run=place / "run",
             machine=machine,
             resume=resume,
-            tell_cost=told.append,
+            tell=told.append,
             report=watch if report else lambda _: None,
         )
 

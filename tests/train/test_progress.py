@@ -1,10 +1,13 @@
 """How far a run has come, for its bar."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from stdeploy.train.progress import Progress, Report, report_of, row_of
+from stdeploy.datasets.labelled_videos import LabelledVideos, Sample
+from stdeploy.train.progress import Progress, Report, fingerprint, report_of, row_of
+from stdeploy.train.recipe import NOT_IN_FINGERPRINT, Recipe
 from stdeploy.train.run_directory import RunFolder, better_epoch
 from stdeploy.train.validation import Accuracy
 from tests.train.test_trainer import small_recipe
@@ -33,6 +36,29 @@ def after(*, epoch: int, step: int, seen: int = 0, to_validate: int = 40) -> Rep
 def test_validation_is_a_part_of_the_way(report: Report, phase: str, done: float) -> None:
     assert report.phase == phase
     assert report.done == pytest.approx(done)
+
+
+def test_runs_whose_clips_were_drawn_in_another_way_are_not_gone_on_with() -> None:
+    """The fingerprint is the one that it was, but where crops move or rates are to fit."""
+    data = LabelledVideos(("wave",), (Sample(Path("a.mp4"), 0),))
+
+    def of(**augmentation: object) -> tuple[str, str]:
+        recipe = Recipe.parse({**small_recipe().model_dump(), "augmentation": augmentation})
+        parts = (
+            recipe.model_dump_json(exclude=NOT_IN_FINGERPRINT),
+            data.digest(),
+            "",
+            "1",
+        )
+        before = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return fingerprint(recipe, data, None, 1), before
+
+    still, as_before = of(frame_strides=(1, 2))
+    assert still == as_before
+    moving, before = of(frame_strides=(1, 2), ego_motion_sigma_px=2.0)
+    assert moving != before
+    fitting, _ = of(frame_strides=(1, 2), fit_frame_strides=True)
+    assert len({still, moving, fitting}) == 3
 
 
 def test_a_row_has_the_columns_of_the_table_alone() -> None:

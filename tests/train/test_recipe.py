@@ -121,6 +121,7 @@ def test_packaged_recipes_describe_networks_and_open_with_their_command(name: st
         assert (how.epochs, how.batch_size, how.learning_rate) == (100, 32, 0.01)
         clip = recipe.clip_spec()
         assert (clip.num_frames, clip.frame_stride, clip.crop_px) == (32, 2, 224)
+        assert clip.short_video == "stretch"
         ours = name.endswith("-ours")
         assert spec.temporal_lengths == ((1, 1, 3, 3, 5) if ours else (3,) * 5)
         assert (spec.branches, spec.eta) == (("multi", 2.0) if ours else ("single", 1.0))

@@ -63,8 +63,10 @@ def test_frames_are_upright_whatever_the_rotation_tag(
     frame[:16] = (0, 0, 255)
     path = write_video(tmp_path / "a.mp4", [frame] * 3)
     set_rotation(path, degrees)
-    upright = gather(VideoReader(path), np.array([1]))[0]
+    reader = VideoReader(path)
+    upright = gather(reader, np.array([1]))[0]
     assert upright.shape == shape
+    assert reader.frame_shape == shape[:2]
     row, column = (int(f * size) for f, size in zip(red_at, shape, strict=False))
     assert upright[row, column, 2] > 200
     assert upright[shape[0] // 2, shape[1] // 2, 2] < 100

@@ -5,7 +5,14 @@ import pytest
 
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
-from stdeploy.video.sampling import chunk_times, frames_at, slide, view_times, window_times
+from stdeploy.video.sampling import (
+    chunk_times,
+    frames_at,
+    frames_past_end,
+    slide,
+    view_times,
+    window_times,
+)
 from stdeploy.video.timing import Timing
 
 FOUR = ClipSpec(num_frames=4, frame_stride=2, fps=10.0, short_side_px=8, crop_px=8)
@@ -48,6 +55,21 @@ def test_a_video_as_long_as_a_clip_gives_each_frame_once() -> None:
     clip = FOUR.model_copy(update={"frame_stride": 1})
     assert chosen(constant(4, 10.0), clip) == [[0, 1, 2, 3]]
     assert chosen(constant(4, 10.0), clip, views=2) == [[0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 5])
+@pytest.mark.parametrize("fps", [10.0, 12.0, 29.97])
+def test_frames_past_the_end_are_those_that_number_frames_of_the_video_lack(
+    stride: int, fps: float
+) -> None:
+    clip = FOUR.model_copy(update={"frame_stride": stride, "num_frames": 7, "fps": fps})
+    for frames in range(1, 45):
+        duration = Timing(constant(frames, fps), fps).duration
+        expected = sum(step * stride >= frames for step in range(7))
+        assert frames_past_end(duration, clip) == expected
+    # As view_times sees it, a clip fits into a video that is the least bit longer than its span.
+    assert frames_past_end(clip.span_seconds + 1e-4, clip) == 0
+    assert frames_past_end(clip.span_seconds, clip) == 1
 
 
 def test_variable_frame_rate_is_sampled_by_time() -> None:
