@@ -152,6 +152,8 @@ def _of_numbers(name: str, what: str, parent: Numbers, file: Numbers) -> Iterato
     if precision is None or (precision == "int8") != (file.step is not None):
         yield Deviation(name, None, f"its {what} is stored as {file.stored.dtype.name}")
         return
+    if precision == "fp32" and np.array_equal(parent.stored, file.stored):
+        return  # what most layers of a float32 file are, without a copy of them
     exact = parent.values()
     if file.step is None:
         bound = rounding_bound(exact, precision)
@@ -163,6 +165,8 @@ def _of_numbers(name: str, what: str, parent: Numbers, file: Numbers) -> Iterato
     off = np.abs(exact - file.values())
     # Not `off > bound`, which is no answer for what is not a number.
     beyond = ~(off <= bound)
+    if not beyond.any():
+        return
     worst = np.where(beyond, np.nan_to_num(off, nan=np.inf), -1.0)
     by_channel = worst.reshape(len(exact), -1)
     largest = by_channel.max(axis=1)

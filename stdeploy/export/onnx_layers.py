@@ -89,6 +89,8 @@ class _Reader:
         self.layers: list[Layer] = []
         self.claims: dict[str, tuple[str, str]] = {}
         self.pools: list[Pool] = []
+        if not graph.input:
+            raise ParityError(f"{source!r}: its graph takes no frames")
         self._graph = graph
         self._source = source
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -176,7 +178,10 @@ class _Reader:
                 f"{self._source!r}: {node.op_type} {node.name!r} takes {name!r} from elsewhere in "
                 "the graph, while its numbers have to stand in the file"
             )
-        return numpy_helper.to_array(self._constants[name])
+        try:
+            return numpy_helper.to_array(self._constants[name])
+        except (ValueError, TypeError) as error:
+            raise ParityError(f"{self._source!r}: {name!r} cannot be read: {error}") from error
 
     def _window(self, node: onnx.NodeProto, kernel: Sequence[int]) -> Window:
         attributes = _attributes(node)

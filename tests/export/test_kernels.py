@@ -33,6 +33,7 @@ from tests.helpers.onnx_faults import (
     Place,
     array_of,
     convolution,
+    places,
     plant,
     replace,
     stored_weight,
@@ -45,6 +46,7 @@ BF16 = pytest.param(
 PRECISIONS = ("fp32", "fp16", BF16, "int8")
 # The best classes of a random network lie so near each other that any rounding swaps them.
 HESITANT = {"top1_changed": 1.0}
+LENGTHS = (1, 1, 3, 3, 5)
 PLACE = Place("conv4.1.conv2", 5)  # of 3 frames
 OLD = Path(__file__).parents[1] / "backends" / "version_0_1_0"
 
@@ -62,7 +64,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Path:
     """a.onnx, a.fp16.onnx, a.bf16.onnx, a.int8.onnx beside a.fused.safetensors."""
     fused = tmp_path_factory.mktemp("kernels") / "a.fused.safetensors"
-    model = fused_network(temporal_lengths=(1, 1, 3, 3, 5))
+    model = fused_network(temporal_lengths=LENGTHS)
     save_fused(fused, model, card_of(model))
     precisions: list[Precision] = ["fp32", "fp16", "int8"]
     for precision in precisions + (["bf16"] if cpu_emulates_bf16() else []):
@@ -96,16 +98,20 @@ def parent(exported: Path) -> NetworkLayers:
 def test_a_fault_in_one_channel_is_caught_and_named(
     exported: Path, parent: NetworkLayers, tmp_path: Path, precision: str, fault: str
 ) -> None:
-    path = altered(exported, tmp_path, precision, lambda proto: plant(proto, fault, PLACE))
-    (found,) = deviations(path, parent)
-    assert found.layer == PLACE.layer
-    if fault == PADDED:
-        assert found.text == (
-            "its padding is 2x1x1 before and 0x1x1 behind, not 1x1x1 before and 1x1x1 behind"
+    for place in places(tiny_model(temporal_lengths=LENGTHS), fault, count=6):
+        path = altered(
+            exported, tmp_path, precision, lambda proto, at=place: plant(proto, fault, at)
         )
-    else:
-        assert found.channel == PLACE.channel
-        assert found.text.startswith("its kernel is off by ")
+        (found,) = deviations(path, parent)
+        assert found.layer == place.layer
+        if fault == PADDED:
+            assert found.text in (
+                "its padding is 2x1x1 before and 0x1x1 behind, not 1x1x1 before and 1x1x1 behind",
+                "its padding is 3x1x1 before and 1x1x1 behind, not 2x1x1 before and 2x1x1 behind",
+            )
+        else:
+            assert found.channel == place.channel
+            assert found.text.startswith("its kernel is off by ")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -297,9 +303,12 @@ def test_a_fault_in_weights_of_seven_bits_is_caught(
     largest = np.abs(array_of(proto, stored_weight(proto, PLACE.layer)).astype(int)).max()
     assert largest == 64
     assert deviations(written(proto, tmp_path / "a.onnx"), parent) == []
-    plant(proto, fault, PLACE)
-    (found,) = deviations(written(proto, tmp_path / "a.onnx"), parent)
-    assert found.layer == PLACE.layer
+    for place in places(tiny_model(temporal_lengths=LENGTHS), fault, count=6):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(proto)
+        plant(changed, fault, place)
+        (found,) = deviations(written(changed, tmp_path / "a.onnx"), parent)
+        assert found.layer == place.layer
 
 
 @pytest.mark.parametrize("name", ["before.onnx", "before.int8.onnx"])
@@ -464,7 +473,7 @@ def test_a_file_is_verified_once_more(exported: Path, precision: str) -> None:
 
 
 def test_another_parent_is_told_from_the_own(exported: Path, tmp_path: Path) -> None:
-    other = fused_network(temporal_lengths=(1, 1, 3, 3, 5), seed=1)
+    other = fused_network(temporal_lengths=LENGTHS, seed=1)
     save_fused(tmp_path / "b.fused.safetensors", other, card_of(other))
     message = (
         r"^'a\.onnx' holds other numbers than its parent: in layer 'conv1', channel \d, its kernel "
@@ -499,11 +508,33 @@ def test_wrong_answers_are_told_where_all_numbers_are_right(exported: Path, tmp_
 def test_what_cannot_be_compared_is_refused(
     exported: Path, tmp_path: Path, fields: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    model = fused_network(temporal_lengths=(1, 1, 3, 3, 5), **fields.pop("model", {}))
+    model = fused_network(temporal_lengths=LENGTHS, **fields.pop("model", {}))
     clip = ClipSpec.parse({**TINY_CLIP.model_dump(), **fields.pop("clip", {})})
     save_fused(tmp_path / "b.fused.safetensors", model, card_of(model, clip))
     with pytest.raises(error, match=message):
         verify_onnx(exported / "a.onnx", tmp_path / "b.fused.safetensors", **fields)
+
+
+def drop_weight(proto: onnx.ModelProto) -> None:
+    node = convolution(proto, "model.conv5.1.conv2.weight")
+    del node.input[1:]
+
+
+def cut_tensor(proto: onnx.ModelProto) -> None:
+    tensor = next(t for t in proto.graph.initializer if t.name == "model.conv5.1.conv2.weight")
+    tensor.raw_data = tensor.raw_data[:-6]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(drop_weight, "is no valid ONNX file: "), (cut_tensor, r"conv5\.1\.conv2\.weight")],
+)
+def test_a_damaged_graph_is_one_line(
+    exported: Path, tmp_path: Path, change: Callable[[onnx.ModelProto], None], message: str
+) -> None:
+    path = altered(exported, tmp_path, "fp32", change)
+    with pytest.raises(ArtifactError, match=message):
+        verify_onnx(path, exported / "a.fused.safetensors")
 
 
 def test_an_engine_is_no_onnx_file(exported: Path, tmp_path: Path) -> None:
