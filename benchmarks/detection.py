@@ -9,7 +9,7 @@
 Wants the other artifacts beside the checkpoint; what is not there is left out. Faults of weights
 are planted in layers and channels drawn by a seed, the same ones in every kind of file:
 
-- in making: between folding and its comparison, between exporting and its gate;
+- in making: between folding and its comparison, between exporting and the comparison of answers;
 - in the golden clip: in a file whose content digest is written anew, as if it had none;
 - in the digest: in a file whose digest is left as it was.
 
@@ -279,7 +279,10 @@ def fusing_passes(model: ActionModel, card: ModelCard, fault: str, place: Place)
 
 
 def gate_passes(kind: Kind, reference: Reference, path: Path) -> bool:
-    """Whether a graph with a fault in it passes the gate of `stdeploy export`."""
+    """Whether a graph with a fault in it passes the comparison of answers of `stdeploy export`.
+
+    What the comparison of kernels finds beside it: planted_faults.py.
+    """
     options = RuntimeOptions(backend="onnxruntime", device="cpu")
     with open_backend(path, kind.card, options) as runtime:
         return not prove(runtime, reference, thresholds(kind.card.precision, {})).failed

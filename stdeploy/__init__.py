@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stdeploy.export.engine import BuildOptions, BuiltEngine, build_engine
     from stdeploy.export.flops import Cost, count_flops
     from stdeploy.export.onnx import ExportResult, export_onnx
+    from stdeploy.export.onnx_verification import verify_onnx
     from stdeploy.export.triton import write_triton
     from stdeploy.fusion import FuseResult, fuse_checkpoint
     from stdeploy.inference.classifier import ClassifiedVideo, Classifier, ClassifyOptions
@@ -61,6 +62,7 @@ _WHERE = {
     "stdeploy.export.engine": ("BuildOptions", "BuiltEngine", "build_engine"),
     "stdeploy.export.flops": ("Cost", "count_flops"),
     "stdeploy.export.onnx": ("ExportResult", "export_onnx"),
+    "stdeploy.export.onnx_verification": ("verify_onnx",),
     "stdeploy.export.triton": ("write_triton",),
     "stdeploy.fusion": ("FuseResult", "fuse_checkpoint"),
     "stdeploy.inference.classifier": ("ClassifiedVideo", "Classifier", "ClassifyOptions"),
@@ -114,6 +116,7 @@ __all__ = [
     "fuse_checkpoint",
     "read_card",
     "train_model",
+    "verify_onnx",
     "write_triton",
 ]
 
@@ -122,6 +125,7 @@ _EXTRAS = {
     "count_flops": "export",
     "export_onnx": "export",
     "fuse_checkpoint": "export",
+    "verify_onnx": "export",
     "ExportResult": "export",
     "FuseResult": "export",
     "Cost": "export",

@@ -105,6 +105,68 @@ def difference(expected: Logits, actual: Logits, scale: float | None = None) -> 
     )
 
 
+# Bits of the significand, the hidden one included, and the exponent of the smallest step.
+_FORMATS = {"fp16": (11, -24), "bf16": (8, -133)}
+
+# int8 weights reach from -127 to 127, or where they take 7 bits from -64 to 64.
+_FEWEST_STEPS = 64
+# Rounding w / step takes place in float32, where a quotient of up to 127 is off by 2**-18 at most.
+_OF_A_STEP = 0.5 + 2.0**-17
+# Below 127 of the smallest normal float32 there is no normal step, and 0 is stored.
+_NO_STEP = 127 * 2.0**-126
+
+
+def rounding_bound(exact: NDArray[np.floating], precision: Precision) -> NDArray[np.float64]:
+    """How far numbers may be from those that they were rounded from, one by one.
+
+    Half a unit in the last place: for 2**e <= |x| < 2**(e + 1) and p bits of significand
+    2**(e - p), and no less than half of the smallest step, which subnormal numbers have (Higham,
+    Accuracy and Stability of Numerical Algorithms, 2.1).
+
+    Args:
+        exact: float32, of any shape.
+        precision: "fp16" (p = 11) or "bf16" (p = 8); "fp32" keeps float32 as it is, and gives 0.
+
+    Returns:
+        Of the same shape; 0 for 0, which every format has.
+
+    >>> rounding_bound(np.array([1.5, 2.0], np.float32), "fp16") * 2**11
+    array([1., 2.])
+    """
+    if precision not in _FORMATS:
+        return np.zeros(exact.shape)
+    bits, least = _FORMATS[precision]
+    _, exponent = np.frexp(exact)  # |x| = m 2**exponent, 1/2 <= m < 1
+    bound = np.ldexp(0.5, np.maximum(exponent - bits, least))
+    return np.where(exact == 0, 0.0, bound)
+
+
+def quantisation_bound(
+    exact: NDArray[np.floating], step: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """How far symmetrically quantised weights may be from those that they were made from.
+
+    Half a step. A step is no larger than the largest weight of its channel over 64, which is the
+    step of 7-bit weights; those of 8 bits have one of it over 127. A larger one counts as that:
+    otherwise one that is large enough would explain any weight.
+
+    Args:
+        exact: float32 (C_out, ...).
+        step: what one step is worth, (C_out,) or one for all.
+
+    Returns:
+        (C_out, 1, ...), to be compared with numbers of the shape of `exact`.
+
+    >>> quantisation_bound(np.array([[0.0, 12.8]]), np.array([0.1])).round(3)
+    array([[0.05]])
+    """
+    largest = np.abs(exact.astype(np.float64)).reshape(len(exact), -1).max(axis=1)
+    steps = np.broadcast_to(step.astype(np.float64).reshape(-1), largest.shape)
+    allowed = np.minimum(steps, largest / _FEWEST_STEPS * (1 + 2.0**-22))
+    bound = np.where(largest < _NO_STEP, largest, _OF_A_STEP * allowed)
+    return np.asarray(bound.reshape(-1, *[1] * (exact.ndim - 1)))
+
+
 def _log_softmax(logits: Logits) -> NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

@@ -25,34 +25,24 @@ from stdeploy.artifacts.files import (
     sha256_of,
     whole_file,
 )
-from stdeploy.artifacts.golden import check_golden
-from stdeploy.artifacts.parity import RUNTIME_TOLERANCE, Difference
+from stdeploy.artifacts.parity import Difference
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, RuntimeOptions
 from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.datasets.loader import NamedVideos
-from stdeploy.errors import ArtifactError, BackendError, SpecError, check_choice
+from stdeploy.errors import ArtifactError, SpecError, check_choice
 from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
-from stdeploy.export.verification import Proof, Reference, check, prove, thresholds
-from stdeploy.hardware import cpu_emulates_bf16
+from stdeploy.export.onnx_verification import Parent, check_verifiable, prove_file, prover
+from stdeploy.export.verification import Reference, thresholds
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
-from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk, logits_of
+from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk
 from stdeploy.optional_packages import require
 
 # A convolution takes bfloat16 from opset 22 on; for the rest an older one is understood by more.
 OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-# Who proves a precision here. ONNX Runtime has no bf16 convolution on a CPU; OpenVINO
-# emulates it where the processor has none.
-_PROVERS: dict[Precision, Backend] = {
-    "fp32": "onnxruntime",
-    "fp16": "onnxruntime",
-    "bf16": "openvino",
-    "int8": "onnxruntime",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,20 +111,7 @@ def export_onnx(
     clips = _calibration(card, precision, calibrate, max_clips, progress)
     for text in clips.notes if clips else ():
         tell(text)
-    reference = Reference.of(
-        lambda frames: logits_of(model, card.clip, frames),
-        card,
-        clips.frames if clips else None,
-        progress,
-        for_ranges=len(clips.for_ranges) if clips and precision == "int8" else 0,
-    )
-    check_golden(
-        card.golden.logits,
-        reference.logits[0],
-        magnitude=card.golden.magnitude,
-        tolerance=RUNTIME_TOLERANCE["fp32"],
-        source=f"{fused.name!r} on torch",
-    )
+    parent = Parent.of(model, card, fused, clips, progress)
     card = card.model_copy(
         update={
             "lineage": _lineage(card, fused),
@@ -143,7 +120,7 @@ def export_onnx(
             "parity": (),
         }
     )
-    card = _write_proven(path, model, card, clips, reference, allowed, progress)
+    card = _write_proven(path, model, card, clips, parent, allowed, progress)
     return ExportResult(path, card)
 
 
@@ -152,25 +129,29 @@ def _write_proven(
     model: ActionModel,
     card: ModelCard,
     clips: CalibrationClips | None,
-    reference: Reference,
+    parent: Parent,
     allowed: Difference,
     progress: Progress,
 ) -> ModelCard:
     """Write the file once it is proven; the card inside it."""
     precision = card.precision
+    source, outcome = f"{card.lineage.parent!r} in {precision}", "nothing was written"
     with whole_file(path) as temporary:
         if precision == "int8":
             assert clips is not None
-            graph, kept = _int8(model, card, clips, reference, allowed, temporary, progress)
+            graph, kept = _int8(model, card, clips, parent.reference, allowed, temporary, progress)
             card = card.model_copy(update={"kept": kept})
         else:
             progress("writing the graph", 0, 1)
             graph = to_onnx(model, card)
         _save(graph, card, temporary)
-        proof = _prove(temporary, card, reference, allowed, _prover(precision), progress)
-        check(
-            proof,
-            source=f"{card.lineage.parent!r} in {precision}",
+        proof = parent.verify(
+            temporary,
+            card,
+            allowed,
+            progress,
+            source=source,
+            outcome=outcome,
             hint="; thresholds can be set with --allow" if precision != "fp32" else "",
         )
         golden = card.golden.model_copy(
@@ -178,8 +159,9 @@ def _write_proven(
         )
         card = card.model_copy(update={"parity": proof.rows, "golden": golden})
         _save(graph, card, temporary)
-        # What was proven is a file without these rows; the file that stays is opened once more.
-        open_runtime(temporary, options=_prover(precision)).close()
+        # What was proven is a file without these rows; the file that stays is looked at once more.
+        parent.check_kernels(temporary, precision, source=source, outcome=outcome)
+        open_runtime(temporary, options=prover(precision)).close()
     return card
 
 
@@ -187,14 +169,7 @@ def _check_possible(precision: Precision) -> None:
     """Refuse what cannot be written or verified here, before any work."""
     check_choice("precision", precision, OPSETS)
     require("onnxscript", extra="export", purpose="exporting to ONNX")
-    require("onnxruntime", extra="cpu", purpose="verifying an ONNX file")
-    if _PROVERS[precision] == "openvino":
-        require("openvino", extra="openvino", purpose=f"verifying a {precision} file")
-        if not cpu_emulates_bf16():
-            raise BackendError(
-                "a bf16 file is verified by OpenVINO, for which this processor lacks AVX-512; "
-                "export on a host that has it, or with --precision fp16"
-            )
+    check_verifiable(precision)
 
 
 def to_onnx(model: ActionModel, card: ModelCard) -> onnx.ModelProto:
@@ -277,8 +252,8 @@ def _int8(
             progress(f"{what}, kept in fp32: {kept}", done, total)
 
         _save(graph, card, temporary)
-        for prover in dict.fromkeys((options, _prover("int8"))):
-            failed = _prove(temporary, card, reference, allowed, prover, told).failed
+        for runtime in dict.fromkeys((options, prover("int8"))):
+            failed = prove_file(temporary, card, reference, allowed, runtime, told).failed
             if failed:
                 return failed
         return []
@@ -288,22 +263,6 @@ def _int8(
 
     search = Int8Search(to_onnx(model, card), clips.for_ranges, answer)
     return search.run(failures, lambda done, total: progress("finding spoilers", done, total))
-
-
-def _prove(
-    path: Path,
-    card: ModelCard,
-    reference: Reference,
-    allowed: Difference,
-    options: RuntimeOptions,
-    progress: Progress,
-) -> Proof:
-    with open_backend(path, card, options) as runtime:
-        return prove(runtime, reference, allowed, progress=progress)
-
-
-def _prover(precision: Precision) -> RuntimeOptions:
-    return RuntimeOptions(backend=_PROVERS[precision], device="cpu", emulate=True)
 
 
 def _lineage(card: ModelCard, fused: Path) -> Lineage:

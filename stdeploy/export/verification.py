@@ -189,12 +189,15 @@ def _measured(reference: Reference, actual: NDArray[np.floating]) -> dict[str, t
     return measured | {"top1_changed": (whole.top1_changed, everything)}
 
 
-def check(proof: Proof, *, source: str, hint: str = "") -> None:
+def check(
+    proof: Proof, *, source: str, outcome: str = "nothing was written", hint: str = ""
+) -> None:
     """Refuse an artifact that did not pass.
 
     Args:
         proof: from `prove`.
         source: what was tried, as the subject of a sentence.
+        outcome: what follows from that.
         hint: what could be done about it.
 
     Raises:
@@ -209,7 +212,7 @@ def check(proof: Proof, *, source: str, hint: str = "") -> None:
     worst = max(proof.failed, key=excess)
     raise ParityError(
         f"{source} differs from its parent: {worst.check} {worst.error:.1e}, allowed "
-        f"{worst.tolerance:.1e} ({worst.detail}); nothing was written{hint}"
+        f"{worst.tolerance:.1e} ({worst.detail}); {outcome}{hint}"
     )
 
 

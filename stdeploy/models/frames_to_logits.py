@@ -63,8 +63,9 @@ def halve_trunk(model: ActionModel, dtype: torch.dtype) -> ActionModel:
     The head averages thousands of features and decides between the classes: float32 there costs
     nothing and keeps near classes apart.
     """
+    exact = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
     model.to(dtype)
-    model.head.float()
+    model.head.float().load_state_dict(exact)  # what was halved and widened again is rounded
     return model
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.errors import SpecError
-from stdeploy.layers.temporal import Inflation
+from stdeploy.layers.inflation import Inflation
 
 _LENGTHS = {
     "2D": (1, 1, 1, 1, 1),
@@ -67,14 +67,21 @@ class Arm:
 
 ARMS: tuple[Arm, ...] = (
     Arm("2D", "2D"),
-    Arm("original", "original"),
+    Arm("original", "original", inflation="filter"),  # as its authors started it
     Arm("b", "b"),
     Arm("b1", "b1"),
     *(Arm(f"multi eta {eta:g}", "b1", "multi", eta) for eta in (1.0, 2.0, 4.0, math.inf)),
     Arm("single eta 2", "b1", eta=2.0),
-    Arm("original, augmented", "original", augmented=True),
+    Arm("original, augmented", "original", inflation="filter", augmented=True),
     Arm("b1, augmented", "b1", augmented=True),
     Arm("multi eta 2, augmented", "b1", "multi", 2.0, augmented=True),
+    # The other readings of inflation.
+    Arm("original, coefficients", "original", inflation="coefficients"),
+    Arm("original, orthonormal", "original", inflation="orthonormal"),
+    Arm("b1, orthonormal", "b1", inflation="orthonormal"),
+    Arm("b1, filter", "b1", inflation="filter"),
+    Arm("multi eta 2, orthonormal", "b1", "multi", 2.0, inflation="orthonormal"),
+    Arm("multi eta 2, filter", "b1", "multi", 2.0, inflation="filter"),
 )
 
 
@@ -82,6 +89,7 @@ ARMS: tuple[Arm, ...] = (
 _IN_SMALL = (
     *("2D", "original", "b", "b1", "multi eta 1", "multi eta 2"),
     *("b1, augmented", "multi eta 2, augmented"),
+    *("multi eta 2, orthonormal", "multi eta 2, filter"),
 )
 
 

@@ -31,7 +31,8 @@ def test_card_travels_with_the_file(tmp_path: Path) -> None:
     assert names == ["ckpt.fused.safetensors", "other.onnx"]
     checks = [row.check for row in result.card.parity]
     assert checks[:3] == [f"onnxruntime, batch {n}" for n in (1, 2, 5)]
-    assert len(checks) == 7
+    assert checks[-1] == "kernels, channels beyond rounding"
+    assert len(checks) == 8
     assert all(row.passed for row in result.card.parity)
     card, parent = read_card(tmp_path / "other.onnx"), read_card(source)
     assert card == result.card

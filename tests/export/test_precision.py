@@ -19,7 +19,7 @@ from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, BackendError, DatasetError, ParityError, SpecError
-from stdeploy.export import onnx as exporter
+from stdeploy.export import onnx_verification
 from stdeploy.export.calibration import named_videos, read_calibration
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
@@ -80,6 +80,7 @@ def test_card_records_gate_clips_and_answer(exported: Path, precision: str, clip
         *("batch 1", "batch 2", "batch 5"),
         *("largest logit error", "mean logit error", "top-1 changed"),
         "KL of the probabilities, nats",
+        "channels beyond rounding",
     ]
     assert all(row.passed and row.precision == precision for row in card.parity)
     assert rows["largest logit error"].tolerance == GATES[precision].max_error
@@ -111,7 +112,10 @@ def test_file_is_smaller_and_its_head_stays_fp32(exported: Path, precision: str)
     kept = {onnx.TensorProto.FLOAT} if read_card(path).kept else set()
     assert set(kinds) == {expected[precision], *kept}
     (head,) = [t for t in graph.initializer if t.name.endswith("head.classifier.weight")]
+    parent, _ = load_model(exported / "a.fused.safetensors")
+    exact = parent.head.classifier.weight.detach().numpy()
     assert head.data_type == onnx.TensorProto.FLOAT
+    assert np.array_equal(numpy_helper.to_array(head), exact)
 
 
 def test_int8_is_symmetric_and_has_one_scale_per_output_channel(exported: Path) -> None:
@@ -247,7 +251,7 @@ def test_impossible_wishes_are_refused(
 def test_bf16_is_not_written_where_it_cannot_be_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "cpu_emulates_bf16", lambda: False)
+    monkeypatch.setattr(onnx_verification, "cpu_emulates_bf16", lambda: False)
     fused = fused_file(tmp_path)
     with pytest.raises(BackendError, match="lacks AVX-512"):
         export_onnx(fused, precision="bf16")

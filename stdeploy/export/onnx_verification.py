@@ -1,0 +1,216 @@
+"""An .onnx file against the fused network that it was made from: its numbers, then its answers."""
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx
+
+from stdeploy.artifacts.card import ModelCard, ParityRow, read_card
+from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path, existing
+from stdeploy.artifacts.golden import check_golden
+from stdeploy.artifacts.parity import RUNTIME_TOLERANCE, Difference
+from stdeploy.artifacts.spec import Precision
+from stdeploy.backends.base import Backend, RuntimeOptions
+from stdeploy.backends.loader import open_backend
+from stdeploy.backends.tensorrt_builder import Progress
+from stdeploy.datasets.loader import NamedVideos
+from stdeploy.errors import ArtifactError, BackendError, check_count
+from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
+from stdeploy.export.kernels import check_kernels
+from stdeploy.export.layers import NetworkLayers, layers_of
+from stdeploy.export.verification import Proof, Reference, check, prove, thresholds
+from stdeploy.hardware import cpu_emulates_bf16
+from stdeploy.models.base import ActionModel
+from stdeploy.models.checkpoint import load_model
+from stdeploy.models.frames_to_logits import logits_of
+from stdeploy.optional_packages import require
+
+# Who proves a precision here. ONNX Runtime has no bf16 convolution on a CPU; OpenVINO
+# emulates it where the processor has none.
+_PROVERS: dict[Precision, Backend] = {
+    "fp32": "onnxruntime",
+    "fp16": "onnxruntime",
+    "bf16": "openvino",
+    "int8": "onnxruntime",
+}
+
+
+def verify_onnx(
+    onnx_file: StrPath,
+    fused: StrPath,
+    *,
+    calibrate: StrPath | NamedVideos | None = None,
+    max_clips: int = 32,
+    allow: Mapping[str, float] | None = None,
+    progress: Progress = lambda _what, _done, _total: None,
+    tell: Callable[[str], None] = lambda _text: None,
+) -> tuple[ParityRow, ...]:
+    """Verify an .onnx file once more, against the fused network that it was made from.
+
+    What `export_onnx` asks for before it writes a file: kernels, biases, windows and normalisation
+    are its parent's but for the rounding of its precision, see `stdeploy.export.kernels`, and its
+    answers pass the gate. Opening a file asks for less: its content digest and its golden clip.
+
+    Args:
+        onnx_file: of any precision.
+        fused: the .fused.safetensors file that it was made from.
+        calibrate: real videos to compare answers on, beside five synthetic clips; all of them
+            judge. See `export_onnx`.
+        max_clips: most clips of them, at least 1.
+        allow: thresholds of the gate to use instead of those in parity.py, by name.
+        progress: is told what is done, how much of it and of how much.
+        tell: is told which videos are of no use.
+
+    Returns:
+        Every comparison, all of them passed.
+
+    Raises:
+        ArtifactError: a file cannot be used, or they hold different networks.
+        ParityError: the file holds other numbers than its parent, and which, or answers otherwise.
+        SpecError: an unknown threshold.
+        DatasetError: no video gives a clip that shows something.
+        BackendError: this processor cannot verify the precision.
+        MissingExtraError: ONNX Runtime or, for bf16, OpenVINO is not installed.
+    """
+    onnx_file = existing(as_path(onnx_file, "an .onnx file"))
+    if onnx_file.suffix != ONNX_SUFFIX:
+        raise ArtifactError(f"{str(onnx_file)!r}: an .onnx file is wanted")
+    card = read_card(onnx_file)
+    try:
+        onnx.checker.check_model(str(onnx_file))
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"{str(onnx_file)!r} is no valid ONNX file: {reason}") from error
+    check_verifiable(card.precision)
+    allowed = thresholds(card.precision, allow or {})
+    fused = existing(as_path(fused, "a fused network"))
+    model, parent_card = load_model(fused)
+    if (card.model, card.clip.frames_shape) != (parent_card.model, parent_card.clip.frames_shape):
+        raise ArtifactError(
+            f"{str(onnx_file)!r} holds another network, or takes other clips, than {str(fused)!r}; "
+            f"its card says that it was made from {card.lineage.parent!r}"
+        )
+    clips = None
+    check_count("max_clips", max_clips)
+    if calibrate is not None:
+        clips = read_calibration(named_videos(calibrate), card.clip, max_clips=max_clips)
+        for text in clips.notes:
+            tell(text)
+    parent = Parent.of(model, parent_card, fused, clips, progress)
+    precision = "" if card.precision == "fp32" else f" --precision {card.precision}"
+    remedy = f"export it again: stdeploy export {shlex.quote(str(fused))}{precision}"
+    return parent.verify(
+        onnx_file, card, allowed, progress, source=repr(onnx_file.name), outcome=remedy
+    ).rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Parent:
+    """The fused network that a file is verified against.
+
+    Attributes:
+        layers: its numbers.
+        reference: clips, and its answers to them.
+    """
+
+    layers: NetworkLayers
+    reference: Reference
+
+    @classmethod
+    def of(
+        cls,
+        model: ActionModel,
+        card: ModelCard,
+        fused: Path,
+        clips: CalibrationClips | None,
+        progress: Progress,
+    ) -> "Parent":
+        """Take down the numbers of a network and its answers, which have to be its card's."""
+        reference = Reference.of(
+            lambda frames: logits_of(model, card.clip, frames),
+            card,
+            clips.frames if clips else None,
+            progress,
+            for_ranges=len(clips.for_ranges) if clips and clips.record.held_out else 0,
+        )
+        check_golden(
+            card.golden.logits,
+            reference.logits[0],
+            magnitude=card.golden.magnitude,
+            tolerance=RUNTIME_TOLERANCE["fp32"],
+            source=f"{fused.name!r} on torch",
+        )
+        return cls(layers_of(model, card.clip), reference)
+
+    def verify(
+        self,
+        path: Path,
+        card: ModelCard,
+        allowed: Difference,
+        progress: Progress,
+        *,
+        source: str,
+        outcome: str,
+        hint: str = "",
+    ) -> Proof:
+        """Compare a file: first its numbers, then its answers.
+
+        Args:
+            path: the file.
+            card: its card.
+            allowed: from `stdeploy.export.verification.thresholds`.
+            progress: is told what is done, how much of it and of how much.
+            source: what is verified, as the subject of a sentence.
+            outcome: what follows from a failure.
+            hint: what could be done about wrong answers.
+
+        Raises:
+            ParityError: it deviates.
+        """
+        kernels = self.check_kernels(path, card.precision, source=source, outcome=outcome)
+        proof = prove_file(path, card, self.reference, allowed, prover(card.precision), progress)
+        check(proof, source=source, outcome=outcome, hint=hint)
+        return dataclasses.replace(proof, rows=(*proof.rows, kernels))
+
+    def check_kernels(
+        self, path: Path, precision: Precision, *, source: str, outcome: str
+    ) -> ParityRow:
+        """Compare the numbers of a file alone, see `stdeploy.export.kernels.check_kernels`."""
+        return check_kernels(path, self.layers, precision, source=source, outcome=outcome)
+
+
+def check_verifiable(precision: Precision) -> None:
+    """Refuse a precision that cannot be verified here, before any work.
+
+    Raises:
+        BackendError: this processor cannot run it.
+        MissingExtraError: what runs it is not installed.
+    """
+    require("onnxruntime", extra="cpu", purpose="verifying an ONNX file")
+    if _PROVERS[precision] == "openvino":
+        require("openvino", extra="openvino", purpose=f"verifying a {precision} file")
+        if not cpu_emulates_bf16():
+            raise BackendError(
+                "a bf16 file is verified by OpenVINO, for which this processor lacks AVX-512; "
+                "export on a host that has it, or with --precision fp16"
+            )
+
+
+def prove_file(
+    path: Path,
+    card: ModelCard,
+    reference: Reference,
+    allowed: Difference,
+    options: RuntimeOptions,
+    progress: Progress,
+) -> Proof:
+    """Run a file, and compare its answers with its parent's."""
+    with open_backend(path, card, options) as runtime:
+        return prove(runtime, reference, allowed, progress=progress)
+
+
+def prover(precision: Precision) -> RuntimeOptions:
+    """What runs a file of a precision to verify it."""
+    return RuntimeOptions(backend=_PROVERS[precision], device="cpu", emulate=True)
