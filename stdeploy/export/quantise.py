@@ -87,6 +87,8 @@ class Quantiser:
                 extra_options=_OPTIONS,
             )
             quantiser.quantize_model()
+            # New nodes are appended, and ONNX wants them before those that read them.
+            quantiser.model.topological_sort()
         quantised: onnx.ModelProto = quantiser.model.model
         return quantised
 
