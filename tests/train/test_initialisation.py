@@ -173,13 +173,15 @@ def test_a_reading_that_is_not_known_is_refused() -> None:
         Recipe.load("starter", ["start.inflation=classic"])
 
 
-def test_the_default_takes_the_copies_as_coefficients(weights: Path) -> None:
-    started = start(recipe(weights), LABELS)
-    layer = started.model.get_submodule("conv5.1.conv2")
+@pytest.mark.parametrize("reading", ["coefficients", "orthonormal", "filter"])
+def test_a_recipe_says_how_2d_filters_become_coefficients(weights: Path, reading: str) -> None:
+    fields = recipe(weights).model_dump()
+    fields["start"]["inflation"] = reading
+    layer = start(Recipe.parse(fields), LABELS).model.get_submodule("conv5.1.conv2")
     assert isinstance(layer, TemporalFilter)
     kernel = torch.load(weights, weights_only=True)["layer4.1.conv2.weight"]
     for branch, tau in zip(layer.typed_branches(), (1, 3, 5), strict=True):
-        assert torch.equal(branch.coefficients, inflate(kernel, tau, 2.0, "coefficients"))
+        assert torch.equal(branch.coefficients, inflate(kernel, tau, 2.0, reading))
 
 
 def test_safetensors_are_read_as_well(weights: Path, tmp_path: Path) -> None:
