@@ -191,8 +191,9 @@ def past_end_in_words(share: float, short_video: ShortVideo) -> str:
         share: of the frames of all clips, 0..1.
         short_video: of the clips.
     """
+    lie = "would lie" if short_video == "stretch" else "lie"
     return (
-        f"{share:.0%} of the frames of training clips lie past the end of their video "
+        f"{share:.0%} of the frames of training clips {lie} past the end of their video "
         f"(short_video = {short_video}: {_BECOMES[short_video]})"
     )
 
