@@ -76,7 +76,7 @@ def ego_motion_of(
     >>> spec = ClipSpec(num_frames=32, short_side_px=256, crop_px=224)
     >>> moving = ego_motion_of([(240, 427)], spec, Augmentation(ego_motion_sigma_px=2.0))
     >>> round(moving.wanted_path_px, 1), [round(path, 1) for path in moving.path_px]
-    (49.5, [25.4, 49.4])
+    (49.5, [25.6, 49.5])
 
     Args:
         shapes: height and width of each video in pixels, at least one.
@@ -191,8 +191,9 @@ def past_end_in_words(share: float, short_video: ShortVideo) -> str:
         share: of the frames of all clips, 0..1.
         short_video: of the clips.
     """
+    lie = "would lie" if short_video == "stretch" else "lie"
     return (
-        f"{share:.0%} of the frames of training clips lie past the end of their video "
+        f"{share:.0%} of the frames of training clips {lie} past the end of their video "
         f"(short_video = {short_video}: {_BECOMES[short_video]})"
     )
 

@@ -118,3 +118,7 @@ def test_what_lies_past_the_end_in_words() -> None:
         "31% of the frames of training clips lie past the end of their video (short_video = hold: "
         "its last frame stands still)"
     )
+    assert past_end_in_words(0.5, "stretch") == (
+        "50% of the frames of training clips would lie past the end of their video (short_video = "
+        "stretch: its frames are spread over the clip)"
+    )
