@@ -101,21 +101,30 @@ class _Reader:
     def read(self) -> None:
         """Fill the attributes."""
         for node in self._ordered():
-            inputs = [self._inputs[name] for name in node.input if name in self._inputs]
-            made = frozenset[str]().union(*inputs)
-            if node.op_type in ("Conv", "Gemm"):
-                self._add_layer(node)
-                made = frozenset({node.output[0]})
-            elif node.op_type == "MaxPool":
-                kernel = tuple(_attributes(node)["kernel_shape"])
-                self.pools.append(Pool(self._window(node, kernel), made))
-            elif node.op_type == "Pad":
-                self._note_padding(node)
-            elif node.op_type in _ROUNDED and node.input[0] in self._paddings:
-                self._paddings[node.output[0]] = self._paddings[node.input[0]]
-            if made:
-                self._inputs.update(dict.fromkeys(node.output, made))
+            try:
+                self._visit(node)
+            except (LookupError, ValueError, TypeError) as error:
+                raise ParityError(
+                    f"{self._source!r}: {node.op_type} {node.name!r} cannot be read, because an "
+                    f"input, an attribute or a number is missing: {error}"
+                ) from error
         self._read_normalisation()
+
+    def _visit(self, node: onnx.NodeProto) -> None:
+        inputs = [self._inputs[name] for name in node.input if name in self._inputs]
+        made = frozenset[str]().union(*inputs)
+        if node.op_type in ("Conv", "Gemm"):
+            self._add_layer(node)
+            made = frozenset({node.output[0]})
+        elif node.op_type == "MaxPool":
+            kernel = tuple(_attributes(node)["kernel_shape"])
+            self.pools.append(Pool(self._window(node, kernel), made))
+        elif node.op_type == "Pad":
+            self._note_padding(node)
+        elif node.op_type in _ROUNDED and node.input[0] in self._paddings:
+            self._paddings[node.output[0]] = self._paddings[node.input[0]]
+        if made:
+            self._inputs.update(dict.fromkeys(node.output, made))
 
     def _ordered(self) -> list[onnx.NodeProto]:
         """The nodes, each behind those that it reads from; quantising leaves them in no order."""
@@ -178,10 +187,7 @@ class _Reader:
                 f"{self._source!r}: {node.op_type} {node.name!r} takes {name!r} from elsewhere in "
                 "the graph, while its numbers have to stand in the file"
             )
-        try:
-            return numpy_helper.to_array(self._constants[name])
-        except (ValueError, TypeError) as error:
-            raise ParityError(f"{self._source!r}: {name!r} cannot be read: {error}") from error
+        return numpy_helper.to_array(self._constants[name])
 
     def _window(self, node: onnx.NodeProto, kernel: Sequence[int]) -> Window:
         attributes = _attributes(node)

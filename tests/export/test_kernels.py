@@ -1,6 +1,5 @@
 """The numbers in an .onnx file are its parent's, and whichever is not is named."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,21 @@ import onnx
 import pytest
 import torch
 
-from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.golden import golden_clip
-from stdeploy.artifacts.spec import ClipSpec, Precision
-from stdeploy.errors import ArtifactError, ParityError, SpecError
-from stdeploy.export import onnx as exporter
+from stdeploy.artifacts.spec import Precision
+from stdeploy.errors import ParityError
 from stdeploy.export import quantise
 from stdeploy.export.kernels import Deviation, deviations
 from stdeploy.export.layers import NetworkLayers, layers_of
-from stdeploy.export.onnx import export_onnx, to_onnx
-from stdeploy.export.onnx_verification import verify_onnx
+from stdeploy.export.onnx import to_onnx
 from stdeploy.export.quantise import Quantiser
-from stdeploy.fusion import fuse_model
-from stdeploy.hardware import cpu_emulates_bf16
-from stdeploy.models.base import ActionModel
-from stdeploy.models.checkpoint import load_model, save_fused
-from tests.helpers.models import TINY_CLIP, card_of, tiny_model, write_signed
+from stdeploy.models.checkpoint import load_model
+from tests.export.files import LENGTHS, PLACE, PRECISIONS, altered, fused_network
+from tests.helpers.models import TINY_CLIP, card_of, tiny_model
 from tests.helpers.onnx_faults import (
     CHANNEL_FAULTS,
     HUNDREDTH,
     PADDED,
-    Place,
     array_of,
     convolution,
     places,
@@ -38,69 +31,24 @@ from tests.helpers.onnx_faults import (
     replace,
     stored_weight,
 )
-from tests.helpers.videos import write_golden_videos
 
-BF16 = pytest.param(
-    "bf16", marks=pytest.mark.skipif(not cpu_emulates_bf16(), reason="needs AVX-512 to verify")
-)
-PRECISIONS = ("fp32", "fp16", BF16, "int8")
-# The best classes of a random network lie so near each other that any rounding swaps them.
-HESITANT = {"top1_changed": 1.0}
-LENGTHS = (1, 1, 3, 3, 5)
-PLACE = Place("conv4.1.conv2", 5)  # of 3 frames
 OLD = Path(__file__).parents[1] / "backends" / "version_0_1_0"
 
 
-def fused_network(architecture: str = "i3d-resnet18", **fields: Any) -> ActionModel:
-    return fuse_model(tiny_model(architecture, **fields)).float()
-
-
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_golden_videos(tmp_path_factory.mktemp("clips") / "clips", count=4)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Path:
-    """a.onnx, a.fp16.onnx, a.bf16.onnx, a.int8.onnx beside a.fused.safetensors."""
-    fused = tmp_path_factory.mktemp("kernels") / "a.fused.safetensors"
-    model = fused_network(temporal_lengths=LENGTHS)
-    save_fused(fused, model, card_of(model))
-    precisions: list[Precision] = ["fp32", "fp16", "int8"]
-    for precision in precisions + (["bf16"] if cpu_emulates_bf16() else []):
-        export_onnx(fused, precision=precision, calibrate=clips, allow=HESITANT)
-    return fused.parent
-
-
-def file_of(folder: Path, precision: str) -> Path:
-    return folder / ("a.onnx" if precision == "fp32" else f"a.{precision}.onnx")
-
-
-def altered(
-    folder: Path, target: Path, precision: str, change: Callable[[onnx.ModelProto], None]
-) -> Path:
-    """A file with a change, and with the content digest of what it is now."""
-    proto = onnx.load(file_of(folder, precision))
-    change(proto)
-    path = file_of(target, precision)
-    write_signed(proto, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def parent(exported: Path) -> NetworkLayers:
-    model, card = load_model(exported / "a.fused.safetensors")
+def parent(exported_folder: Path) -> NetworkLayers:
+    model, card = load_model(exported_folder / "a.fused.safetensors")
     return layers_of(model, card.clip)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("fault", CHANNEL_FAULTS)
 def test_a_fault_in_one_channel_is_caught_and_named(
-    exported: Path, parent: NetworkLayers, tmp_path: Path, precision: str, fault: str
+    exported_folder: Path, parent: NetworkLayers, tmp_path: Path, precision: str, fault: str
 ) -> None:
     for place in places(tiny_model(temporal_lengths=LENGTHS), fault, count=6):
         path = altered(
-            exported, tmp_path, precision, lambda proto, at=place: plant(proto, fault, at)
+            exported_folder, tmp_path, precision, lambda proto, at=place: plant(proto, fault, at)
         )
         (found,) = deviations(path, parent)
         assert found.layer == place.layer
@@ -116,21 +64,21 @@ def test_a_fault_in_one_channel_is_caught_and_named(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_bias_is_compared(
-    exported: Path, parent: NetworkLayers, tmp_path: Path, precision: str
+    exported_folder: Path, parent: NetworkLayers, tmp_path: Path, precision: str
 ) -> None:
     def change(proto: onnx.ModelProto) -> None:
         bias = array_of(proto, "model.conv3.0.downsample.bias")
         bias[3] += np.asarray(0.02).astype(bias.dtype)
         replace(proto, "model.conv3.0.downsample.bias", bias)
 
-    (found,) = deviations(altered(exported, tmp_path, precision, change), parent)
+    (found,) = deviations(altered(exported_folder, tmp_path, precision, change), parent)
     assert (found.layer, found.channel) == ("conv3.0.downsample", 3)
     assert found.text.startswith("its bias is off by 2.0e-02")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_classifier_and_the_normalisation_have_to_be_equal(
-    exported: Path, parent: NetworkLayers, tmp_path: Path, precision: str
+    exported_folder: Path, parent: NetworkLayers, tmp_path: Path, precision: str
 ) -> None:
     def change(proto: onnx.ModelProto) -> None:
         weight = array_of(proto, "model.head.classifier.weight")
@@ -140,7 +88,9 @@ def test_the_classifier_and_the_normalisation_have_to_be_equal(
         offset[1] = np.nextafter(offset[1], np.float32(9))
         replace(proto, "normalise.offset", offset)
 
-    normalisation, classifier = deviations(altered(exported, tmp_path, precision, change), parent)
+    normalisation, classifier = deviations(
+        altered(exported_folder, tmp_path, precision, change), parent
+    )
     assert normalisation.place == "colour 1 of the frames"
     assert (classifier.layer, classifier.channel) == ("head.classifier", 2)
     assert classifier.text.endswith("it has to be equal")
@@ -189,7 +139,7 @@ def feed_otherwise(proto: onnx.ModelProto) -> None:
 )
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_windows_and_what_a_layer_reads_are_compared(
-    exported: Path,
+    exported_folder: Path,
     parent: NetworkLayers,
     tmp_path: Path,
     precision: str,
@@ -197,13 +147,13 @@ def test_windows_and_what_a_layer_reads_are_compared(
     layer: str,
     text: str,
 ) -> None:
-    found = deviations(altered(exported, tmp_path, precision, change), parent)
+    found = deviations(altered(exported_folder, tmp_path, precision, change), parent)
     assert found[0].layer == layer
     assert found[0].text.startswith(text)
 
 
 def test_a_number_that_is_none_and_one_too_large_for_fp16_are_named(
-    exported: Path, parent: NetworkLayers, tmp_path: Path
+    exported_folder: Path, parent: NetworkLayers, tmp_path: Path
 ) -> None:
     def change(proto: onnx.ModelProto) -> None:
         name = stored_weight(proto, PLACE.layer)
@@ -211,12 +161,12 @@ def test_a_number_that_is_none_and_one_too_large_for_fp16_are_named(
         kernel[1, 0, 0, 0, 0], kernel[4, 0, 0, 0, 0] = np.nan, np.inf
         replace(proto, name, kernel)
 
-    found = deviations(altered(exported, tmp_path, "fp16", change), parent)
+    found = deviations(altered(exported_folder, tmp_path, "fp16", change), parent)
     assert [each.channel for each in found] == [1, 4]
 
 
 def test_an_int8_step_that_hides_its_kernel_is_named(
-    exported: Path, parent: NetworkLayers, tmp_path: Path
+    exported_folder: Path, parent: NetworkLayers, tmp_path: Path
 ) -> None:
     """Half of a large enough step is more than any weight."""
 
@@ -227,7 +177,7 @@ def test_an_int8_step_that_hides_its_kernel_is_named(
         scale[PLACE.channel] = 1e3
         replace(proto, name, scale)
 
-    (found,) = deviations(altered(exported, tmp_path, "int8", change), parent)
+    (found,) = deviations(altered(exported_folder, tmp_path, "int8", change), parent)
     assert (found.layer, found.channel) == (PLACE.layer, PLACE.channel)
 
 
@@ -294,10 +244,10 @@ def test_fp32_and_int8_of_random_networks_give_no_alarm(
 @pytest.mark.usefixtures("seven_bits")
 @pytest.mark.parametrize("fault", CHANNEL_FAULTS)
 def test_a_fault_in_weights_of_seven_bits_is_caught(
-    tmp_path: Path, exported: Path, parent: NetworkLayers, fault: str
+    tmp_path: Path, exported_folder: Path, parent: NetworkLayers, fault: str
 ) -> None:
     quantiser = Quantiser(
-        onnx.load(exported / "a.onnx"), golden_clip(1, TINY_CLIP.frames_shape)[None]
+        onnx.load(exported_folder / "a.onnx"), golden_clip(1, TINY_CLIP.frames_shape)[None]
     )
     proto = quantiser.quantise(quantiser.layers)
     largest = np.abs(array_of(proto, stored_weight(proto, PLACE.layer)).astype(int)).max()
@@ -332,15 +282,15 @@ def rename(proto: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_layers_without_their_names_are_known_by_what_they_read(
-    exported: Path, parent: NetworkLayers, tmp_path: Path, precision: str
+    exported_folder: Path, parent: NetworkLayers, tmp_path: Path, precision: str
 ) -> None:
-    assert deviations(altered(exported, tmp_path, precision, rename), parent) == []
+    assert deviations(altered(exported_folder, tmp_path, precision, rename), parent) == []
 
     def change(proto: onnx.ModelProto) -> None:
         plant(proto, HUNDREDTH, PLACE)
         rename(proto)
 
-    (found,) = deviations(altered(exported, tmp_path, precision, change), parent)
+    (found,) = deviations(altered(exported_folder, tmp_path, precision, change), parent)
     assert (found.layer, found.channel) == (PLACE.layer, PLACE.channel)
 
 
@@ -419,128 +369,14 @@ def leave_padding(proto: onnx.ModelProto) -> None:
     ],
 )
 def test_a_graph_of_another_structure_is_refused(
-    exported: Path,
+    exported_folder: Path,
     parent: NetworkLayers,
     tmp_path: Path,
     change: Callable[[onnx.ModelProto], None],
     message: str,
 ) -> None:
     with pytest.raises(ParityError, match=message):
-        deviations(altered(exported, tmp_path, "fp32", change), parent)
-
-
-# In exporting, and once more afterwards.
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_nothing_is_written_where_a_channel_is_off_by_a_hundredth(
-    exported: Path,
-    clips: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    precision: Precision,
-) -> None:
-    """1 % of one channel changes answers less than lower precision does."""
-    shutil.copy(exported / "a.fused.safetensors", tmp_path)
-    save = exporter._save
-
-    def planting(graph: onnx.ModelProto, *rest: Any) -> None:
-        changed = onnx.ModelProto()
-        changed.CopyFrom(graph)
-        plant(changed, HUNDREDTH, PLACE)
-        save(changed, *rest)
-
-    monkeypatch.setattr(exporter, "_save", planting)
-    message = (
-        rf"^'a\.fused\.safetensors' in {precision} holds other numbers than its parent: in layer "
-        r"'conv4\.1\.conv2', channel 5, its kernel is off by .*; nothing was written$"
-    )
-    options: dict[str, Any] = {"calibrate": clips, "allow": HESITANT}
-    with pytest.raises(ParityError, match=message):
-        export_onnx(tmp_path / "a.fused.safetensors", precision=precision, **options)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.fused.safetensors"]
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_file_is_verified_once_more(exported: Path, precision: str) -> None:
-    path = file_of(exported, precision)
-    rows = verify_onnx(path, exported / "a.fused.safetensors", allow=HESITANT)
-    assert all(row.passed for row in rows)
-    recorded = read_card(path).parity
-    assert [row.check for row in rows] == [row.check for row in recorded]
-    assert rows[-1] == recorded[-1]
-    assert rows[-1].detail == "605 channels of 21 layers"
-
-
-def test_another_parent_is_told_from_the_own(exported: Path, tmp_path: Path) -> None:
-    other = fused_network(temporal_lengths=LENGTHS, seed=1)
-    save_fused(tmp_path / "b.fused.safetensors", other, card_of(other))
-    message = (
-        r"^'a\.onnx' holds other numbers than its parent: in layer 'conv1', channel \d, its kernel "
-        r"is off by .*, it has to be equal \(and \d+ more like it\); export it again: stdeploy "
-        r"export .*b\.fused\.safetensors$"
-    )
-    with pytest.raises(ParityError, match=message):
-        verify_onnx(exported / "a.onnx", tmp_path / "b.fused.safetensors")
-
-
-def test_wrong_answers_are_told_where_all_numbers_are_right(exported: Path, tmp_path: Path) -> None:
-    """A ReLU that is left out is in no kernel."""
-
-    def change(proto: onnx.ModelProto) -> None:
-        next(node for node in proto.graph.node if node.op_type == "Relu").op_type = "Identity"
-
-    path = altered(exported, tmp_path, "fp32", change)
-    with pytest.raises(ParityError, match=r"^'a\.onnx' differs from its parent: .*export it again"):
-        verify_onnx(path, exported / "a.fused.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("fields", "error", "message"),
-    [
-        ({"model": {"num_classes": 4}}, ArtifactError, "holds another network"),
-        ({"clip": {"num_frames": 16}}, ArtifactError, "takes other clips"),
-        ({"allow": {"speed": 1.0}}, SpecError, "no threshold 'speed'"),
-        ({"max_clips": 0}, SpecError, "max_clips = 0"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_compared_is_refused(
-    exported: Path, tmp_path: Path, fields: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    model = fused_network(temporal_lengths=LENGTHS, **fields.pop("model", {}))
-    clip = ClipSpec.parse({**TINY_CLIP.model_dump(), **fields.pop("clip", {})})
-    save_fused(tmp_path / "b.fused.safetensors", model, card_of(model, clip))
-    with pytest.raises(error, match=message):
-        verify_onnx(exported / "a.onnx", tmp_path / "b.fused.safetensors", **fields)
-
-
-def drop_weight(proto: onnx.ModelProto) -> None:
-    node = convolution(proto, "model.conv5.1.conv2.weight")
-    del node.input[1:]
-
-
-def cut_tensor(proto: onnx.ModelProto) -> None:
-    tensor = next(t for t in proto.graph.initializer if t.name == "model.conv5.1.conv2.weight")
-    tensor.raw_data = tensor.raw_data[:-6]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [(drop_weight, "is no valid ONNX file: "), (cut_tensor, r"conv5\.1\.conv2\.weight")],
-)
-def test_a_damaged_graph_is_one_line(
-    exported: Path, tmp_path: Path, change: Callable[[onnx.ModelProto], None], message: str
-) -> None:
-    path = altered(exported, tmp_path, "fp32", change)
-    with pytest.raises(ArtifactError, match=message):
-        verify_onnx(path, exported / "a.fused.safetensors")
-
-
-def test_an_engine_is_no_onnx_file(exported: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.engine").write_bytes(b"plan")
-    with pytest.raises(ArtifactError, match=r"an \.onnx file is wanted"):
-        verify_onnx(tmp_path / "a.engine", exported / "a.fused.safetensors")
+        deviations(altered(exported_folder, tmp_path, "fp32", change), parent)
 
 
 def test_places_are_told_in_words() -> None:
