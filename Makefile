@@ -80,7 +80,7 @@ LOCK = $(COMPILE) --generate-hashes --only-binary :all: \
 	--python-version 3.12 --python-platform x86_64-manylinux_2_28
 lock: install
 	$(BIN)/pip install --quiet uv
-	$(COMPILE) --universal --python-version 3.11.5 --no-annotate --extra dev -o $(LOCKED) pyproject.toml
+	$(COMPILE) --universal --python-version 3.11 --no-annotate --extra dev -o $(LOCKED) pyproject.toml
 	$(LOCK) --extra cpu --extra openvino --extra serve --extra pyav -o serve/requirements/cpu.txt pyproject.toml
 	$(LOCK) --extra gpu --extra serve --extra pyav -o serve/requirements/gpu.txt pyproject.toml
 	echo 'setuptools>=77' | $(LOCK) -o serve/requirements/build.txt -
