@@ -228,6 +228,7 @@ def test_the_example_of_an_architecture(tmp_path: Path) -> None:
     assert float(said.rpartition(" ")[2]) < 1e-12
 
 
+@pytest.mark.slow
 def test_examples_that_train_and_compare(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", train=10, validation=5, seed=0)
     labels = stdeploy_labels(tmp_path / "data")

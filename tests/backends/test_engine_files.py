@@ -50,6 +50,7 @@ def built(rtx: None, tmp_path_factory: pytest.TempPathFactory) -> BuiltEngine:
     return build_engine(export_onnx(folder / "a.fused.safetensors").path, TARGETS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_every_architecture_is_exported_parsed_and_built_in_every_precision(
     request: pytest.FixtureRequest, tmp_path: Path, clips: Path, architecture: str

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(__file__).parents[2] / "stdeploy"
 FILES = ("backends/tensorrt_builder.py", "backends/tensorrt.py")
 # What the bindings import from the libraries; nothing of it is called here.

@@ -16,6 +16,8 @@ from tests.helpers.odd_videos import coloured_frames, encode
 from tests.helpers.program import records, stdeploy
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
 RUN = ("--backend", "onnxruntime", "--threads", 1, "--views", 2, "--json")
 RAY = ("--ray", "local", "--workers", 2)
 VIDEOS = 24

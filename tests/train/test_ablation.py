@@ -86,6 +86,7 @@ def test_tables_hold_what_is_there() -> None:
     assert row == "| none | 50.0 ± 14.1 | 67.54 |  | 68.83 |  | 68.82 |"
 
 
+@pytest.mark.slow
 def test_an_ablation_runs_goes_on_and_refuses_other_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +142,7 @@ def test_results_of_other_videos_are_not_taken_for_these(
         CliRunner().invoke(app, [*arguments, "--data", "b"], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_runs_at_once_that_are_told_to_stop_save_their_states(tmp_path: Path) -> None:
     settings = [
         *("model.width=0.125", "synthetic.train_videos=20", "synthetic.validation_videos=10"),
