@@ -56,6 +56,14 @@ def test_so_many_seeds_find_the_effect_with_the_power_asked_for() -> None:
     assert needed_seeds(0.1) < seeds < needed_seeds(3.0)
 
 
+def test_student_t_goes_on_beyond_its_table() -> None:
+    # Of the tables in use: 40, 60, 120 degrees of freedom, and the normal distribution.
+    for freedom, quantile in ((40, 2.0211), (60, 2.0003), (120, 1.9799), (10**9, 1.96)):
+        assert student_t(freedom) == pytest.approx(quantile, abs=1e-3)
+    falling = [student_t(freedom) for freedom in range(1, 100)]
+    assert falling == sorted(falling, reverse=True)
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     contrast = Contrast("a - b", {"a": 1, "b": -1}, 0.0)
     for accuracies in ({"a": [1.0], "b": [1.0]}, {"a": [1.0, 2.0], "b": [1.0]}):
