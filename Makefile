@@ -41,12 +41,15 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two at a time, whole files, so that a file's artifacts are made once. Apart: the backends, whose
-# libraries (TensorRT-RTX, OpenVINO) stay loaded, from what starts many processes of its own. A
-# process that has trained with workers, then run OpenVINO, dies of a segmentation fault when it
-# starts the next process; so tests that open OpenVINO belong to these.
-BACKENDS := tests/test_front_door.py tests/analysis tests/backends tests/bench tests/cli tests/docs tests/export tests/gpu tests/install tests/serve
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
+# Two at a time, whole files, so that a file's artifacts are made once, and the longest first. One
+# thread each: threads of torch that wait for each other starve where others work too. A test that
+# hangs is stopped, and shows where. Apart: the backends, whose libraries (TensorRT-RTX, OpenVINO)
+# stay loaded, from what starts many processes of its own. A process that has trained with workers,
+# then run OpenVINO, dies of a segmentation fault when it starts the next process; so tests that
+# open OpenVINO belong to these.
+BACKENDS := tests/docs tests/bench tests/cli tests/backends tests/serve tests/install tests/export tests/test_front_door.py tests/analysis tests/gpu
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile \
+	--no-loadscope-reorder --timeout 1200 --timeout-method thread
 test: install
 	$(PYTEST) -m 'not slow' $(BACKENDS)
 	$(PYTEST) -m 'not slow' $(BACKENDS:%=--ignore=%)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,7 +75,14 @@ _Views = Annotated[
     int | None, typer.Option("--views", min=1, max=64, help="Clips averaged per video.")
 ]
 _AtOnce = Annotated[
-    int, typer.Option("--at-once", min=1, help="Runs at a time, each in its own process.")
+    int | None,
+    typer.Option(
+        "--at-once",
+        min=1,
+        help="Runs at a time, each in a process of its own; of the order task on a GPU: seeds of "
+        "an arm that are one stack of networks. Default: order: as many as there are processors, "
+        "or on a GPU all; tables: 1.",
+    ),
 ]
 _Accelerator = Annotated[
     Accelerator, typer.Option("--accelerator", help="auto: a GPU where there is one.")
@@ -92,7 +100,7 @@ def command(
     output: _Output = Path("ablation"),
     overrides: _Overrides = None,
     views: _Views = None,
-    at_once: _AtOnce = 1,
+    at_once: _AtOnce = None,
     accelerator: _Accelerator = Accelerator.AUTO,
 ) -> None:
     """Compare the networks of the paper's Tables 2, 3 and 4 by training all of them.
@@ -113,7 +121,7 @@ def command(
                 output=output,
                 overrides=overrides or [],
                 views=views,
-                at_once=at_once,
+                at_once=at_once or 1,
                 accelerator=accelerator.value,
             )
         )
@@ -136,11 +144,14 @@ def command(
     _order(size.value, len(numbers), output, at_once, accelerator.value)
 
 
-def _order(size: "SizeName", seeds: int, output: Path, at_once: int, accelerator: str) -> None:
+def _order(
+    size: "SizeName", seeds: int, output: Path, at_once: int | None, accelerator: str
+) -> None:
     """Train the arms of the order experiment, and print and draw what came out."""
     require("torch", extra="train", purpose="training")
     import torch
 
+    from stdeploy.hardware import cpu_count
     from stdeploy.train.order_experiment import arms_of
     from stdeploy.train.order_report import to_markdown
     from stdeploy.train.order_runs import run_arms, settings_of
@@ -149,10 +160,16 @@ def _order(size: "SizeName", seeds: int, output: Path, at_once: int, accelerator
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise BackendError("--accelerator cuda: torch sees no NVIDIA GPU here")
     device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    settings = settings_of(size).model_copy(update={"seeds": seeds, "stack": min(at_once, seeds)})
+    settings = settings_of(size).model_copy(update={"seeds": seeds})
+    if device == "cuda":
+        settings = settings.model_copy(update={"stack": min(at_once or seeds, seeds)})
+        at_once = 1
     arms = arms_of(size)
     results: dict[Arm, ArmResult] = {}
-    for arm, result in run_arms(arms, settings, output, device=device, tell=note):
+    trained = run_arms(
+        arms, settings, output, device=device, at_once=at_once or cpu_count(), tell=note
+    )
+    for arm, result in trained:
         results[arm] = result
         _write(output / "order.md", to_markdown(results))
         note(f"{len(results)}/{len(arms)}  {arm.name}")
@@ -190,7 +207,8 @@ def _tables(asked: _TablesAsked) -> None:
     # Only now, because importing them takes seconds.
     require("torch", extra="train", purpose="training")
     require("lightning_fabric", extra="train", purpose="training")
-    from stdeploy.train.grid import Job, Setting, run_all
+    from stdeploy.train.grid import Job, Setting, run
+    from stdeploy.train.parallel_runs import Run, run_all
     from stdeploy.train.plots import draw_tables
     from stdeploy.train.processes import Machine
     from stdeploy.train.train_model import training_data
@@ -216,7 +234,8 @@ def _tables(asked: _TablesAsked) -> None:
     ]
     setting = Setting(training, held_out, Machine(accelerator=asked.accelerator), asked.views)
     results: dict[Variant, Spread] = {}
-    accuracies = run_all(jobs, setting, at_once=asked.at_once)
+    runs = [Run(f"in {str(job.folder)!r}", partial(run, job, setting)) for job in jobs]
+    accuracies = run_all(runs, at_once=asked.at_once)
     for done, ((seed, variant), top1) in enumerate(zip(plan, accuracies, strict=True), start=1):
         note(f"{done}/{len(plan)}  {variant.name}, seed {seed}: top-1 {top1:.1%}")
         before = results[variant].values if variant in results else ()

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from stdeploy.models.registry import build
 from stdeploy.train.initialisation import inflate_network
 from stdeploy.train.order_experiment import ARMS, Arm
 from stdeploy.train.order_task import ORDERS, OrderTask, order_clips, shapes_shown
+from stdeploy.train.parallel_runs import Run, run_all
 from stdeploy.train.stacked_training import StackedNetworks, StackedOptimiser
 
 _SHAPES = 4
@@ -132,7 +134,8 @@ def run_arms(
     folder: Path,
     *,
     device: str = "cpu",
-    tell: Callable[[str], None] = lambda _text: None,
+    at_once: int = 1,
+    tell: Callable[[str], None] = print,
 ) -> Iterator[tuple[Arm, ArmResult]]:
     """Train arms that are not in the folder yet, and give the results of all.
 
@@ -141,23 +144,40 @@ def run_arms(
         settings: of the experiment.
         folder: keeps the start and a result for each arm; the same call goes on after a break.
         device: "cpu" or "cuda".
-        tell: is told how an arm goes.
+        at_once: arms at a time, each in a process of its own.
+        tell: is told how an arm goes; a function of a module, for the processes.
 
     Raises:
         SpecError: the folder holds results of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _check_settings(folder / "settings.json", settings)
-    start: Mapping[str, Tensor] | None = None
-    for arm in arms:
-        path = folder / f"{arm.name.replace(', ', '-').replace(' ', '-')}.json"
-        if path.is_file():
-            result = ArmResult.parse(json.loads(path.read_text()))
-        else:
-            start = start or _start(folder / "start.safetensors", settings, device, tell)
-            result = train_arm(arm, settings, start, device=device, tell=tell)
-            _write(path, result)
-        yield arm, result
+    kept = {arm: folder / f"{arm.name.replace(', ', '-').replace(' ', '-')}.json" for arm in arms}
+    if not all(path.is_file() for path in kept.values()):
+        start = _start(folder / "start.safetensors", settings, device, tell)
+    else:
+        start = {}
+    runs = [
+        Run(arm.name, partial(_kept_arm, arm, settings, start, path, device, tell))
+        for arm, path in kept.items()
+    ]
+    yield from zip(arms, run_all(runs, at_once=at_once), strict=True)
+
+
+def _kept_arm(
+    arm: Arm,
+    settings: OrderSettings,
+    start: Mapping[str, Tensor],
+    path: Path,
+    device: str,
+    tell: Callable[[str], None],
+) -> ArmResult:
+    """The result of an arm from its file; without one it is trained."""
+    if path.is_file():
+        return ArmResult.parse(json.loads(path.read_text()))
+    result = train_arm(arm, settings, start, device=device, tell=tell)
+    _write(path, result)
+    return result
 
 
 def train_arm(

@@ -62,6 +62,14 @@ def test_seeds_at_once_are_seeds_one_by_one(folder: Path, tmp_path: Path) -> Non
         assert second == pytest.approx(first, rel=1e-3)
 
 
+def test_arms_side_by_side_are_arms_one_by_one(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "start.safetensors").write_bytes((folder / "start.safetensors").read_bytes())
+    both = list(run_arms(TWO, TINY, tmp_path, at_once=2))
+    assert [arm for arm, _ in both] == TWO
+    for (_, one), (_, other) in zip(run_arms(TWO, TINY, folder), both, strict=True):
+        assert other.losses == pytest.approx(one.losses, rel=1e-3)  # other sums of other threads
+
+
 def test_seeds_differ_and_arms_of_a_seed_see_the_same_clips(folder: Path) -> None:
     ((_, one), (_, other)) = run_arms(TWO, TINY, folder)
     assert one.losses[0] != one.losses[1]
