@@ -63,7 +63,10 @@ _Tables = Annotated[
     str | None, typer.Option("--tables", help="Of 2, 3, 4 (4a, 4b, 4c). Default: all.")
 ]
 _Size = Annotated[Size, typer.Option("--size", help="small: the rows that the argument needs.")]
-_Seeds = Annotated[str, typer.Option("--seeds", help="One run of each.")]
+_Seeds = Annotated[
+    str | None,
+    typer.Option("--seeds", help="One run of each. Default: order: as the size says; tables: 0,1,2."),
+]
 _Output = Annotated[
     Path, typer.Option("--output", "-o", help="Folder of the runs; one there goes on.")
 ]
@@ -90,13 +93,13 @@ _Accelerator = Annotated[
 
 
 def command(
-    task: _Task = Task.TABLES,
+    task: _Task = Task.ORDER,
     recipe: _Recipe = None,
     data: _Data = None,
     validation: _Validation = None,
     tables: _Tables = None,
     size: _Size = Size.SMALL,
-    seeds: _Seeds = "0,1,2",
+    seeds: _Seeds = None,
     output: _Output = Path("ablation"),
     overrides: _Overrides = None,
     views: _Views = None,
@@ -108,7 +111,7 @@ def command(
     A seed decides the first weights and the order of everything; all rows get the same ones. What
     is done is kept: the same command goes on after a break, and does only what is missing.
     """
-    numbers = _numbers(seeds)
+    numbers = _numbers(seeds or "0,1,2")
     if task is Task.TABLES:
         _tables(
             _TablesAsked(
@@ -139,13 +142,13 @@ def command(
             raise SpecError(
                 f"{option} belongs to the rows of the paper on a data set; add --task tables"
             )
-    if numbers != list(range(len(numbers))):
+    if seeds and numbers != list(range(len(numbers))):
         raise SpecError(f"--seeds {seeds!r}: the order task takes seeds from 0 up, such as 0,1,2,3")
-    _order(size.value, len(numbers), output, at_once, accelerator.value)
+    _order(size.value, len(numbers) if seeds else None, output, at_once, accelerator.value)
 
 
 def _order(
-    size: "SizeName", seeds: int, output: Path, at_once: int | None, accelerator: str
+    size: "SizeName", seeds: int | None, output: Path, at_once: int | None, accelerator: str
 ) -> None:
     """Train the arms of the order experiment, and print and draw what came out."""
     require("torch", extra="train", purpose="training")
@@ -160,9 +163,11 @@ def _order(
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise BackendError("--accelerator cuda: torch sees no NVIDIA GPU here")
     device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    settings = settings_of(size).model_copy(update={"seeds": seeds})
+    settings = settings_of(size)
+    settings = settings.model_copy(update={"seeds": seeds or settings.seeds})
     if device == "cuda":
-        settings = settings.model_copy(update={"stack": min(at_once or seeds, seeds)})
+        stack = min(at_once or settings.seeds, settings.seeds)
+        settings = settings.model_copy(update={"stack": stack})
         at_once = 1
     arms = arms_of(size)
     results: dict[Arm, ArmResult] = {}

@@ -58,15 +58,15 @@ class OrderSettings(Spec):
         stack: seeds of an arm that are trained at once; see `StackedNetworks`.
     """
 
-    height_px: int = 24
-    width_px: int = 32
+    height_px: int = 16
+    width_px: int = 16
     num_frames: int = 32
-    gaps: tuple[int, int] = (2, 14)
+    gaps: tuple[int, int] = (2, 12)
     width: float = Field(default=0.5, gt=0)
-    seeds: int = Field(default=3, ge=1, le=100)
-    steps: int = Field(default=1200, ge=1, lt=_MOST_STEPS)
+    seeds: int = Field(default=5, ge=1, le=100)
+    steps: int = Field(default=1500, ge=1, lt=_MOST_STEPS)
     batch_size: int = Field(default=32, ge=2)
-    learning_rate: float = Field(default=0.1, gt=0)
+    learning_rate: float = Field(default=0.3, gt=0)
     start_steps: int = Field(default=600, ge=1, lt=_MOST_STEPS)
     validation_clips: int = Field(default=5000, ge=100)
     rates: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)

@@ -27,7 +27,7 @@ ORDERS = tuple(itertools.permutations(range(_SHAPES), _SHOWN))  # by class
 _DURATION = 2.0  # frames of a flash, at the rate and speed 1
 _BLOCK_PX = 4  # of the texture
 _DRIFT_PX = 0.3  # a frame, standard deviation
-_TEXTURE, _NOISE, _BRIGHTNESS = 0.4, 0.25, 3.0  # of pixels whose standard deviation is about 1
+_TEXTURE, _NOISE, _BRIGHTNESS = 0.5, 1.0, 1.4  # of pixels whose standard deviation is about 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,9 @@
 import dataclasses
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Generic, TypeVar, cast
@@ -115,8 +117,17 @@ class _Process(Generic[T]):
         self._process.join()
 
 
+def _end_with_the_first_process() -> None:
+    """Tell this process to stop when the one that started it is gone, killed perhaps."""
+    first = multiprocessing.parent_process()
+    if first is not None:
+        first.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _work(work: Callable[[], object], at_once: int, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the first process decides
+    threading.Thread(target=_end_with_the_first_process, daemon=True).start()
     threads = max(1, cpu_count() // at_once)
     torch.set_num_threads(threads)
     limit_threads(threads)
