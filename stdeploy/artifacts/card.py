@@ -11,15 +11,8 @@ from pydantic import Field, FiniteFloat, model_validator
 from stdeploy import __version__
 from stdeploy.artifacts.contents import json_fields, read_contents
 from stdeploy.artifacts.files import StrPath, as_path
-from stdeploy.artifacts.spec import (
-    Arithmetic,
-    ClipSpec,
-    Line,
-    ModelSpec,
-    Precision,
-    Spec,
-    check_labels,
-)
+from stdeploy.artifacts.spec import Arithmetic, ClipSpec, ModelSpec, Precision
+from stdeploy.artifacts.values import Line, Spec, check_labels
 from stdeploy.errors import ArtifactError, SpecError
 
 # How many times larger than the largest logit the terms of a classifier may be: what two classes

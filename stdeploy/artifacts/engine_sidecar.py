@@ -15,7 +15,7 @@ from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.contents import read_contents, sidecar_fields
 from stdeploy.artifacts.digest import DIGEST_FIELD
 from stdeploy.artifacts.files import ONNX_SUFFIX, sidecar_path
-from stdeploy.artifacts.spec import Line, Spec
+from stdeploy.artifacts.values import Line, Spec
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.hardware import Gpu
 

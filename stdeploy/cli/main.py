@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from stdeploy import __version__
-from stdeploy.artifacts.spec import what_is_allowed
+from stdeploy.artifacts.values import what_is_allowed
 from stdeploy.cli import (
     ablate,
     analyze,

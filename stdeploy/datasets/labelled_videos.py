@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from stdeploy.artifacts.spec import check_labels
+from stdeploy.artifacts.values import check_labels
 from stdeploy.errors import DatasetError, did_you_mean
 from stdeploy.video.video_files import PassedOver
 

@@ -17,7 +17,8 @@ from pydantic import (
     model_serializer,
 )
 
-from stdeploy.artifacts.spec import ClipSpec, Spec
+from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.artifacts.values import Spec
 from stdeploy.video.sampling import EDGE_SECONDS, clip_times, view_times
 
 Frames = NDArray[np.uint8]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stdeploy.artifacts.files import whole_file
-from stdeploy.artifacts.spec import Spec
+from stdeploy.artifacts.values import Spec
 from stdeploy.errors import SpecError
 from stdeploy.models.base import ActionModel
 from stdeploy.models.registry import build

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal, Self
 from pydantic import Field
 
 from stdeploy.artifacts.files import CHECKPOINT_SUFFIX
-from stdeploy.artifacts.spec import ClipSpec, ModelSpec, Spec
+from stdeploy.artifacts.spec import ClipSpec, ModelSpec
+from stdeploy.artifacts.values import Spec
 from stdeploy.errors import SpecError, did_you_mean
 from stdeploy.models.registry import check_architecture
 from stdeploy.train.augment import Augmentation

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stdeploy.artifacts.spec import ClipSpec, Spec
+from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.artifacts.values import Spec
 from stdeploy.errors import SpecError, VideoError
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.flaws import NO_FLAWS, Flaws

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
-from stdeploy.artifacts.spec import Spec
+from stdeploy.artifacts.values import Spec
 from stdeploy.video.containers import Programs
 from stdeploy.video.timing import Timing
 

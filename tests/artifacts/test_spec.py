@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from stdeploy.artifacts.spec import ClipSpec, ModelSpec, Spec
+from stdeploy.artifacts.spec import ClipSpec, ModelSpec
+from stdeploy.artifacts.values import Spec
 from stdeploy.errors import SpecError
 from stdeploy.train.augment import Augmentation
 from stdeploy.train.recipe import Optimisation, Recipe, Start, SyntheticData

@@ -1,0 +1,141 @@
+"""Value objects that go to JSON and back, and what is said of wrong values. No torch here."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Self, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from stdeploy.errors import SpecError, did_you_mean
+
+_LONGEST_VALUE = 200  # signs of a wrong value that an error shows
+
+# What moves a terminal's cursor, ends a line, or turns the direction of what follows.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""The same text with its control characters written out.
+
+    >>> printable("run\x1b[31m")
+    'run\\x1b[31m'
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+# Text for people, from files: it is shown as it stands.
+Line = Annotated[str, AfterValidator(printable)]
+
+# By pydantic's type of error, with what it knows about it.
+_ALLOWED = {
+    "bool_parsing": "true or false is allowed",
+    "bool_type": "true or false is allowed",
+    "dict_type": "a table is wanted",
+    "finite_number": "a finite number is allowed",
+    "float_parsing": "a number is allowed",
+    "float_type": "a number is allowed",
+    "greater_than": "more than {gt:.10g} is allowed",
+    "greater_than_equal": "{ge:.10g} or more is allowed",
+    "int_from_float": "a whole number is allowed",
+    "int_parsing": "a whole number is allowed",
+    "int_parsing_size": "a smaller number is allowed",
+    "int_type": "a whole number is allowed",
+    "less_than": "less than {lt:.10g} is allowed",
+    "less_than_equal": "{le:.10g} or less is allowed",
+    "literal_error": "{expected} is allowed",
+    "model_type": "a table is wanted",
+    "string_type": "text is allowed",
+    "too_long": "a list of {max_length} values is wanted",
+    "tuple_type": 'a list in brackets is wanted, such as [1, 2] or ["a", "b"]',
+}
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Refuse names of classes that cannot be told apart or cannot be shown.
+
+    Raises:
+        ValueError: two are equal, or one holds a control character.
+    """
+    places: dict[str, int] = {}
+    for number, label in enumerate(labels):
+        if label != printable(label):
+            raise ValueError(f"label {number} holds a control character: {label[:80]!r}")
+        if label in places:
+            raise ValueError(
+                f"labels {places[label]} and {number} are both {label[:80]!r}; every class has a "
+                "name of its own"
+            )
+        places[label] = number
+
+
+class Spec(BaseModel):
+    """A frozen value object that goes to JSON and back and refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    @classmethod
+    def parse(cls, fields: object, *, source: str = "") -> Self:
+        """Check plain data (a dict, as JSON or TOML gives it).
+
+        Args:
+            fields: the data.
+            source: where a user wrote it, for the error. Default: the name of the class.
+
+        Raises:
+            SpecError: one line that names the field, its value and what is allowed.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise SpecError(f"{source or cls.__name__}: {_told(cls, error.errors())}") from error
+
+
+def what_is_allowed(wrong: ErrorDetails) -> str:
+    """What pydantic finds wrong with a value, in our words: "a whole number is allowed"."""
+    allowed = _ALLOWED.get(wrong["type"])
+    if allowed is None:
+        return wrong["msg"].removeprefix("Value error, ")
+    return allowed.format(**wrong.get("ctx", {}))
+
+
+def _told(spec: type[BaseModel], found: list[ErrorDetails]) -> str:
+    """The first wrong field, its value and what is allowed."""
+    # A misspelt field is reported before the one that is therefore missing.
+    first = min(found, key=lambda wrong: wrong["type"] != "extra_forbidden")
+    place, words = first["loc"], what_is_allowed(first)
+    if first["type"] == "extra_forbidden":
+        words = f"there is no such field{_nearest(spec, place)}"
+    elif first["type"] == "missing" and isinstance(place[-1], str):
+        return f"{'.'.join(map(str, place))} is missing, and has no default"
+    elif first["type"] == "missing":  # the end of a list that is too short
+        place = place[:-1]
+        missing = [int(wrong["loc"][-1]) for wrong in found if wrong["loc"][:-1] == place]
+        words = f"a list of {max(missing) + 1} values is wanted"
+    if not place:
+        return words
+    return f"{printable('.'.join(map(str, place)))} = {_shown(first['input'])}: {words}"
+
+
+def _shown(value: object) -> str:
+    """A wrong value as Python writes it, its middle left out where it is long."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "(nested lists or tables)"
+    if len(text) <= _LONGEST_VALUE:
+        return text
+    return f"{text[: _LONGEST_VALUE // 2]} ... {text[-_LONGEST_VALUE // 2 :]}"
+
+
+def _nearest(spec: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """Which known field an unknown one may have meant, as the rest of a sentence."""
+    *outer, name = place
+    for field in outer:
+        inner = spec.model_fields[str(field)].annotation if field in spec.model_fields else None
+        # An optional table is a union with None.
+        kinds = [k for k in (inner, *get_args(inner)) if isinstance(k, type)]
+        spec = next((k for k in kinds if issubclass(k, BaseModel)), spec)
+    return (
+        did_you_mean(str(name), spec.model_fields) or f"; there are {', '.join(spec.model_fields)}"
+    )
