@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
+from stdeploy.artifacts.layouts import ResNetLayout
 from stdeploy.artifacts.values import Line, Spec
 
 TemporalLengths = tuple[int, int, int, int, int]
@@ -32,6 +33,7 @@ class ModelSpec(Spec):
         num_classes: width of the logits, K.
         width: factor on every channel count; 1 is the paper's network.
         fused: True once branches and batch norms are folded into single filters.
+        layout: of an architecture that is no single network, such as "resnet3d".
     """
 
     architecture: Line
@@ -41,6 +43,8 @@ class ModelSpec(Spec):
     num_classes: int = Field(ge=1)
     width: float = Field(default=1.0, gt=0.0, le=8.0)
     fused: bool = False
+    # Left out of cards that have none, which thus stay as they were before there were layouts.
+    layout: ResNetLayout | None = Field(default=None, exclude_if=lambda layout: layout is None)
 
     @field_validator("temporal_lengths")
     @classmethod
@@ -56,6 +60,15 @@ class ModelSpec(Spec):
                     f"t{stage} is {length}; at most {_MAX_TEMPORAL_LENGTH} frames are allowed"
                 )
         return lengths
+
+    @model_validator(mode="after")
+    def _lengths_are_those_of_the_layout(self) -> Self:
+        if self.layout and self.temporal_lengths != self.layout.temporal_lengths:
+            raise ValueError(
+                f"temporal_lengths {self.temporal_lengths} beside a layout whose filters have "
+                f"{self.layout.temporal_lengths}"
+            )
+        return self
 
     @field_validator("eta")
     @classmethod

@@ -137,6 +137,7 @@ class TemporalBranch(nn.Module):
         padding: zeros on both sides of (T, H, W).
         eta: regularisation of the average, 1..inf.
         eps: added to the variance by the norm.
+        groups: of channels, each of which sees its own alone.
     """
 
     def __init__(
@@ -149,12 +150,16 @@ class TemporalBranch(nn.Module):
         padding: Size3,
         eta: float,
         eps: float,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         self.stride = stride
         self.padding = padding
         self.eta = eta
-        self.coefficients = nn.Parameter(torch.empty(out_channels, in_channels, *kernel_size))
+        self.groups = groups
+        self.coefficients = nn.Parameter(
+            torch.empty(out_channels, in_channels // groups, *kernel_size)
+        )
         self.norm = nn.BatchNorm3d(out_channels, eps=eps)
         nn.init.kaiming_normal_(self.coefficients, mode="fan_out", nonlinearity="relu")
 
@@ -164,7 +169,9 @@ class TemporalBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, T, H, W) to (N, C_out, T', H', W')."""
-        out = functional.conv3d(x, self.kernel(), stride=self.stride, padding=self.padding)
+        out = functional.conv3d(
+            x, self.kernel(), stride=self.stride, padding=self.padding, groups=self.groups
+        )
         normalised: Tensor = self.norm(out)
         return normalised
 
@@ -188,6 +195,7 @@ class TemporalFilter(nn.Module):
             "valid" pads nothing (the caller has padded), and short branches see the frames
             around the centre of the longest.
         eps: added to the variance by the norms.
+        groups: of channels, each of which sees its own alone; it divides C_in and C_out.
     """
 
     def __init__(
@@ -201,9 +209,11 @@ class TemporalFilter(nn.Module):
         eta: float = 1.0,
         padding: Padding = "centred",
         eps: float = 1e-5,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         self.kernel_size = kernel_size
+        self.groups = groups
         self.stride = stride
         self.centred = padding == "centred"
         length, *spatial = kernel_size
@@ -217,6 +227,7 @@ class TemporalFilter(nn.Module):
                 padding=(tau // 2 if self.centred else 0, pad_space[0], pad_space[1]),
                 eta=eta,
                 eps=eps,
+                groups=groups,
             )
             for tau in branch_lengths(length, branches)
         )
@@ -250,9 +261,10 @@ class TemporalFilter(nn.Module):
         kernel, bias = sum_branches([branch.folded() for branch in self.typed_branches()])
         length, height, width = self.kernel_size
         conv = nn.Conv3d(
-            kernel.shape[1],
+            kernel.shape[1] * self.groups,
             kernel.shape[0],
             (length, height, width),
+            groups=self.groups,
             stride=self.stride,
             padding=(length // 2, height // 2, width // 2) if self.centred else 0,
             device="meta",  # no memory, no random numbers: its weights are these

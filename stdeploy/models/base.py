@@ -99,6 +99,7 @@ def conv_norm(
     stride: int | Size3 = 1,
     padding: Padding = "centred",
     eps: float = 1e-5,
+    groups: int = 1,
 ) -> nn.Module:
     """A convolution with its norms, or the single convolution with bias that it folds into.
 
@@ -110,6 +111,7 @@ def conv_norm(
         stride: (sT, sH, sW), or one number for space, with time left at 1.
         padding: see `TemporalFilter`.
         eps: added to the variance by the norms.
+        groups: of channels, each of which sees its own alone.
     """
     strides = stride if isinstance(stride, tuple) else (1, stride, stride)
     if not spec.fused:
@@ -122,6 +124,7 @@ def conv_norm(
             eta=spec.eta,
             padding=padding,
             eps=eps,
+            groups=groups,
         )
     length, height, width = kernel_size
     centred = (length // 2, height // 2, width // 2)
@@ -131,4 +134,5 @@ def conv_norm(
         kernel_size,
         stride=strides,
         padding=centred if padding == "centred" else 0,
+        groups=groups,
     )

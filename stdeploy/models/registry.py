@@ -20,6 +20,8 @@ ARCHITECTURES: Mapping[str, str] = {
     "i3d-inception": "stdeploy.models.i3d_inception:I3DInception",
     "plain": "stdeploy.models.plain:PlainNet",
 }
+# Likewise, of networks of other projects: the name alone is none, `ModelSpec.layout` says the rest.
+OF_A_LAYOUT: Mapping[str, str] = {"resnet3d": "stdeploy.models.resnet:resnet3d"}
 
 
 def check_architecture(name: str) -> None:
@@ -66,10 +68,15 @@ def build(spec: ModelSpec) -> "ActionModel":
     """Build a network with fresh weights.
 
     Raises:
-        SpecError: no such architecture.
+        SpecError: no such architecture, or one that needs a layout and has none.
     """
-    check_architecture(spec.architecture)
-    make: Callable[[ModelSpec], ActionModel] = pkgutil.resolve_name(
-        ARCHITECTURES[spec.architecture]
-    )
+    if spec.layout is None:
+        check_architecture(spec.architecture)
+    elif spec.architecture not in OF_A_LAYOUT:
+        raise SpecError(
+            f"architecture {spec.architecture!r} has no layout; with one, {', '.join(OF_A_LAYOUT)} "
+            "is allowed"
+        )
+    place = {**ARCHITECTURES, **OF_A_LAYOUT}[spec.architecture]
+    make: Callable[[ModelSpec], ActionModel] = pkgutil.resolve_name(place)
     return make(spec)

@@ -1,81 +1,103 @@
-"""I3D-ResNet-18 and -50 and S3D-ResNet-50: one residual trunk, two kinds of 3x3 convolution.
+"""Residual networks: the paper's I3D- and S3D-ResNets, and any other that a layout describes.
 
-NOTE: as the GFLOPs of Tables 2 and 5 imply, the stride of a bottleneck sits on its 3x3
-convolution, nothing strides in time, and only the convolutions that Table 1 underlines have
-a temporal length; 1x1x1 and downsampling convolutions have none.
+NOTE: as the GFLOPs of Tables 2 and 5 imply, in the paper's networks the stride of a bottleneck sits
+on its 3x3 convolution, nothing strides in time, and only the convolutions that Table 1 underlines
+have a temporal length; 1x1x1 and downsampling convolutions have none.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn import functional
 
+from stdeploy.artifacts.layouts import ResNetLayout, Size3, StageLayout, StemLayout
 from stdeploy.artifacts.spec import ModelSpec
+from stdeploy.errors import SpecError
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel, AveragePoolHead, Counterpart, conv_norm, scaled
-
-# (spec, in_channels, out_channels, temporal length, spatial stride) -> module
-SpatioTemporalConv = Callable[[ModelSpec, int, int, int, int], nn.Module]
 
 # Of torchvision (BSD-3), IMAGENET1K_V1; the digits are the beginning of the file's SHA-256.
 RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 RESNET50_URL = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 
 
-class BasicBlock(nn.Module):
-    """Two spatio-temporal convolutions and a shortcut (ResNet-18)."""
+class ResidualBlock(nn.Module):
+    """Two spatio-temporal convolutions, or one between two of 1x1x1, and a shortcut.
 
-    expansion: ClassVar[int] = 1
+    Args:
+        spec: the network.
+        layout: likewise.
+        stage: where the block is.
+        index: of the block in its stage.
+        in_channels: C_in, already scaled.
+    """
 
     def __init__(
         self,
         spec: ModelSpec,
-        conv: SpatioTemporalConv,
+        layout: ResNetLayout,
+        stage: StageLayout,
+        index: int,
         in_channels: int,
-        channels: int,
-        length: int,
-        stride: int,
     ) -> None:
         super().__init__()
-        self.conv1 = conv(spec, in_channels, channels, length, stride)
-        self.conv2 = conv(spec, channels, channels, length, 1)
-        self.downsample = _shortcut(spec, in_channels, channels, stride)
+        channels, length = scaled(stage.channels, spec.width), stage.lengths[index]
+        stride = stage.stride if index == 0 else (1, 1)
+        middles = stage.middles[index] if stage.middles else (None, None)
+        self.bottleneck = layout.block == "bottleneck"
+        if self.bottleneck:
+            first = length if layout.temporal == "first" else 1
+            middle = length if layout.temporal == "middle" else 1
+            self.out_channels = 4 * channels
+            self.conv1 = conv_norm(spec, in_channels, channels, (first, 1, 1), eps=layout.eps)
+            self.conv2 = _convolution(
+                spec,
+                layout,
+                channels,
+                channels,
+                middle,
+                stride,
+                middles[0],
+                groups=channels if layout.depthwise else 1,
+            )
+            self.conv3 = conv_norm(spec, channels, self.out_channels, (1, 1, 1), eps=layout.eps)
+        else:
+            self.out_channels = channels
+            self.conv1 = _convolution(
+                spec, layout, in_channels, channels, length, stride, middles[0]
+            )
+            self.conv2 = _convolution(spec, layout, channels, channels, length, (1, 1), middles[1])
+        self.downsample = _shortcut(spec, layout, in_channels, self.out_channels, stride)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C_in, T, H, W) to (N, C, T, H / stride, W / stride)."""
+        """Map (N, C_in, T, H, W) to (N, C_out, T / sT, H / s, W / s)."""
         out = self.conv2(self.relu(self.conv1(x)))
+        if self.bottleneck:
+            out = self.conv3(self.relu(out))
         result: Tensor = self.relu(out + self.downsample(x))
         return result
 
 
-class Bottleneck(nn.Module):
-    """1x1x1, spatio-temporal convolution, 1x1x1 and a shortcut (ResNet-50)."""
+class PaddingShortcut(nn.Module):
+    """Every s-th frame and pixel, and channels of zeros: shortcut A of He et al. (CVPR 2016).
 
-    expansion: ClassVar[int] = 4
+    Args:
+        out_channels: C_out.
+        stride: (sT, s).
+    """
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        conv: SpatioTemporalConv,
-        in_channels: int,
-        channels: int,
-        length: int,
-        stride: int,
-    ) -> None:
+    def __init__(self, out_channels: int, stride: tuple[int, int]) -> None:
         super().__init__()
-        out_channels = channels * self.expansion
-        self.conv1 = conv_norm(spec, in_channels, channels, (1, 1, 1))
-        self.conv2 = conv(spec, channels, channels, length, stride)
-        self.conv3 = conv_norm(spec, channels, out_channels, (1, 1, 1))
-        self.downsample = _shortcut(spec, in_channels, out_channels, stride)
-        self.relu = nn.ReLU(inplace=True)
+        self.out_channels = out_channels
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C_in, T, H, W) to (N, 4 C, T, H / stride, W / stride)."""
-        out = self.relu(self.conv2(self.relu(self.conv1(x))))
-        result: Tensor = self.relu(self.conv3(out) + self.downsample(x))
-        return result
+        """Map (N, C_in, T, H, W) to (N, C_out, T / sT, H / s, W / s)."""
+        in_time, in_space = self.stride
+        taken = x[:, :, ::in_time, ::in_space, ::in_space]
+        return functional.pad(taken, (0, 0, 0, 0, 0, 0, 0, self.out_channels - x.shape[1]))
 
 
 class ResNet3d(ActionModel):
@@ -83,38 +105,34 @@ class ResNet3d(ActionModel):
 
     Args:
         spec: the network.
-        block: kind of residual block.
-        depths: blocks in conv2..conv5.
-        conv: makes the spatio-temporal convolutions of the blocks.
+        layout: likewise, where `spec` has none.
         imagenet_url: of the 2D ResNet with the same blocks; "" where there is none.
+
+    Raises:
+        SpecError: neither describes a layout.
     """
 
     def __init__(
-        self,
-        spec: ModelSpec,
-        *,
-        block: type[BasicBlock] | type[Bottleneck],
-        depths: Sequence[int],
-        conv: SpatioTemporalConv,
-        imagenet_url: str = "",
+        self, spec: ModelSpec, layout: ResNetLayout | None = None, imagenet_url: str = ""
     ) -> None:
         super().__init__(spec)
+        layout = layout or spec.layout
+        if layout is None:
+            raise SpecError(f"architecture {spec.architecture!r} needs a layout")
         self.imagenet_url = imagenet_url
-        stem_length, *lengths = spec.temporal_lengths
-        channels = scaled(64, spec.width)
-        self.conv1 = conv_norm(spec, 3, channels, (stem_length, 7, 7), stride=2)
+        self.conv1, channels = _stem(spec, layout)
         self.relu = nn.ReLU(inplace=True)
-        self.pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
-        in_channels = channels
-        for stage, (depth, length) in enumerate(zip(depths, lengths, strict=True)):
-            channels = scaled(64 * 2**stage, spec.width)
+        self.pool = _pool(layout.stem)
+        # A module of its own only where there is one: its number is part of no weight's name.
+        self.pool_in_time = nn.MaxPool3d((2, 1, 1)) if layout.pool_in_time else nn.Identity()
+        for number, stage in enumerate(layout.stages, start=2):
             blocks = []
-            for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(spec, conv, in_channels, channels, length, stride))
-                in_channels = channels * block.expansion
-            self.add_module(f"conv{stage + 2}", nn.Sequential(*blocks))
-        self.head = AveragePoolHead(in_channels, spec.num_classes)
+            for index in range(len(stage.lengths)):
+                block = ResidualBlock(spec, layout, stage, index, channels)
+                blocks.append(block)
+                channels = block.out_channels
+            self.add_module(f"conv{number}", nn.Sequential(*blocks))
+        self.head = AveragePoolHead(channels, spec.num_classes)
 
     def stages(self) -> list[nn.Module]:
         """conv2 to conv5."""
@@ -134,17 +152,95 @@ class ResNet3d(ActionModel):
                     yield Counterpart(module, *_names_in_2d(outer if split else name))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map (N, 3, T, H, W) to (N, C, T, H / 32, W / 32)."""
+        """Map (N, 3, T, H, W) to (N, C, T', H / 32, W / 32)."""
         x = self.pool(self.relu(self.conv1(x)))
-        for stage in self.stages():
+        for number, stage in enumerate(self.stages()):
             x = stage(x)
+            if number == 0:
+                x = self.pool_in_time(x)
         return x
 
 
-def _shortcut(spec: ModelSpec, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    if stride == 1 and in_channels == out_channels:
+def _stem(spec: ModelSpec, layout: ResNetLayout) -> tuple[nn.Module, int]:
+    """The first convolution, and how many channels come out."""
+    stem = layout.stem
+    channels = scaled(stem.channels, spec.width)
+    if stem.middle is None:
+        return conv_norm(
+            spec, 3, channels, stem.kernel, stride=stem.stride, eps=layout.eps
+        ), channels
+    return _separable(
+        spec, layout, (3, scaled(stem.middle, spec.width), channels), stem.kernel, stem.stride
+    ), channels
+
+
+def _pool(stem: StemLayout) -> nn.Module:
+    if stem.pool_kernel is None:
         return nn.Identity()
-    return conv_norm(spec, in_channels, out_channels, (1, 1, 1), stride=stride)
+    length, height, width = stem.pool_kernel
+    padding = (length // 2, height // 2, width // 2)
+    return nn.MaxPool3d(stem.pool_kernel, stride=stem.pool_stride, padding=padding)
+
+
+def _convolution(
+    spec: ModelSpec,
+    layout: ResNetLayout,
+    in_channels: int,
+    out_channels: int,
+    length: int,
+    stride: tuple[int, int],
+    middle: int | None,
+    *,
+    groups: int = 1,
+) -> nn.Module:
+    """A spatio-temporal convolution of a block, as the layout wants it."""
+    kernel, (in_time, in_space) = (length, 3, 3), stride
+    strides = (in_time, in_space, in_space)
+    # A separable filter of length 1 has no part in time; the paper's GFLOPs come out only so.
+    if middle is None or (length == 1 and in_time == 1):
+        return conv_norm(
+            spec, in_channels, out_channels, kernel, stride=strides, eps=layout.eps, groups=groups
+        )
+    channels = (in_channels, scaled(middle, spec.width), out_channels)
+    return _separable(spec, layout, channels, kernel, strides)
+
+
+def _separable(
+    spec: ModelSpec, layout: ResNetLayout, channels: Size3, kernel: Size3, stride: Size3
+) -> nn.Sequential:
+    """1 x kH x kW and t x 1 x 1 with a norm and a ReLU between them, each with its own stride."""
+    parts: list[tuple[Size3, Size3]] = [
+        ((1, *kernel[1:]), (1, *stride[1:])),
+        ((kernel[0], 1, 1), (stride[0], 1, 1)),
+    ]
+    if layout.convolution == "time-space":
+        parts.reverse()
+    (first, first_stride), (second, second_stride) = parts
+    c_in, middle, c_out = channels
+    return nn.Sequential(
+        conv_norm(spec, c_in, middle, first, stride=first_stride, eps=layout.middle_eps),
+        nn.ReLU(inplace=True),
+        conv_norm(spec, middle, c_out, second, stride=second_stride, eps=layout.eps),
+    )
+
+
+def _shortcut(
+    spec: ModelSpec,
+    layout: ResNetLayout,
+    in_channels: int,
+    out_channels: int,
+    stride: tuple[int, int],
+) -> nn.Module:
+    if stride == (1, 1) and in_channels == out_channels:
+        return nn.Identity()
+    if layout.shortcut == "padding":
+        return PaddingShortcut(out_channels, stride)
+    in_time, in_space = stride
+    strides = (in_time, in_space, in_space)
+    if layout.shortcut == "separable":
+        channels = (in_channels, out_channels, out_channels)
+        return _separable(spec, layout, channels, (1, 1, 1), strides)
+    return conv_norm(spec, in_channels, out_channels, (1, 1, 1), stride=strides, eps=layout.eps)
 
 
 def _names_in_2d(name: str) -> tuple[str, str]:
@@ -158,38 +254,55 @@ def _names_in_2d(name: str) -> tuple[str, str]:
     return f"{prefix}.{kind}", f"{prefix}.{kind.replace('conv', 'bn')}"
 
 
-def _inflated_conv(spec: ModelSpec, c_in: int, c_out: int, length: int, stride: int) -> nn.Module:
-    return conv_norm(spec, c_in, c_out, (length, 3, 3), stride=stride)
+def _of_the_paper(
+    spec: ModelSpec,
+    block: Literal["basic", "bottleneck"],
+    depths: Sequence[int],
+    *,
+    separable: bool = False,
+) -> ResNetLayout:
+    """Table 1: the temporal lengths of `spec`, and no stride in time."""
+    stem_length, *lengths = spec.temporal_lengths
+    stages = [
+        StageLayout(
+            channels=64 * 2**number,
+            lengths=(length,) * depth,
+            stride=(1, 1 if number == 0 else 2),
+            middles=((64 * 2**number,),) * depth if separable else (),
+        )
+        for number, (depth, length) in enumerate(zip(depths, lengths, strict=True))
+    ]
+    return ResNetLayout(
+        block=block,
+        stem=StemLayout(kernel=(stem_length, 7, 7)),
+        stages=(stages[0], stages[1], stages[2], stages[3]),
+        convolution="space-time" if separable else "joint",
+    )
 
 
 def i3d_resnet18(spec: ModelSpec) -> ResNet3d:
     """Build I3D-ResNet-18 (paper, Table 1): every 3x3 inflated to t x 3 x 3."""
-    return ResNet3d(
-        spec, block=BasicBlock, depths=(2, 2, 2, 2), conv=_inflated_conv, imagenet_url=RESNET18_URL
-    )
+    return ResNet3d(spec, _of_the_paper(spec, "basic", (2, 2, 2, 2)), RESNET18_URL)
 
 
 def i3d_resnet50(spec: ModelSpec) -> ResNet3d:
     """Build I3D-ResNet-50 (paper, Table 1): every 3x3 inflated to t x 3 x 3."""
-    return ResNet3d(
-        spec, block=Bottleneck, depths=(3, 4, 6, 3), conv=_inflated_conv, imagenet_url=RESNET50_URL
-    )
-
-
-def _separable_conv(spec: ModelSpec, c_in: int, c_out: int, length: int, stride: int) -> nn.Module:
-    """1x3x3 with the stride and, where t > 1, a t x 1 x 1 after a ReLU.
-
-    NOTE: the stem stays one t1 x 7 x 7 filter; the paper's GFLOPs come out only so.
-    """
-    spatial = conv_norm(spec, c_in, c_out, (1, 3, 3), stride=stride)
-    if length == 1:
-        return spatial
-    temporal = conv_norm(spec, c_out, c_out, (length, 1, 1))
-    return nn.Sequential(spatial, nn.ReLU(inplace=True), temporal)
+    return ResNet3d(spec, _of_the_paper(spec, "bottleneck", (3, 4, 6, 3)), RESNET50_URL)
 
 
 def s3d_resnet50(spec: ModelSpec) -> ResNet3d:
-    """Build S3D-ResNet-50 (paper, Table 5): t x 3 x 3 filters taken apart in space and time."""
-    return ResNet3d(
-        spec, block=Bottleneck, depths=(3, 4, 6, 3), conv=_separable_conv, imagenet_url=RESNET50_URL
-    )
+    """Build S3D-ResNet-50 (paper, Table 5): t x 3 x 3 filters taken apart in space and time.
+
+    NOTE: the stem stays one t1 x 7 x 7 filter; the paper's GFLOPs come out only so.
+    """
+    layout = _of_the_paper(spec, "bottleneck", (3, 4, 6, 3), separable=True)
+    return ResNet3d(spec, layout, RESNET50_URL)
+
+
+def resnet3d(spec: ModelSpec) -> ResNet3d:
+    """Build the residual network of another project that the layout of `spec` describes.
+
+    Raises:
+        SpecError: there is no layout.
+    """
+    return ResNet3d(spec)
