@@ -1,0 +1,1 @@
+"""Networks of other projects: their weights and graphs become artifacts of ours."""

@@ -1,0 +1,284 @@
+"""A checkpoint of another project to one of ours: recognised, loaded, compared, written."""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
+from stdeploy.artifacts.files import StrPath, as_path, checked_output, existing, sha256_of
+from stdeploy.artifacts.parity import relative_error
+from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.artifacts.values import printable
+from stdeploy.errors import ArtifactError, ParityError, SpecError, did_you_mean
+from stdeploy.importing.families import FAMILIES
+from stdeploy.importing.family import Family, Found
+from stdeploy.importing.source_weights import MismatchError, SourceWeights
+from stdeploy.models.base import ActionModel
+from stdeploy.models.checkpoint import save_checkpoint
+from stdeploy.models.frames_to_logits import golden_of, logits_of
+from stdeploy.models.registry import build
+
+# Under which names training programs keep the weights in their files.
+_KEPT_UNDER = ("state_dict", "model_state", "model_state_dict", "model")
+# What stands before all names: of processes in parallel, of torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
+OWNER_TOLERANCE = 1e-4  # relative to the largest of the owner's logits
+_FEW = 3  # names that a message shows
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedCheckpoint:
+    """What an import wrote.
+
+    Attributes:
+        path: the .pt file.
+        card: in it.
+        family: what the weights were taken for.
+    """
+
+    path: Path
+    card: ModelCard
+    family: Family
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnersAnswer:
+    """A clip with the logits that the owner's own program gives for it.
+
+    Attributes:
+        frames: uint8 (T, H, W, 3), RGB.
+        logits: (K,).
+    """
+
+    frames: NDArray[np.uint8]
+    logits: NDArray[np.float64]
+
+
+def import_checkpoint(
+    source: StrPath,
+    output: StrPath | None = None,
+    *,
+    labels: Sequence[str],
+    family: str | None = None,
+    clip: Mapping[str, object] | None = None,
+    owner: OwnersAnswer | None = None,
+) -> ImportedCheckpoint:
+    """Import the weights of another project's network as a checkpoint, which fuse then takes.
+
+    Args:
+        source: a .pt, .pth, .pyth, .tar or .safetensors file of that project.
+        output: where to write; None puts net.pt (net.imported.pt where that is the source) there.
+        labels: names of the classes, in the order of the logits.
+        family: what the weights are, such as "ibm/i3d-resnet"; None recognises it.
+        clip: fields of the clip in place of those that the project is known for.
+        owner: to compare with.
+
+    Raises:
+        ArtifactError: the file holds no weights, or of no network that is known.
+        SpecError: several networks that are known have such weights, or a wrong argument.
+        ParityError: the owner's program gives other logits; nothing is written.
+    """
+    source = existing(as_path(source, "a checkpoint"))
+    path = _output_beside(source) if output is None else as_path(output, "an output")
+    path = checked_output(path, ".pt", source=source)
+    tensors = foreign_tensors(source)
+    taken, found = recognise(tensors, source=str(source), family=family)
+    if len(labels) != found.spec.num_classes:
+        raise SpecError(
+            f"{len(labels)} labels for a network of {found.spec.num_classes} classes; one name for "
+            "each is wanted"
+        )
+    model = _built(found, source)
+    seen = ClipSpec.parse({**taken.clip.model_dump(), **(clip or {})}, source="clip")
+    parity = (_compared(model, seen, owner, source),) if owner else ()
+    against = "the owner's logits" if owner else "itself only"
+    card = ModelCard(
+        model=found.spec,
+        clip=seen,
+        labels=tuple(labels),
+        golden=golden_of(model, seen),
+        parity=parity,
+        lineage=Lineage(
+            origin=f"{taken.name} of {taken.source}; assumed: {taken.assumed}; compared with "
+            f"{against}",
+            parent=source.name,
+            parent_sha256=sha256_of(source),
+            versions={**Lineage().versions, "torch": torch.__version__},
+        ),
+    )
+    save_checkpoint(path, model, card)
+    return ImportedCheckpoint(path, card, taken)
+
+
+def recognise(
+    tensors: Mapping[str, Tensor], *, source: str, family: str | None = None
+) -> tuple[Family, Found]:
+    """What weights are, by their names and shapes.
+
+    Args:
+        tensors: by the names in the file.
+        source: the file, for errors.
+        family: what they are, where it is known.
+
+    Raises:
+        ArtifactError: no network that is known has such weights, or not the named one.
+        SpecError: an unknown name, or several networks have such weights.
+    """
+    if family is not None and family not in FAMILIES:
+        raise SpecError(
+            f"--as {family!r} is not known{did_you_mean(family, FAMILIES)}; there are "
+            f"{', '.join(FAMILIES)}"
+        )
+    candidates = [FAMILIES[family]] if family else list(FAMILIES.values())
+    fitting: list[tuple[Family, Found]] = []
+    reasons: dict[str, str] = {}
+    for candidate in candidates:
+        weights = SourceWeights(tensors)
+        try:
+            found = candidate.read(weights)
+            _check_all_taken(weights)
+            _check_shapes(found)
+        except MismatchError as error:
+            reasons[candidate.name] = str(error)
+        else:
+            fitting.append((candidate, found))
+    if len(fitting) > 1:
+        names = " or ".join(each.name for each, _ in fitting)
+        ways = "; ".join(f"{each.name}: {each.assumed}" for each, _ in fitting)
+        raise SpecError(
+            f"the weights of {source!r} have the names and shapes of several networks, which "
+            f"answer differently ({ways}); say which: --as {names}"
+        )
+    if fitting:
+        return fitting[0]
+    if family:
+        raise ArtifactError(f"{source!r} is no {family}: {printable(reasons[family])}")
+    first = ", ".join(repr(printable(name)) for name in list(tensors)[:_FEW])
+    raise ArtifactError(
+        f"{source!r} holds {len(tensors)} tensors ({first}, ...) of no network that is known; "
+        "--as NAME says why it is not that one, and any network can be imported as ONNX"
+    )
+
+
+def foreign_tensors(path: Path) -> dict[str, Tensor]:
+    """The weights in a file of another program, without running code from it.
+
+    Raises:
+        ArtifactError: the file is damaged, or holds no weights.
+    """
+    size = path.stat().st_size
+    try:
+        if path.suffix == ".safetensors":
+            content: object = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # advice on how to run the code in other files
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ArtifactError(f"{str(path)!r} is damaged: {error}") from error
+    except Exception as error:  # a damaged file raises anything, AssertionError included
+        raise ArtifactError(
+            f"{str(path)!r} cannot be read: it is damaged, or holds objects beside tensors, which "
+            "would run code; where it was made, save its state_dict alone: "
+            "torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
+    fields = content if isinstance(content, dict) else {}
+    for name in _KEPT_UNDER:
+        if isinstance(fields.get(name), dict):
+            fields = fields[name]
+            break
+    tensors = {n: t for n, t in fields.items() if isinstance(n, str) and isinstance(t, Tensor)}
+    if not tensors:
+        raise ArtifactError(
+            f"{str(path)!r} holds no weights; a state_dict is wanted, alone or under "
+            f"{', '.join(map(repr, _KEPT_UNDER))}"
+        )
+    for name, tensor in tensors.items():
+        # A tensor may name a few bytes as many times as it likes: copied, it takes all memory.
+        plain = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
+        if not plain or tensor.numel() * tensor.element_size() > size:
+            raise ArtifactError(
+                f"{str(path)!r} holds {printable(name)!r}, which is no plain tensor of the file"
+            )
+    for wrapper in _WRAPPERS:
+        if all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _output_beside(source: Path) -> Path:
+    name = source.name.removesuffix(".tar")
+    output = source.with_name(name).with_suffix(".pt")
+    return output.with_suffix(".imported.pt") if output == source else output
+
+
+def _check_all_taken(weights: SourceWeights) -> None:
+    left = weights.left()
+    if left:
+        shown = ", ".join(left[:_FEW]) + (", ..." if len(left) > _FEW else "")
+        raise MismatchError(f"{len(left)} tensors would be left over: {shown}")
+
+
+def _check_shapes(found: Found) -> None:
+    """Refuse tensors that are not those of the network, before it is built in full."""
+    with torch.device("meta"):
+        wanted = build(found.spec).state_dict()
+    for name, tensor in wanted.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in found.tensors:
+            raise MismatchError(f"nothing is there for {name}")
+        if found.tensors[name].shape != tensor.shape:
+            raise MismatchError(
+                f"{name} would have shape {tuple(found.tensors[name].shape)}, not "
+                f"{tuple(tensor.shape)}"
+            )
+    for name in found.tensors:
+        if name not in wanted:
+            raise MismatchError(f"the network has no {name}")
+
+
+def _built(found: Found, source: Path) -> ActionModel:
+    model = build(found.spec)
+    model.load_state_dict(found.tensors, strict=False)  # counters are not there; see _check_shapes
+    if not all(torch.isfinite(tensor).all() for tensor in found.tensors.values()):
+        raise ArtifactError(f"{str(source)!r} holds weights that are not finite")
+    return model.eval()
+
+
+def _compared(model: ActionModel, clip: ClipSpec, owner: OwnersAnswer, source: Path) -> ParityRow:
+    """The owner's logits beside ours.
+
+    Raises:
+        SpecError: a clip or logits of another shape.
+        ParityError: they differ.
+    """
+    if owner.frames.shape != clip.frames_shape or owner.frames.dtype != np.uint8:
+        raise SpecError(
+            f"the owner's clip is {owner.frames.dtype} {owner.frames.shape}; uint8 "
+            f"{clip.frames_shape} is wanted: T, H, W and RGB"
+        )
+    if owner.logits.shape != (model.spec.num_classes,):
+        raise SpecError(
+            f"the owner's logits have shape {owner.logits.shape}; ({model.spec.num_classes},) is "
+            "wanted"
+        )
+    answer = logits_of(model, clip, owner.frames[None])[0]
+    error = relative_error(owner.logits, answer)
+    if not error <= OWNER_TOLERANCE:
+        raise ParityError(
+            f"{source.name!r} gives other logits than its owner's: relative error {error:.1e}, "
+            f"{OWNER_TOLERANCE:.0e} is allowed; nothing was written. Another --as, mean, std or "
+            "order of colours may be right"
+        )
+    return ParityRow(
+        check="the owner's clip", precision="fp32", error=error, tolerance=OWNER_TOLERANCE
+    )

@@ -1,0 +1,135 @@
+"""The weights of another project by their names there, and which of them have been taken."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from stdeploy.errors import SpecError
+from stdeploy.layers.temporal import coefficients_from_filter
+
+Tensors = dict[str, Tensor]
+# Not a part of what a network computes.
+_COUNTER = "num_batches_tracked"
+
+
+class MismatchError(SpecError):
+    """Weights that are not those of the network that they are read as."""
+
+
+class SourceWeights:
+    """Weights of another project; remembers what was taken, so that nothing is left over unseen.
+
+    Args:
+        tensors: by their names.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = {n: t for n, t in tensors.items() if not n.endswith(_COUNTER)}
+        self._taken: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, which is not thereby taken.
+
+        Raises:
+            MismatchError: there is none of this name.
+        """
+        return tuple(self._tensor(name).shape)
+
+    def kernel_shape(self, conv: str) -> tuple[int, int, int, int, int]:
+        """(C_out, C_in / groups, t, kH, kW) of a convolution.
+
+        Args:
+            conv: its name without ".weight".
+
+        Raises:
+            MismatchError: there is none, or it is no 3D convolution.
+        """
+        shape = self.shape(f"{conv}.weight")
+        if len(shape) != 5:
+            raise MismatchError(f"{conv}.weight has shape {shape}, which is no 3D convolution")
+        return shape[0], shape[1], shape[2], shape[3], shape[4]
+
+    def take(self, name: str) -> Tensor:
+        """A tensor in float32.
+
+        Raises:
+            MismatchError: there is none of this name.
+        """
+        tensor = self._tensor(name)
+        self._taken.add(name)
+        return tensor.detach().float()
+
+    def left(self) -> list[str]:
+        """The names that were not taken."""
+        return [name for name in self._tensors if name not in self._taken]
+
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            raise MismatchError(f"{name} is missing")
+        return self._tensors[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvNorm:
+    """What another project calls a convolution and the norm after it, without ".weight".
+
+    Attributes:
+        conv: of the convolution.
+        norm: of the norm.
+    """
+
+    conv: str
+    norm: str
+
+
+def filter_weights(weights: SourceWeights, ours: str, theirs: ConvNorm) -> Tensors:
+    """The tensors of a `TemporalFilter` with one branch and eta = 1 that computes the same.
+
+    A bias of the convolution goes into the mean of the norm, from which it is subtracted.
+
+    Args:
+        weights: of the other project.
+        ours: name of the filter in our network.
+        theirs: names in the other one.
+
+    Raises:
+        MismatchError: a tensor is missing.
+    """
+    branch = f"{ours}.branches.0"
+    mean = weights.take(f"{theirs.norm}.running_mean")
+    if f"{theirs.conv}.bias" in weights:
+        mean = mean - weights.take(f"{theirs.conv}.bias")
+    return {
+        f"{branch}.coefficients": coefficients_from_filter(
+            weights.take(f"{theirs.conv}.weight"), 1.0
+        ),
+        f"{branch}.norm.weight": weights.take(f"{theirs.norm}.weight"),
+        f"{branch}.norm.bias": weights.take(f"{theirs.norm}.bias"),
+        f"{branch}.norm.running_mean": mean,
+        f"{branch}.norm.running_var": weights.take(f"{theirs.norm}.running_var"),
+    }
+
+
+def classifier_weights(weights: SourceWeights, theirs: str) -> Tensors:
+    """The tensors of our head's classifier.
+
+    Args:
+        weights: of the other project.
+        theirs: name of the linear layer there, without ".weight".
+
+    Raises:
+        MismatchError: a tensor is missing, or has another shape.
+    """
+    weight = weights.take(f"{theirs}.weight")
+    if weight.dim() > 2 and set(weight.shape[2:]) == {1}:
+        weight = weight.flatten(1)  # a 1x1x1 convolution over pooled features
+    if weight.dim() != 2:
+        raise MismatchError(f"{theirs}.weight has shape {tuple(weight.shape)}; (K, C) is wanted")
+    return {
+        "head.classifier.weight": weight,
+        "head.classifier.bias": weights.take(f"{theirs}.bias"),
+    }
