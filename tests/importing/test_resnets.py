@@ -1,0 +1,209 @@
+"""Weights under the names of every project, made from small networks with random norms."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stdeploy.artifacts.layouts import ResNetLayout, StageLayout
+from stdeploy.artifacts.spec import ModelSpec
+from stdeploy.errors import ArtifactError
+from stdeploy.fusion import fuse_model
+from stdeploy.importing import resnets
+from stdeploy.importing.checkpoint import recognise
+from stdeploy.importing.families import FAMILIES
+from stdeploy.importing.family import Family
+from stdeploy.importing.resnets import Assumed, ResNetNames
+from stdeploy.layers.temporal import TemporalFilter
+from stdeploy.models.base import ActionModel
+from stdeploy.models.registry import build
+
+# Depths and temporal lengths that such networks have; width and classes are small.
+LENGTHS = {
+    "mmaction2/slowonly": ((1,), (1,), (3, 3), (3,)),
+    "mmaction2/i3d": ((3,), (3, 1), (3, 1), (1,)),
+    "mmaction2/r2plus1d": ((3,), (3,), (3,), (3,)),
+    "pytorchvideo/slow": ((1,), (1,), (3,), (3,)),
+    "pytorchvideo/c2d": ((1,), (1,), (1,), (1,)),
+    "pytorchvideo/i3d": ((3,), (3,), (3,), (1,)),
+    "torchvision/mc3-18": ((3,), (1,), (1,), (1,)),
+}
+BASIC = {"torchvision/r3d-18", "torchvision/mc3-18", "torchvision/r2plus1d-18"}
+BASIC |= {"hara/r2plus1d", "mmaction2/r2plus1d", "ibm/i3d-resnet"}
+RESNETS = [
+    name
+    for name, family in FAMILIES.items()
+    if isinstance(family.read, partial) and "assumed" in family.read.keywords
+]
+
+
+def names_and_assumed(family: Family) -> tuple[ResNetNames, Assumed]:
+    assert isinstance(family.read, partial)
+    return family.read.keywords["names"], family.read.keywords["assumed"]
+
+
+def layout_of(name: str, *, shortcut: str | None = None) -> ResNetLayout:
+    """A narrow network that is of a family."""
+    _, assumed = names_and_assumed(FAMILIES[name])
+    lengths = LENGTHS.get(name, ((3,), (3,), (3,), (3,)))
+    basic = name in BASIC
+    separable = assumed.convolution != "joint"
+    stages = [
+        StageLayout(
+            channels=4 * 2**number,
+            lengths=each,
+            stride=(assumed.time_strides[number], assumed.space_strides[number]),
+            middles=((5, 6) if basic else (5,),) * len(each) if separable else (),
+        )
+        for number, each in enumerate(lengths)
+    ]
+    stem = ResNetLayout.model_fields["stem"].default.model_copy(
+        update={
+            "channels": 6,
+            "kernel": (assumed.stem_lengths[0], 7, 7),
+            "stride": assumed.stem_stride,
+            "pool_kernel": assumed.pool_kernel,
+            "pool_stride": assumed.pool_stride,
+            "middle": 7 if len(names_and_assumed(FAMILIES[name])[0].stem) > 1 else None,
+        }
+    )
+    return ResNetLayout(
+        block="basic" if basic else "bottleneck",
+        stem=stem,
+        stages=(stages[0], stages[1], stages[2], stages[3]),
+        convolution=assumed.convolution,
+        temporal=assumed.temporal,
+        shortcut=shortcut or assumed.shortcut,
+        depthwise=assumed.depthwise,
+        pool_in_time=assumed.pool_in_time,
+        eps=assumed.eps,
+        middle_eps=assumed.middle_eps,
+    )
+
+
+def network(layout: ResNetLayout) -> ActionModel:
+    torch.manual_seed(5)
+    model = build(
+        ModelSpec(
+            architecture="resnet3d",
+            temporal_lengths=layout.temporal_lengths,
+            branches="single",
+            eta=1.0,
+            num_classes=3,
+            layout=layout,
+        )
+    )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def under_their_names(model: ActionModel, names: ResNetNames) -> dict[str, Tensor]:
+    """What the project would have saved, counters of batches among it."""
+    layout = model.spec.layout
+    assert layout is not None
+    tensors: dict[str, Tensor] = {}
+    every = dict.fromkeys(f"{name}.weight" for name in _their_convolutions(model, names))
+    pairs = resnets._pairs(every, names, layout)  # the one place that knows the names
+    for ours, theirs in pairs.items():
+        layer = model.get_submodule(ours)
+        assert isinstance(layer, TemporalFilter)
+        (branch,) = layer.typed_branches()
+        tensors[f"{theirs.conv}.weight"] = branch.kernel().detach()
+        for name, tensor in branch.norm.state_dict().items():
+            tensors[f"{theirs.norm}.{name}"] = tensor
+    tensors[f"{names.classifier}.weight"] = model.head.classifier.weight.detach()
+    tensors[f"{names.classifier}.bias"] = model.head.classifier.bias.detach()
+    return tensors
+
+
+def _their_convolutions(model: ActionModel, names: ResNetNames) -> list[str]:
+    """Shortcuts that the network has: what `_pairs` asks the weights."""
+    found = []
+    for stage in range(1, 5):
+        for index, block in enumerate(model.get_submodule(f"conv{stage + 1}").children()):
+            if not isinstance(block.get_submodule("downsample"), nn.Identity):
+                part = names.shortcut[0]
+                found.append(resnets._named(part, names, stage, index).conv)
+    return found
+
+
+def logits(model: ActionModel, frames: int = 16) -> Tensor:
+    torch.manual_seed(6)
+    with torch.no_grad():
+        x = torch.randn(2, 3, frames, 32, 32)
+        return model(x.to(next(model.parameters()).dtype)).float()
+
+
+def read_again(name: str, tensors: Mapping[str, Tensor]) -> ActionModel:
+    _, found = recognise(tensors, source="x.pth", family=name)
+    again = build(found.spec)
+    again.load_state_dict(found.tensors, strict=False)
+    return again.eval()
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_network_of_every_family_is_read_and_fused(name: str) -> None:
+    model = network(layout_of(name))
+    tensors = under_their_names(model, names_and_assumed(FAMILIES[name])[0])
+    again = read_again(name, tensors)
+    assert again.spec == model.spec
+    torch.testing.assert_close(logits(again), logits(model), rtol=1e-5, atol=1e-5)
+    fused = fuse_model(again)
+    torch.testing.assert_close(logits(fused), logits(model), rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in fused.modules())
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_tensor_too_few_or_too_many_is_refused(name: str) -> None:
+    model = network(layout_of(name))
+    tensors = under_their_names(model, names_and_assumed(FAMILIES[name])[0])
+    for lacking in [each for each in tensors if not each.endswith("num_batches_tracked")][::7]:
+        fewer = {each: tensor for each, tensor in tensors.items() if each != lacking}
+        with pytest.raises(ArtifactError, match=f"is no {name}"):
+            recognise(fewer, source="x.pth", family=name)
+    with pytest.raises(ArtifactError, match=r"1 tensors would be left over: extra\.weight"):
+        recognise({**tensors, "extra.weight": torch.ones(3)}, source="x.pth", family=name)
+
+
+def test_shortcut_a_is_seen_in_the_weights() -> None:
+    model = network(layout_of("hara/r3d", shortcut="padding"))
+    tensors = under_their_names(model, names_and_assumed(FAMILIES["hara/r3d"])[0])
+    assert not any("downsample" in name for name in tensors)
+    again = read_again("hara/r3d", tensors)
+    assert again.spec == model.spec
+    torch.testing.assert_close(logits(again), logits(model))
+
+
+def test_strides_pools_and_eps_matter() -> None:
+    """What no weights say: each changes the logits, so that a wrong assumption is no trifle."""
+    layout = layout_of("ibm/i3d-resnet")
+    model = network(layout)
+    strided = tuple(
+        stage.model_copy(update={"stride": (2, stage.stride[1])}) for stage in layout.stages
+    )
+    others = (
+        layout.model_copy(update={"stages": strided}),
+        layout.model_copy(update={"pool_in_time": True}),
+        layout.model_copy(update={"eps": 1e-1}),
+        layout.model_copy(
+            update={"stem": layout.stem.model_copy(update={"pool_kernel": (3, 3, 3)})}
+        ),
+    )
+    for other in others:
+        changed = network(other)
+        changed.load_state_dict(model.state_dict())
+        assert (logits(changed) - logits(model)).abs().max() > 1e-3 * logits(model).abs().max()
+
+
+def test_depthwise_filters_may_have_branches() -> None:
+    model = network(layout_of("mmaction2/ir-csn"))
+    multi = build(model.spec.model_copy(update={"branches": "multi", "eta": 2.0})).eval()
+    out = logits(multi)
+    torch.testing.assert_close(logits(fuse_model(multi)), out, rtol=1e-4, atol=1e-4)
