@@ -1,5 +1,6 @@
 """The weights before training: random, from a 2D network, or from a checkpoint."""
 
+import copy
 import dataclasses
 import shlex
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ from stdeploy.artifacts.contents import read_checkpoint
 from stdeploy.artifacts.files import cache_folder, existing
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.errors import ArtifactError, DownloadError, SpecError
+from stdeploy.layers.branch_growth import grow_filter
 from stdeploy.layers.inflation import Inflation, Norm2d, inflate_filter
+from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model, say, stored_precision, unwrapped
 from stdeploy.models.registry import build
@@ -159,8 +162,8 @@ def _from_checkpoint(recipe: Recipe, path: Path, labels: tuple[str, ...]) -> Sta
             f"{spec.architecture!r}; --recipe finetune takes the network of a checkpoint as it is"
         )
     model = build(spec)
-    tensors = parent.state_dict()
     own = model.state_dict()
+    tensors = _grown(parent, model)
     if card.labels != labels:
         for name in own:
             if name.startswith("head.classifier."):
@@ -177,6 +180,26 @@ def _from_checkpoint(recipe: Recipe, path: Path, labels: tuple[str, ...]) -> Sta
     described = f"started from {path.name}"
     origin = f"{described} ({card.lineage.origin})" if card.lineage.origin else described
     return Started(model, recipe.clip_spec(card.clip), origin, card.lineage.licence)
+
+
+def _grown(parent: ActionModel, model: ActionModel) -> dict[str, Tensor]:
+    """The weights of a checkpoint, in the form that the branches and eta of another network have.
+
+    A network that is no such form of it is refused by the names and shapes of its weights.
+    """
+    one, other = ((m.spec.branches, m.spec.eta) for m in (parent, model))
+    if one == other or (one[0] == "multi" and other[0] == "single"):
+        return parent.state_dict()
+    grown = copy.deepcopy(model)
+    for name, layer in grown.named_modules():
+        if isinstance(layer, TemporalFilter):
+            source = parent.get_submodule(name)
+            if not isinstance(source, TemporalFilter) or source.kernel_size != layer.kernel_size:
+                return parent.state_dict()
+            grow_filter(layer, source)
+    tensors = grown.state_dict()
+    others = {n: t for n, t in parent.state_dict().items() if "branches" not in n.split(".")}
+    return {**tensors, **others}
 
 
 def _other_network(recipe: Recipe, parent: ModelSpec, wanted: ModelSpec) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +13,15 @@ from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.errors import ArtifactError
 from stdeploy.fusion import fuse_model
 from stdeploy.importing import resnets
-from stdeploy.importing.checkpoint import recognise
+from stdeploy.importing.checkpoint import import_checkpoint, recognise
 from stdeploy.importing.families import FAMILIES
 from stdeploy.importing.family import Family
 from stdeploy.importing.resnets import Assumed, ResNetNames
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel
 from stdeploy.models.registry import build
+from stdeploy.train.initialisation import start
+from stdeploy.train.recipe import Recipe
 
 # Depths and temporal lengths that such networks have; width and classes are small.
 LENGTHS = {
@@ -207,3 +210,38 @@ def test_depthwise_filters_may_have_branches() -> None:
     multi = build(model.spec.model_copy(update={"branches": "multi", "eta": 2.0})).eval()
     out = logits(multi)
     torch.testing.assert_close(logits(fuse_model(multi)), out, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pytorchvideo/slow", "torchvision/r2plus1d-18", "hara/r3d"])
+def test_an_imported_network_is_trained_on_with_branches(name: str, tmp_path: Path) -> None:
+    model = network(layout_of(name))
+    tensors = under_their_names(model, names_and_assumed(FAMILIES[name])[0])
+    torch.save({"state_dict": tensors}, tmp_path / "theirs.pth")
+    clip = {"num_frames": 8, "short_side_px": 32, "crop_px": 32}
+    labels = ("a", "b", "c")
+    imported = import_checkpoint(
+        tmp_path / "theirs.pth", tmp_path / "ours.pt", labels=labels, clip=clip
+    )
+    wanted = {"branches": "multi", "eta": 2.0}
+    recipe = Recipe.load("finetune-imported", [f"start.weights={imported.path}"])
+    recipe = recipe.model_copy(update={"model": wanted})
+    started = start(recipe, labels).model
+    assert started.spec == model.spec.model_copy(update=wanted)
+    torch.testing.assert_close(logits(started.eval()), logits(model), rtol=1e-5, atol=1e-5)
+    # It learns: the same batch twenty times, in training mode.
+    x, y = torch.randn(6, 3, 8, 32, 32), torch.tensor([0, 1, 2, 0, 1, 2])
+    optimiser = torch.optim.SGD(started.parameters(), lr=0.02, momentum=0.9)
+    losses = []
+    for _ in range(21):
+        started.train()
+        started.head.dropout.p = 0.0
+        loss = nn.functional.cross_entropy(started(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[20] < losses[0]
+    branches = [m for m in started.modules() if isinstance(m, TemporalFilter)]
+    grown = [f.typed_branches()[0] for f in branches if len(f.typed_branches()) > 1]
+    assert grown
+    assert all(branch.norm.weight.abs().max() > 0 for branch in grown)

@@ -114,7 +114,7 @@ def test_packaged_recipes_describe_networks_and_open_with_their_command(name: st
     lines = text.splitlines()
     command = "stdeploy ablate" if name == "ablation" else f"stdeploy train --recipe {name}"
     assert any(command in line for line in lines[:2])
-    settings = ["start.weights=a.pt"] if name == "finetune" else []
+    settings = ["start.weights=a.pt"] if name.startswith("finetune") else []
     recipe = Recipe.load(name, settings)
     if name.startswith(("ssv2", "kinetics")):
         spec, how = recipe.model_spec(174), recipe.optimisation
