@@ -20,7 +20,13 @@ from stdeploy.models.base import ActionModel
 from stdeploy.models.registry import build
 from stdeploy.train.initialisation import inflate_network
 from stdeploy.train.order_experiment import ARMS, Arm
-from stdeploy.train.order_task import ORDERS, OrderTask, order_clips, shapes_shown
+from stdeploy.train.order_task import (
+    ORDERS,
+    OrderTask,
+    order_clips,
+    shapes_shown,
+    stacked_order_clips,
+)
 from stdeploy.train.parallel_runs import Run, run_all
 from stdeploy.train.stacked_training import StackedNetworks, StackedOptimiser
 
@@ -234,14 +240,9 @@ def _train_group(
     losses: list[Tensor] = []
     curve = []
     for step in range(settings.steps):
-        clips = [
-            order_clips(
-                task, settings.batch_size, seed=_number(_TRAINING, seed, step), device=device
-            )
-            for seed in seeds
-        ]
-        frames = torch.stack([each.frames for each in clips])
-        losses.append(optimiser.step(frames, torch.stack([each.labels for each in clips])))
+        numbers = [_number(_TRAINING, seed, step) for seed in seeds]
+        clips = stacked_order_clips(task, settings.batch_size, seeds=numbers, device=device)
+        losses.append(optimiser.step(clips.frames, clips.labels))
         if (step + 1) % every == 0:
             lately = torch.stack(losses[-every:]).mean(dim=0).tolist()
             accuracies = _accuracies(_right(stacked, alike, few, device)[0])

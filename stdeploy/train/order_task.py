@@ -11,10 +11,12 @@ Clips are made on the device that trains on them, fresh for every step, from a s
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -106,6 +108,65 @@ def order_clips(
         seed: of everything, below 2**63.
         device: where they are made.
     """
+    stack = stacked_order_clips(task, count, seeds=(seed,), device=device)
+    return OrderClips(stack.frames[0], stack.labels[0], stack.gaps[0])
+
+
+def stacked_order_clips(
+    task: OrderTask, count: int, *, seeds: Sequence[int], device: torch.device | str = "cpu"
+) -> OrderClips:
+    """Make the clips of several seeds at once, each the same as by itself.
+
+    Args:
+        task: what they are like.
+        count: N, of each seed.
+        seeds: S of them.
+        device: where they are made.
+
+    Returns:
+        Frames (S, N, 3, T, H, W), labels and gaps (S, N).
+    """
+    each = [_draw(task, count, seed) for seed in seeds]
+    drawn = _Drawn(*(np.concatenate(parts) for parts in zip(*each, strict=True)))
+    velocity = torch.from_numpy(drawn.velocity).to(device)
+    noises = [torch.Generator(device).manual_seed(int(one.noise_seed[0])) for one in each]
+    frames = _background(task, velocity, noises)
+    _draw_flashes(frames, drawn, task)
+    shape = (len(seeds), count)
+    return OrderClips(
+        frames.unflatten(0, shape),
+        torch.from_numpy(drawn.labels).to(device).view(shape),
+        torch.from_numpy(drawn.gaps).to(device).view(shape),
+    )
+
+
+class _Drawn(NamedTuple):
+    """What is drawn for clips before anything is painted, a row for each.
+
+    Attributes:
+        labels: indices into ORDERS.
+        gaps: in frames, before rate and speed.
+        lasting: frames of a flash.
+        apart: frames from one flash to the next.
+        first: frame of the first flash.
+        places: of the flashes in the room that there is, 0..1, (N, 3, 2).
+        colours: of the flashes, (N, 3, 3).
+        velocity: of the background, pixels a frame, (N, 2).
+        noise_seed: one number.
+    """
+
+    labels: NDArray[np.int64]
+    gaps: NDArray[np.int64]
+    lasting: NDArray[np.int64]
+    apart: NDArray[np.int64]
+    first: NDArray[np.int64]
+    places: NDArray[np.float64]
+    colours: NDArray[np.float64]
+    velocity: NDArray[np.float64]
+    noise_seed: NDArray[np.int64]
+
+
+def _draw(task: OrderTask, count: int, seed: int) -> _Drawn:
     rng = np.random.default_rng(seed)
     labels = rng.integers(len(ORDERS), size=count)
     least, largest = task.gaps
@@ -118,30 +179,31 @@ def order_clips(
     colours = rng.uniform(0.5, 1.0, (count, _SHOWN, 3))
     velocity = rng.standard_normal((count, 2)) * _DRIFT_PX
     velocity += rng.standard_normal((count, 2)) * task.camera_sigma_px
+    noise_seed = rng.integers(2**62, size=1)
+    return _Drawn(labels, gaps, lasting, apart, first, places, colours, velocity, noise_seed)
 
-    noise = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-    frames = _background(task, torch.from_numpy(velocity).to(device), noise)
+
+def _draw_flashes(frames: Tensor, drawn: _Drawn, task: OrderTask) -> None:
+    """Paint the shapes on frames (N, 3, T, H, W), in place."""
+    device, count = frames.device, len(frames)
     masks = shapes().to(device)
     number = torch.arange(count, device=device)[:, None, None]
     side = torch.arange(_SHAPE_PX, device=device)
+    room = np.array([task.height_px, task.width_px]) - _SHAPE_PX
     for flash in range(_SHOWN):
-        shape = np.array(ORDERS)[labels, flash]
+        shape = np.array(ORDERS)[drawn.labels, flash]
         mask = masks[torch.from_numpy(shape).to(device)]
-        room = np.array([task.height_px, task.width_px]) - _SHAPE_PX
-        corner = torch.from_numpy(np.floor(places[:, flash] * (room + 1)).astype(int)).to(device)
-        rows = corner[:, 0, None, None] + side[None, :, None]
-        columns = corner[:, 1, None, None] + side[None, None, :]
-        colour = torch.from_numpy(colours[:, flash] * _BRIGHTNESS).to(device, torch.float32)
-        for late in range(int(lasting.max())):
+        corner = np.floor(drawn.places[:, flash] * (room + 1)).astype(int)
+        rows = torch.from_numpy(corner[:, 0]).to(device)[:, None, None] + side[None, :, None]
+        columns = torch.from_numpy(corner[:, 1]).to(device)[:, None, None] + side[None, None, :]
+        colour = drawn.colours[:, flash] * _BRIGHTNESS
+        painted = torch.from_numpy(colour).to(device, torch.float32)[:, None, None, :]
+        for late in range(int(drawn.lasting.max())):
             # A flash that is over is drawn once more in its last frame.
-            shown = first + flash * apart + np.minimum(late, lasting - 1)
+            shown = drawn.first + flash * drawn.apart + np.minimum(late, drawn.lasting - 1)
             frame = torch.from_numpy(shown).to(device)[:, None, None]
             before = frames[number, :, frame, rows, columns]
-            drawn = torch.where(mask[..., None], colour[:, None, None, :], before)
-            frames[number, :, frame, rows, columns] = drawn
-    return OrderClips(
-        frames, torch.from_numpy(labels).to(device), torch.from_numpy(gaps).to(device)
-    )
+            frames[number, :, frame, rows, columns] = torch.where(mask[..., None], painted, before)
 
 
 def shapes_shown(labels: Tensor) -> Tensor:
@@ -152,15 +214,21 @@ def shapes_shown(labels: Tensor) -> Tensor:
     return table[labels]
 
 
-def _background(task: OrderTask, velocity: Tensor, noise: torch.Generator) -> Tensor:
+def _background(task: OrderTask, velocity: Tensor, noises: Sequence[torch.Generator]) -> Tensor:
     """Texture that moves in a straight line, and noise of every pixel: (N, 3, T, H, W).
 
-    The texture closes in a circle, so that it moves as far as it has to.
+    The texture closes in a circle, so that it moves as far as it has to. Each source of noise
+    gives as many clips as the others.
     """
     device, count = velocity.device, len(velocity)
     height, width = task.height_px, task.width_px
-    coarse = (count, 3, -(-height // _BLOCK_PX), -(-width // _BLOCK_PX))
-    texture = _TEXTURE * torch.randn(coarse, generator=noise, device=device)
+
+    def normal(*shape: int) -> Tensor:
+        size = (count // len(noises), *shape)
+        return torch.cat([torch.randn(size, generator=each, device=device) for each in noises])
+
+    coarse = normal(3, -(-height // _BLOCK_PX), -(-width // _BLOCK_PX))
+    texture = _TEXTURE * coarse
     texture = functional.interpolate(texture, size=(height, width), mode="bilinear")
     moved = torch.arange(task.num_frames, device=device)[None, :, None] * velocity[:, None, :]
     moved = moved.round().long()
@@ -169,4 +237,4 @@ def _background(task: OrderTask, velocity: Tensor, noise: torch.Generator) -> Te
     number = torch.arange(count, device=device)[:, None, None, None]
     seen = texture.permute(0, 2, 3, 1)[number, rows[:, :, :, None], columns[:, :, None, :]]
     still = seen.permute(0, 4, 1, 2, 3)
-    return still + _NOISE * torch.randn(still.shape, generator=noise, device=device)
+    return still + _NOISE * normal(*still.shape[1:])

@@ -12,6 +12,7 @@ from stdeploy.train.order_task import (
     order_clips,
     shapes,
     shapes_shown,
+    stacked_order_clips,
 )
 
 TASK = OrderTask(height_px=24, width_px=32)
@@ -50,6 +51,17 @@ def test_the_class_is_the_order_and_the_gap_is_what_it_says() -> None:
         assert [duration for _, duration, _ in found] == [2, 2, 2]
         first, second, third = (start for start, *_ in found)
         assert second - first == third - second == clips.gaps[clip]
+
+
+def test_clips_of_several_seeds_are_those_of_each() -> None:
+    task = OrderTask(height_px=16, width_px=16, rates=(0.5, 2.0), speed=1.5, camera_sigma_px=0.5)
+    stack = stacked_order_clips(task, 5, seeds=(7, 8, 9))
+    assert stack.frames.shape == (3, 5, 3, 32, 16, 16)
+    for number, seed in enumerate((7, 8, 9)):
+        alone = order_clips(task, 5, seed=seed)
+        assert torch.equal(stack.frames[number], alone.frames)
+        assert torch.equal(stack.labels[number], alone.labels)
+        assert torch.equal(stack.gaps[number], alone.gaps)
 
 
 @pytest.mark.usefixtures("bare")
