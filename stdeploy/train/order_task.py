@@ -134,7 +134,7 @@ def stacked_order_clips(
     _draw_flashes(frames, drawn, task)
     shape = (len(seeds), count)
     return OrderClips(
-        frames.unflatten(0, shape),
+        frames.view(*shape, *frames.shape[1:]),
         torch.from_numpy(drawn.labels).to(device).view(shape),
         torch.from_numpy(drawn.gaps).to(device).view(shape),
     )
