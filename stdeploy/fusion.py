@@ -307,7 +307,7 @@ def _small_clips(clip: ClipSpec, seed: int) -> dict[str, NDArray[np.uint8]]:
 def _random_input(layer: TemporalFilter, seed: int) -> torch.Tensor:
     """Normal random numbers for a filter, (1, C_in, t + 3, kH + 6, kW + 6), float64."""
     length, height, width = layer.kernel_size
-    channels = layer.typed_branches()[0].coefficients.shape[1]
+    channels = layer.typed_branches()[0].coefficients.shape[1] * layer.groups
     shape = (1, channels, length + 3, height + 6, width + 6)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -326,7 +326,7 @@ def _compare_layers(
         precision=precision,
         error=relative_error(expected, actual),
         tolerance=FUSION_TOLERANCE[precision],
-        detail=f"{taps}, {weight.shape[1]} -> {weight.shape[0]}, tau {branches}",
+        detail=f"{taps}, {x.shape[1]} -> {weight.shape[0]}, tau {branches}",
     )
 
 

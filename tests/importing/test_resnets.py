@@ -4,14 +4,18 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from stdeploy.artifacts.card import read_card
+from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.layouts import ResNetLayout, StageLayout
 from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.errors import ArtifactError
-from stdeploy.fusion import fuse_model
+from stdeploy.export.onnx import export_onnx
+from stdeploy.fusion import fuse_checkpoint, fuse_model
 from stdeploy.importing import resnets
 from stdeploy.importing.checkpoint import import_checkpoint, recognise
 from stdeploy.importing.families import FAMILIES
@@ -19,6 +23,7 @@ from stdeploy.importing.family import Family
 from stdeploy.importing.resnets import Assumed, ResNetNames
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel
+from stdeploy.models.frames_to_logits import logits_of
 from stdeploy.models.registry import build
 from stdeploy.train.initialisation import start
 from stdeploy.train.recipe import Recipe
@@ -203,6 +208,32 @@ def test_strides_pools_and_eps_matter() -> None:
         changed = network(other)
         changed.load_state_dict(model.state_dict())
         assert (logits(changed) - logits(model)).abs().max() > 1e-3 * logits(model).abs().max()
+
+
+@pytest.mark.parametrize("name", ["mmaction2/ir-csn", "mmaction2/r2plus1d", "mmaction2/i3d"])
+def test_an_imported_checkpoint_goes_through_fusing_and_exporting(
+    name: str, tmp_path: Path
+) -> None:
+    model = network(layout_of(name))
+    tensors = under_their_names(model, names_and_assumed(FAMILIES[name])[0])
+    torch.save(tensors, tmp_path / "theirs.pth")
+    imported = import_checkpoint(
+        tmp_path / "theirs.pth",
+        labels=("a", "b", "c"),
+        clip={"num_frames": 8, "short_side_px": 32, "crop_px": 32},
+    )
+    assert imported.path == tmp_path / "theirs.pt"
+    assert FAMILIES[name].assumed in imported.card.lineage.origin
+    fused = fuse_checkpoint(imported.path)
+    layers = [m for m in model.modules() if isinstance(m, TemporalFilter)]
+    assert len(fused.parity) == 2 * (len(layers) + 2)  # in fp64 and fp32, two of all of it
+    exported = export_onnx(fused.path)
+    assert read_card(exported.path).model.layout == model.spec.layout
+    answer = np.array(read_card(exported.path).golden.logits)
+    frames = golden_clip(exported.card.golden.seed, exported.card.clip.frames_shape)
+    np.testing.assert_allclose(
+        answer, logits_of(model, exported.card.clip, frames[None])[0], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_depthwise_filters_may_have_branches() -> None:
