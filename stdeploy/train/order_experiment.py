@@ -85,11 +85,13 @@ ARMS: tuple[Arm, ...] = (
 )
 
 
-# What the argument needs: a start without time, the lengths, the branches, the augmentation.
+# What the argument needs: a start without time, the lengths, the branches, the augmentation, and
+# of each kind of network the other readings of inflation.
 _IN_SMALL = (
     *("2D", "original", "b", "b1", "multi eta 1", "multi eta 2"),
     *("b1, augmented", "multi eta 2, augmented"),
     *("multi eta 2, orthonormal", "multi eta 2, filter"),
+    *("original, coefficients", "b1, filter"),
 )
 
 

@@ -1,6 +1,6 @@
 """Pictures of training: the curve of a run, confusions, the paper's tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # they need torch, which takes seconds to load
     from stdeploy.train.order_runs import ArmResult
 
 _STAGE_COLOURS = (BLUE, GREEN, ORANGE, PURPLE, GREY)
+# More than a panel has arms; the last ones are told apart from the first by their lightness.
+_ARM_COLOURS = (*_STAGE_COLOURS, "#c2405c", "#d4a72c", "#57b8d9")
+_INFLATION = "inflation"
 _TABLE_COLOURS = {"2": BLUE, "3": GREEN, "4a": ORANGE, "4b": ORANGE, "4c": PURPLE}
 
 
@@ -143,6 +146,8 @@ def draw_tables(found: Sequence[Cell], results: Mapping[Variant, Spread], path: 
 def draw_gaps(results: "Mapping[Arm, ArmResult]", path: Path) -> None:
     """Draw the accuracy of arms of the order experiment by the gap between the events.
 
+    A panel for each question; augmented arms have dashed lines.
+
     Args:
         results: of arms that are done; mean over the seeds, with the range of them.
         path: ends in .png or .svg.
@@ -150,23 +155,29 @@ def draw_gaps(results: "Mapping[Arm, ArmResult]", path: Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    with drawn(path, extra="train", size=(8, 5)) as axes:
-        for (arm, result), colour in zip(results.items(), cycle(_STAGE_COLOURS), strict=False):
-            gaps = list(result.by_gap)
-            values = [result.by_gap[gap] for gap in gaps]
-            means = [float(np.mean(each)) for each in values]
-            style = "--" if arm.augmented else "-"
-            axes.plot(gaps, means, style, color=colour, marker="o", markersize=3, label=arm.name)
-            low, high = [min(each) for each in values], [max(each) for each in values]
-            axes.fill_between(gaps, low, high, color=colour, alpha=0.12, linewidth=0)
-        axes.set_xlabel("frames from one event to the next")
-        axes.set_ylabel("accuracy, %")
-        axes.grid(alpha=0.2)
-        axes.legend(frameon=False, labelcolor=GREY, fontsize=8)
+    panels = _panels(results)
+    with drawn(path, extra="train", size=(4.2 * len(panels), 4.2), ncols=len(panels)) as grid:
+        for axes, (title, arms) in zip(np.atleast_1d(grid), panels.items(), strict=True):
+            for arm, colour in zip(arms, cycle(_ARM_COLOURS), strict=False):
+                gaps = list(results[arm].by_gap)
+                values = [results[arm].by_gap[gap] for gap in gaps]
+                means = [float(np.mean(each)) for each in values]
+                axes.plot(
+                    gaps, means, _line_of(arm), color=colour, markersize=3, label=_label(arm, title)
+                )
+                low, high = [min(each) for each in values], [max(each) for each in values]
+                axes.fill_between(gaps, low, high, color=colour, alpha=0.12, linewidth=0)
+            axes.set_title(title, fontsize=10)
+            axes.set_xlabel("frames from one event to the next")
+            axes.set_ylabel("accuracy, %")
+            axes.grid(alpha=0.2)
+            axes.legend(frameon=False, labelcolor=GREY, fontsize=8)
 
 
 def draw_learning(results: "Mapping[Arm, ArmResult]", path: Path) -> None:
     """Draw how arms of the order experiment learn: loss and accuracy over the steps.
+
+    A column for each question; augmented arms have dashed lines.
 
     Args:
         results: of arms that are done; mean over the seeds.
@@ -175,21 +186,60 @@ def draw_learning(results: "Mapping[Arm, ArmResult]", path: Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    with drawn(path, extra="train", size=(8, 6), nrows=2, sharex=True) as (upper, lower):
-        for (arm, result), colour in zip(results.items(), cycle(_STAGE_COLOURS), strict=False):
-            steps = [step for step, _, _ in result.curve]
-            style = "--" if arm.augmented else "-"
-            for axes, column in ((upper, 1), (lower, 2)):
-                means = [float(np.mean(row[column])) for row in result.curve]
-                axes.plot(
-                    steps, means, style, color=colour, marker="o", markersize=3, label=arm.name
-                )
-        upper.set_ylabel("training loss")
-        lower.set_ylabel("accuracy, %")
-        lower.set_xlabel("steps")
-        lower.legend(frameon=False, labelcolor=GREY, fontsize=8)
-        upper.grid(alpha=0.2)
-        lower.grid(alpha=0.2)
+    panels = _panels(results)
+    size = (4.2 * len(panels), 6.0)
+    with drawn(
+        path, extra="train", size=size, nrows=2, ncols=len(panels), sharex=True, squeeze=False
+    ) as grid:
+        for column, (title, arms) in enumerate(panels.items()):
+            upper, lower = grid[0][column], grid[1][column]
+            for arm, colour in zip(arms, cycle(_ARM_COLOURS), strict=False):
+                steps = [step for step, _, _ in results[arm].curve]
+                for axes, place in ((upper, 1), (lower, 2)):
+                    means = [float(np.mean(row[place])) for row in results[arm].curve]
+                    line = _line_of(arm)
+                    axes.plot(
+                        steps, means, line, color=colour, markersize=3, label=_label(arm, title)
+                    )
+            upper.set_title(title, fontsize=10)
+            upper.set_ylabel("training loss")
+            lower.set_ylabel("accuracy, %")
+            lower.set_xlabel("steps")
+            lower.legend(frameon=False, labelcolor=GREY, fontsize=8)
+            upper.grid(alpha=0.2)
+            lower.grid(alpha=0.2)
+
+
+def _panels(arms: "Iterable[Arm]") -> "dict[str, list[Arm]]":
+    """The arms that answer each question, in their order; an arm may answer several."""
+    every = list(arms)
+    plain = [arm for arm in every if "," not in arm.name]
+    singles = [arm for arm in plain if arm.branches == "single" and arm.eta == 1]
+    of_b1 = [arm for arm in every if arm.lengths == "b1" and (arm in plain or arm.augmented)]
+    read_otherwise = {
+        (arm.lengths, arm.branches, arm.eta) for arm in every if arm not in plain + of_b1
+    }
+    inflated = [
+        arm
+        for arm in every
+        if not arm.augmented and (arm.lengths, arm.branches, arm.eta) in read_otherwise
+    ]
+    panels = {
+        "temporal lengths": singles,
+        "branches and augmentation": of_b1,
+        _INFLATION: inflated,
+    }
+    return {title: found for title, found in panels.items() if found} or {"": every}
+
+
+def _label(arm: "Arm", title: str) -> str:
+    """The name of an arm; where inflation is asked about, with its reading."""
+    unnamed = title == _INFLATION and not arm.name.endswith(arm.inflation)
+    return f"{arm.name}, {arm.inflation}" if unnamed else arm.name
+
+
+def _line_of(arm: "Arm") -> str:
+    return "--o" if arm.augmented else "-o"
 
 
 def _name(cell: Cell) -> str:
