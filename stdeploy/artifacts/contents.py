@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import logging
+import shlex
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -185,7 +186,8 @@ def _checkpoint_fields(path: Path) -> dict[str, Any]:
         or not isinstance(fields.get(DIGEST_FIELD), str | None)
     ):
         raise ArtifactError(
-            f"{str(path)!r} is no checkpoint of stdeploy: it lacks 'card' or 'state_dict'"
+            f"{str(path)!r} is no checkpoint of stdeploy: it lacks 'card' or 'state_dict'; weights "
+            f"of another project: stdeploy import {shlex.quote(str(path))}"
         )
     size = path.stat().st_size
     for name, tensor in fields["state_dict"].items():

@@ -7,6 +7,7 @@ import collections
 import errno
 import logging
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,11 @@ def load_model(path: Path) -> tuple[ActionModel, ModelCard]:
         except SafetensorError as error:
             raise ArtifactError(f"{str(path)!r} is damaged: {error}") from error
     else:
+        foreign = path.suffix not in (".onnx", ".engine")
+        ours = f"; another project's come in with stdeploy import {shlex.quote(str(path))}"
         raise ArtifactError(
             f"{str(path)!r} holds no weights for torch; give a .pt or .fused.safetensors file"
+            f"{ours if foreign else ''}"
         )
     model = build(card.model)
     tensors, renamed = unwrapped(tensors, model.state_dict())
