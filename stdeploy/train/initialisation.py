@@ -125,10 +125,10 @@ def _of_another_program(source: str, tensors: Mapping[str, Tensor], video: list[
     shape = "x".join(map(str, tensors[video[0]].shape))
     return (
         f"{source!r} is a state_dict of a 3D network of {whose} ({len(video)} convolutions over "
-        f"time, {video[0]} is {shape}), whose modules are others than here; make a checkpoint of it "
-        f"first (stdeploy import {shlex.quote(source)}), or start from a 2D ResNet (--weights "
-        "imagenet, or torchvision's resnet50.pth) or another checkpoint of stdeploy (stdeploy pull "
-        "kinetics400-i3d)"
+        f"time, {video[0]} is {shape}), whose modules are others than here; make a checkpoint of "
+        f"it first (stdeploy import {shlex.quote(source)}), or start from a 2D ResNet (--weights "
+        "imagenet, or torchvision's resnet50.pth) or another checkpoint of stdeploy (stdeploy "
+        "pull kinetics400-i3d)"
     )
 
 
