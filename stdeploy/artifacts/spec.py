@@ -9,8 +9,10 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     FiniteFloat,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -126,15 +128,21 @@ def _told(spec: type[BaseModel], found: list[ErrorDetails]) -> str:
     place, words = first["loc"], what_is_allowed(first)
     if first["type"] == "extra_forbidden":
         words = f"there is no such field{_nearest(spec, place)}"
-    elif first["type"] == "missing" and isinstance(place[-1], str):
+    place = _untagged(place)
+    if first["type"] == "missing" and isinstance(place[-1], str):
         return f"{'.'.join(map(str, place))} is missing, and has no default"
-    elif first["type"] == "missing":  # the end of a list that is too short
+    if first["type"] == "missing":  # the end of a list that is too short
         place = place[:-1]
-        missing = [int(wrong["loc"][-1]) for wrong in found if wrong["loc"][:-1] == place]
+        short = [wrong["loc"] for wrong in found if _untagged(wrong["loc"][:-1]) == place]
+        missing = [int(loc[-1]) for loc in short]
         words = f"a list of {max(missing) + 1} values is wanted"
     if not place:
         return words
     return f"{printable('.'.join(map(str, place)))} = {_shown(first['input'])}: {words}"
+
+
+def _untagged(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return tuple(part for part in place if part not in _TAGGED)
 
 
 def _shown(value: object) -> str:
@@ -152,6 +160,9 @@ def _nearest(spec: type[BaseModel], place: tuple[int | str, ...]) -> str:
     """Which known field an unknown one may have meant, as the rest of a sentence."""
     *outer, name = place
     for field in outer:
+        if field in _TAGGED:
+            spec = _TAGGED[field]
+            continue
         inner = spec.model_fields[str(field)].annotation if field in spec.model_fields else None
         # An optional table is a union with None.
         kinds = [k for k in (inner, *get_args(inner)) if isinstance(k, type)]
@@ -205,6 +216,55 @@ class ModelSpec(Spec):
         if math.isnan(eta):
             raise ValueError("eta is not a number; give 1 or more, or inf")
         return eta
+
+
+class ForeignSpec(Spec):
+    """A network of another project: its graph is all that there is, and what its owner said of it.
+
+    Attributes:
+        architecture: "foreign"; nothing of `stdeploy.models.registry` builds it.
+        name: what it is called; "" where nobody said.
+        num_classes: width of the logits, K.
+        layout: axes of the input that it had, such as "NCTHW", or "NVCTHW" with views.
+        pixel_range: of the pixels that it was given before mean and std.
+        colour_order: of the channels that it was given.
+        output: what it gave; an artifact gives logits always.
+        per_frame: whether it gave one row for each step in time, which the artifact averages.
+        compared_with: "itself": the artifact repeats the answers of the graph that it was made
+            from, read as its description says; "its owner": also those that its owner gave.
+    """
+
+    architecture: Literal["foreign"] = "foreign"
+    name: Line = ""
+    num_classes: int = Field(ge=1)
+    layout: Line
+    pixel_range: Literal["0..1", "0..255"]
+    colour_order: Literal["RGB", "BGR"]
+    output: Literal["logits", "probabilities"]
+    per_frame: bool = False
+    compared_with: Literal["itself", "its owner"] = "itself"
+
+    @property
+    def fused(self) -> bool:
+        """True: its graph has neither branches nor norms."""
+        return True
+
+
+def _kind_of_network(fields: object) -> str:
+    """The tag of what describes a network, as fields or as a spec."""
+    named = fields.get("architecture") if isinstance(fields, dict) else None
+    return _FOREIGN if named == "foreign" or isinstance(fields, ForeignSpec) else _OURS
+
+
+# pydantic puts them into the places of errors, where no user is to see them.
+_OURS, _FOREIGN = "<ours>", "<foreign>"
+_TAGGED: dict[int | str, type[Spec]] = {_OURS: ModelSpec, _FOREIGN: ForeignSpec}
+
+# What a card says of its network: how to build it, or that it is another project's.
+NetworkSpec = Annotated[
+    Annotated[ModelSpec, Tag(_OURS)] | Annotated[ForeignSpec, Tag(_FOREIGN)],
+    Discriminator(_kind_of_network),
+]
 
 
 class ClipSpec(Spec):

@@ -65,7 +65,9 @@ _Tables = Annotated[
 _Size = Annotated[Size, typer.Option("--size", help="small: the rows that the argument needs.")]
 _Seeds = Annotated[
     str | None,
-    typer.Option("--seeds", help="One run of each. Default: order: as the size says; tables: 0,1,2."),
+    typer.Option(
+        "--seeds", help="One run of each. Default: order: as the size says; tables: 0,1,2."
+    ),
 ]
 _Output = Annotated[
     Path, typer.Option("--output", "-o", help="Folder of the runs; one there goes on.")

@@ -121,7 +121,7 @@ def load_model(path: Path) -> tuple[ActionModel, ModelCard]:
         raise ArtifactError(
             f"{str(path)!r} holds no weights for torch; give a .pt or .fused.safetensors file"
         )
-    model = build(card.model)
+    model = build(card.buildable("reading weights"))
     tensors, renamed = unwrapped(tensors, model.state_dict())
     stored = stored_precision(tensors)
     try:

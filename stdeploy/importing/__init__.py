@@ -1,0 +1,1 @@
+"""Networks of other projects, made into artifacts that are compared with what they come from."""
