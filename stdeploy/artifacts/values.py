@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from stdeploy.errors import SpecError, did_you_mean
@@ -106,15 +106,26 @@ def _told(spec: type[BaseModel], found: list[ErrorDetails]) -> str:
     place, words = first["loc"], what_is_allowed(first)
     if first["type"] == "extra_forbidden":
         words = f"there is no such field{_nearest(spec, place)}"
-    elif first["type"] == "missing" and isinstance(place[-1], str):
+    place = _untagged(place)
+    if first["type"] == "missing" and isinstance(place[-1], str):
         return f"{'.'.join(map(str, place))} is missing, and has no default"
-    elif first["type"] == "missing":  # the end of a list that is too short
+    if first["type"] == "missing":  # the end of a list that is too short
         place = place[:-1]
-        missing = [int(wrong["loc"][-1]) for wrong in found if wrong["loc"][:-1] == place]
+        short = [wrong["loc"] for wrong in found if _untagged(wrong["loc"][:-1]) == place]
+        missing = [int(loc[-1]) for loc in short]
         words = f"a list of {max(missing) + 1} values is wanted"
     if not place:
         return words
     return f"{printable('.'.join(map(str, place)))} = {_shown(first['input'])}: {words}"
+
+
+def _is_tag(part: int | str) -> bool:
+    """Whether pydantic put it there: which of several kinds a table is, "<foreign>" say."""
+    return isinstance(part, str) and part.startswith("<") and part.endswith(">")
+
+
+def _untagged(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return tuple(part for part in place if not _is_tag(part))
 
 
 def _shown(value: object) -> str:
@@ -131,8 +142,13 @@ def _shown(value: object) -> str:
 def _nearest(spec: type[BaseModel], place: tuple[int | str, ...]) -> str:
     """Which known field an unknown one may have meant, as the rest of a sentence."""
     *outer, name = place
+    choices: tuple[object, ...] = ()  # of a field that may be one of several tables
     for field in outer:
+        if _is_tag(field):
+            spec = next((get_args(c)[0] for c in choices if Tag(str(field)) in get_args(c)), spec)
+            continue
         inner = spec.model_fields[str(field)].annotation if field in spec.model_fields else None
+        choices = get_args(inner)
         # An optional table is a union with None.
         kinds = [k for k in (inner, *get_args(inner)) if isinstance(k, type)]
         spec = next((k for k in kinds if issubclass(k, BaseModel)), spec)

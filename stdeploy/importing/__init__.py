@@ -1,1 +1,1 @@
-"""Networks of other projects: their weights and graphs become artifacts of ours."""
+"""Networks of other projects, made into artifacts that are compared with what they come from."""
