@@ -26,6 +26,7 @@ from stdeploy.artifacts.files import (
     sidecar_path,
     whole_file,
 )
+from stdeploy.artifacts.label_files import read_labels
 from stdeploy.errors import ArtifactError, SpecError, did_you_mean
 
 _LABELS = "labels"
@@ -115,31 +116,12 @@ def _changed(fields: dict[str, Any], changes: Mapping[str, str]) -> dict[str, An
     labels = fields.get(_LABELS)
     for name, value in changes.items():
         if name == _LABELS:
-            labels = _labels_in(Path(value))
+            labels = read_labels(Path(value), option="--set labels")
         elif name in _LINEAGE:
             lineage[name] = value
         else:
             clip[name] = value.split(",") if name in ("mean", "std") else value
     return {**fields, "clip": clip, "lineage": lineage, _LABELS: labels}
-
-
-def _labels_in(path: Path) -> list[str]:
-    """Names of classes, one a line.
-
-    Raises:
-        ArtifactError: the file cannot be read as text.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise ArtifactError(
-            f"--set labels={str(path)!r}: {reason}; name a text file with the name of one class a "
-            "line, in the order of the classes"
-        ) from error
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
 
 
 def _edits(

@@ -1,18 +1,25 @@
 """stdeploy import: networks of other projects to artifacts, compared with what they come from."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.table import Table
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import ONNX_SUFFIX, existing
-from stdeploy.artifacts.spec import ForeignSpec
+from stdeploy.artifacts.label_files import read_labels
+from stdeploy.artifacts.spec import ClipSpec, ForeignSpec
 from stdeploy.cli.console import announced, note, out, phase_bars
 from stdeploy.errors import ArtifactError, SpecError
+from stdeploy.optional_packages import require
 
-_Network = Annotated[Path, typer.Argument(help="An .onnx file of another project.")]
+_Network = Annotated[
+    Path,
+    typer.Argument(help="Of another project: an .onnx file, or weights (.pth, .pyth, .pt, .tar)."),
+]
 _Card = Annotated[
     Path | None,
     typer.Option(
@@ -23,22 +30,140 @@ _Card = Annotated[
 ]
 _Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Default: NET.stdeploy.onnx beside NET.onnx."),
+    typer.Option(
+        "--output",
+        "-o",
+        help="Default: NET.stdeploy.onnx beside NET.onnx, NET.pt beside the weights NET.pth.",
+    ),
+]
+_Family = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        help="Of weights: what they are, such as ibm/i3d-resnet. Default: recognised by their "
+        "names and shapes; where several networks have the same ones, it is asked for.",
+        show_default=False,
+    ),
+]
+_Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        help="Of weights: a text file with the name of one class a line, or k400.",
+        show_default=False,
+    ),
+]
+_Clip = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Of weights: a field of the clip that is not the project's usual one: "
+        "num_frames=16; repeatable.",
+    ),
+]
+_Owner = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        "--owner",
+        help="Of weights: a clip (.npy, uint8, T x H x W x 3, RGB) and the logits that their "
+        "owner's program gives for it (.npy): they have to be the same here.",
+        metavar="CLIP LOGITS",
+        show_default=False,
+    ),
 ]
 
 
-def command(network: _Network, card: _Card = None, output: _Output = None) -> None:
-    """Make an artifact of another project's network: uint8 frames in, logits out, any batch.
+def command(
+    network: _Network,
+    card: _Card = None,
+    output: _Output = None,
+    family: _Family = None,
+    labels: _Labels = None,
+    clip: _Clip = None,
+    owner: _Owner = None,
+) -> None:
+    """Make an artifact of another project's network, compared with what it comes from.
 
-    Normalisation and layout go into the graph, batch norms are folded, a last softmax is taken off,
-    a fixed batch is made free. The result has to repeat the answers of the original at batches 1, 2
-    and 5, or nothing is written.
+    An .onnx file becomes one that takes uint8 frames and any batch, without batch norms and a last
+    softmax; it has to repeat the original's answers at batches 1, 2 and 5. Weights of networks that
+    are known become a checkpoint, which fuse and train take; no tensor may be left over.
     """
     existing(network, wanted="a network of another project")
+    of_weights = {"--as": family, "--labels": labels, "--set": clip, "--owner": owner}
     if network.suffix == ONNX_SUFFIX:
+        for option, value in of_weights.items():
+            if value:
+                raise SpecError(
+                    f"{option} belongs to weights; an .onnx file is described by --card"
+                )
         _import_onnx(network, card, output)
+        return
+    if card is not None:
+        raise SpecError("--card describes an .onnx file; of weights, --labels names the classes")
+    _import_weights(network, output, family=family, labels=labels, clip=clip or [], owner=owner)
+
+
+def _import_weights(
+    weights: Path,
+    output: Path | None,
+    *,
+    family: str | None,
+    labels: str | None,
+    clip: list[str],
+    owner: tuple[Path, Path] | None,
+) -> None:
+    if labels is None:
+        raise SpecError(
+            f"{str(weights)!r} does not say what its classes are called; --labels names a text "
+            "file with one a line, or k400 for Kinetics-400"
+        )
+    require("torch", extra="train", purpose="reading weights")
+    from stdeploy.importing.checkpoint import OwnersAnswer, import_checkpoint
+
+    if labels == "k400":
+        from stdeploy.pull.kinetics import kinetics_labels
+
+        names = list(kinetics_labels())
     else:
-        raise ArtifactError(f"{str(network)!r}: an .onnx file is wanted")
+        names = read_labels(Path(labels), option="--labels")
+    answer = None
+    if owner is not None:
+        answer = OwnersAnswer(*(_array(path) for path in owner))
+    result = import_checkpoint(
+        weights, output, labels=names, family=family, clip=_fields(clip), owner=answer
+    )
+    known, seen = result.family, result.card.clip
+    note(f"taken for {known.name} of {known.source}; assumed: {known.assumed}")
+    note(
+        f"its clips are taken to be {seen.num_frames} frames, one in {seen.frame_stride} at "
+        f"{seen.fps:g} fps, {seen.crop_px} px; --set changes that"
+    )
+    if result.card.parity:
+        _print_parity(result.card)
+    else:
+        note("compared with nothing of its owner's; --owner CLIP LOGITS does that")
+    out.print(f"{result.path}  next: stdeploy fuse {result.path}", soft_wrap=True, markup=False)
+
+
+def _fields(settings: list[str]) -> dict[str, object]:
+    """Fields of a clip, as typed."""
+    fields: dict[str, object] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in ClipSpec.model_fields:
+            known = ", ".join(ClipSpec.model_fields)
+            raise SpecError(f"--set {setting!r}: write FIELD=VALUE; there are {known}")
+        fields[name] = value.split(",") if name in ("mean", "std") else value
+    return fields
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        return cast(NDArray[Any], np.load(existing(path, wanted="an array"), allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(
+            f"{str(path)!r} is no array of NumPy; numpy.save writes one: {error}"
+        ) from error
 
 
 def _import_onnx(network: Path, description: Path | None, output: Path | None) -> None:
