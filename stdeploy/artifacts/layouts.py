@@ -159,7 +159,7 @@ _MixedStage = Annotated[tuple[MixedChannels, ...], Field(min_length=1, max_lengt
 
 
 class InceptionLayout(Spec):
-    """Inception-v1 in 3D, as I3D (Carreira and Zisserman, CVPR 2017) and S3D (Xie et al., ECCV 2018).
+    """Inception-v1 in 3D: I3D (Carreira and Zisserman, 2017) and S3D (Xie et al., ECCV 2018).
 
     Attributes:
         kind: of layout.

@@ -167,8 +167,9 @@ SLOWFASTS = (
     Family(
         name="mmaction2/slowfast",
         source="open-mmlab/mmaction2 (Apache-2.0)",
-        assumed="the slow path takes every 8th frame where filters between the paths have length 5, "
-        "every 4th where they have 7; stride 2 in space in conv3 to conv5, none in time; eps 1e-5",
+        assumed="the slow path takes every 8th frame where filters between the paths have length "
+        "5, every 4th where they have 7; stride 2 in space in conv3 to conv5, none in time; eps "
+        "1e-5",
         clip=clip_of(IMAGENET, 32, 2),
         read=partial(
             read_slowfast,

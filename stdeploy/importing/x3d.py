@@ -214,7 +214,8 @@ X3DS = (
     Family(
         name="mmaction2/x3d",
         source="open-mmlab/mmaction2 (Apache-2.0)",
-        assumed=f"{_STRIDES}; the clip is that of X3D-S: X3D-M sees 16 frames, every 5th, of 256 px",
+        assumed=f"{_STRIDES}; the clip is that of X3D-S, while X3D-M sees 16 frames, every 5th, of "
+        "256 px",
         clip=clip_of(((0.45, 0.45, 0.45), (_57, _57, _57)), 13, 6, sides=(192, 192)),
         read=partial(read_x3d, names=_MMACTION),
     ),

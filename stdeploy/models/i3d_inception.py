@@ -168,7 +168,7 @@ def inception3d(spec: ModelSpec) -> I3DInception:
 def _stem(
     spec: ModelSpec, layout: InceptionLayout, channels: int, kernel: Size3, stride: Size3
 ) -> nn.Sequential:
-    """The first convolution, with its padding before it where that is not the same on both sides."""
+    """The first convolution, and before it the padding that differs between the sides."""
     same = layout.padding == "same"
     pad = SamePadding(kernel, stride) if same else nn.Identity()
     unit = _unit(spec, layout, 3, channels, kernel, stride=stride, padded=same)

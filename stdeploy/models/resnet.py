@@ -122,9 +122,10 @@ class ResNet3d(ActionModel):
         self, spec: ModelSpec, layout: ResNetLayout | None = None, imagenet_url: str = ""
     ) -> None:
         super().__init__(spec)
-        layout = layout or spec.layout
-        if not isinstance(layout, ResNetLayout):
-            raise wrong_layout(spec)
+        if layout is None:
+            if not isinstance(spec.layout, ResNetLayout):
+                raise wrong_layout(spec)
+            layout = spec.layout
         self.imagenet_url = imagenet_url
         self.conv1, channels = stem_convolution(spec, layout)
         self.relu = nn.ReLU(inplace=True)

@@ -137,7 +137,7 @@ def _stem(spec: ModelSpec, layout: ResNetLayout) -> tuple[nn.Sequential, int]:
 def _lateral(
     spec: ModelSpec, layout: SlowFastLayout, number: int, in_channels: int
 ) -> tuple[nn.Sequential, int]:
-    """The convolution from the fast to the slow path after a stage, and how many channels it adds."""
+    """The convolution from the fast to the slow path, and how many channels it adds."""
     channels = scaled(layout.lateral[number - 1], spec.width)
     convolution = conv_norm(
         spec,
