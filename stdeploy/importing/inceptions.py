@@ -1,7 +1,7 @@
 """Inceptions of other projects: kernels and channels from the weights, the rest assumed."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Literal
 
@@ -73,15 +73,8 @@ def read_inception(
     """
     layout = _layout(weights, names, assumed)
     tensors: Tensors = {}
-    for ours, unit, wide in _units(names):
-        if not (wide and names.parts):
-            tensors |= filter_weights(
-                weights, f"{ours}.{_first(ours)}", names.plain.named(unit=unit)
-            )
-            continue
-        for offset, part in zip((0, 2), names.parts, strict=True):  # a ReLU lies between them
-            place = f"{ours}.{_first(ours) + offset}"
-            tensors |= filter_weights(weights, place, part.named(unit=unit))
+    for ours, theirs in pairs_of_inception(names).items():
+        tensors |= filter_weights(weights, ours, theirs)
     tensors |= classifier_weights(weights, names.classifier)
     spec = ModelSpec(
         architecture="inception3d",
@@ -94,6 +87,17 @@ def read_inception(
     return Found(spec, tensors)
 
 
+def pairs_of_inception(names: InceptionNames) -> Mapping[str, ConvNorm]:
+    """Our filters with the names of what they take."""
+    pairs: dict[str, ConvNorm] = {}
+    for ours, unit, wide in _units(names):
+        first = 1 if ours == "conv1" else 0  # the first layer of conv1 pads
+        parts = names.parts if wide and names.parts else (names.plain,)
+        for number, part in enumerate(parts):  # with a ReLU between them
+            pairs[f"{ours}.{first + 2 * number}"] = part.named(unit=unit)
+    return pairs
+
+
 def _units(names: InceptionNames) -> Iterator[tuple[str, str, bool]]:
     """Our name of each unit, theirs, and whether it is more than 1x1x1."""
     yield "conv1", names.stem, True
@@ -104,11 +108,6 @@ def _units(names: InceptionNames) -> Iterator[tuple[str, str, bool]]:
             for path, theirs in zip(_PATHS, names.paths, strict=True):
                 unit = theirs.format(module=module)
                 yield f"conv{stage}.{number}.{path}", unit, path in _WIDE
-
-
-def _first(unit: str) -> int:
-    """The first layer of conv1 pads."""
-    return 1 if unit == "conv1" else 0
 
 
 def _layout(

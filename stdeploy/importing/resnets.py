@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Literal
 
 from stdeploy.artifacts.layouts import ResNetLayout, Size3, StageLayout, StemLayout
@@ -227,9 +227,15 @@ def _block_shape(
 
 
 def filter_pairs(
-    weights: SourceWeights, names: ResNetNames, layout: ResNetLayout
+    weights: Container[str], names: ResNetNames, layout: ResNetLayout
 ) -> Mapping[str, ConvNorm]:
-    """Our filters with the names of what they take."""
+    """Our filters with the names of what they take.
+
+    Args:
+        weights: names of those of the other project, which say where shortcuts are.
+        names: in it.
+        layout: of the network.
+    """
     pairs: dict[str, ConvNorm] = {}
 
     def add(ours: str, theirs: tuple[ConvNorm, ...]) -> None:

@@ -1,6 +1,7 @@
 """SlowFast networks of other projects: both paths are residual networks, joined by convolutions."""
 
 import dataclasses
+from collections.abc import Container, Mapping
 from functools import partial
 from typing import Literal
 
@@ -88,19 +89,9 @@ def read_slowfast(
         lateral_relu=assumed.lateral_relu,
         window_side=assumed.window_side,
     )
-    filters = {
-        f"conv{number}.lateral.0": each for number, each in enumerate(names.lateral, start=1)
-    }
-    paths = (("slow", names.slow, layout.slow), ("fast", names.fast, layout.fast))
-    for path, theirs, own in paths:
-        for ours, found in filter_pairs(weights, theirs, own).items():
-            stage, _, rest = ours.partition(".")
-            # The stem of a path is Sequential(convolution, ReLU, pool).
-            place = rest if stage != "conv1" else f"0.{rest}".rstrip(".")
-            filters[f"{stage}.{path}.{place}"] = found
     tensors: Tensors = {}
-    for ours, found in filters.items():
-        tensors |= filter_weights(weights, ours, found, eps=layout.slow.eps)
+    for ours, theirs in pairs_of_slowfast(weights, names, layout).items():
+        tensors |= filter_weights(weights, ours, theirs, eps=layout.slow.eps)
     tensors |= classifier_weights(weights, names.slow.classifier)
     spec = ModelSpec(
         architecture="slowfast",
@@ -111,6 +102,27 @@ def read_slowfast(
         layout=layout,
     )
     return Found(spec, tensors)
+
+
+def pairs_of_slowfast(
+    weights: Container[str], names: SlowFastNames, layout: SlowFastLayout
+) -> Mapping[str, ConvNorm]:
+    """Our filters with the names of what they take.
+
+    Args:
+        weights: names of those of the other project, which say where shortcuts are.
+        names: in it.
+        layout: of the network.
+    """
+    pairs = {f"conv{number}.lateral.0": each for number, each in enumerate(names.lateral, start=1)}
+    paths = (("slow", names.slow, layout.slow), ("fast", names.fast, layout.fast))
+    for path, theirs, own in paths:
+        for ours, found in filter_pairs(weights, theirs, own).items():
+            stage, _, rest = ours.partition(".")
+            # The stem of a path is Sequential(convolution, ReLU, pool).
+            place = rest if stage != "conv1" else f"0.{rest}".rstrip(".")
+            pairs[f"{stage}.{path}.{place}"] = found
+    return pairs
 
 
 def _pytorchvideo(path: int) -> ResNetNames:

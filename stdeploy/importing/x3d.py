@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Container, Mapping
 from functools import partial
 
 from stdeploy.artifacts.layouts import X3DLayout, X3DStageLayout
@@ -56,24 +57,12 @@ def read_x3d(weights: SourceWeights, names: X3DNames, window: tuple[int, int] = 
         MismatchError: these are not the weights of such a network.
     """
     layout = _layout(weights, names, window)
-    filters = {"conv1.0": names.stem[0], "conv1.1": names.stem[1]}
     tensors: Tensors = {}
-    for number, stage in enumerate(layout.stages, start=1):
-        for index, squeezed in enumerate(stage.excitations):
-            ours, block = f"conv{number + 1}.{index}", _block(names, number, index)
-            for n, each in enumerate(names.convolutions, start=1):
-                filters[f"{ours}.conv{n}"] = each.named(block=block)
-            shortcut = names.shortcut.named(block=block)
-            if f"{shortcut.conv}.weight" in weights:
-                if f"{shortcut.norm}.weight" not in weights:
-                    shortcut = ConvNorm(shortcut.conv, None)
-                filters[f"{ours}.downsample"] = shortcut
-            if squeezed:
-                tensors |= _excitation(weights, names, f"{ours}.excitation", block)
-    last = f"conv5.{len(layout.stages[-1].excitations)}"
-    filters |= {f"{last}.project": names.project, f"{last}.expand": names.expand}
-    for ours, theirs in filters.items():
+    for ours, theirs in pairs_of_x3d(weights, names, layout).items():
         tensors |= filter_weights(weights, ours, theirs, eps=layout.eps)
+    for ours, plain in excitations_of_x3d(names, layout).items():
+        for kind in ("weight", "bias"):
+            tensors[f"{ours}.{kind}"] = weights.take(f"{plain}.{kind}")
     tensors |= classifier_weights(weights, names.classifier)
     spec = ModelSpec(
         architecture="x3d",
@@ -84,6 +73,43 @@ def read_x3d(weights: SourceWeights, names: X3DNames, window: tuple[int, int] = 
         layout=layout,
     )
     return Found(spec, tensors)
+
+
+def pairs_of_x3d(
+    weights: Container[str], names: X3DNames, layout: X3DLayout
+) -> Mapping[str, ConvNorm]:
+    """Our filters with the names of what they take.
+
+    Args:
+        weights: names of those of the other project, which say where shortcuts and norms are.
+        names: in it.
+        layout: of the network.
+    """
+    pairs = {"conv1.0": names.stem[0], "conv1.1": names.stem[1]}
+    for number, stage in enumerate(layout.stages, start=1):
+        for index in range(len(stage.excitations)):
+            ours, block = f"conv{number + 1}.{index}", _block(names, number, index)
+            for n, each in enumerate(names.convolutions, start=1):
+                pairs[f"{ours}.conv{n}"] = each.named(block=block)
+            shortcut = names.shortcut.named(block=block)
+            if f"{shortcut.conv}.weight" in weights:
+                if f"{shortcut.norm}.weight" not in weights:
+                    shortcut = ConvNorm(shortcut.conv, None)
+                pairs[f"{ours}.downsample"] = shortcut
+    last = f"conv5.{len(layout.stages[-1].excitations)}"
+    return {**pairs, f"{last}.project": names.project, f"{last}.expand": names.expand}
+
+
+def excitations_of_x3d(names: X3DNames, layout: X3DLayout) -> Mapping[str, str]:
+    """The convolutions of our squeeze-excitations with the names of theirs."""
+    pairs: dict[str, str] = {}
+    for number, stage in enumerate(layout.stages, start=1):
+        for index, squeezed in enumerate(stage.excitations):
+            if squeezed:
+                ours, block = f"conv{number + 1}.{index}.excitation", _block(names, number, index)
+                squeeze, excite = (name.format(block=block) for name in names.excitation)
+                pairs |= {f"{ours}.squeeze": squeeze, f"{ours}.excite": excite}
+    return pairs
 
 
 def _layout(weights: SourceWeights, names: X3DNames, window: tuple[int, int]) -> X3DLayout:
@@ -117,7 +143,7 @@ def _stage(weights: SourceWeights, names: X3DNames, number: int) -> X3DStageLayo
             raise MismatchError(f"{middle} is no depthwise t x 3 x 3 convolution")
         lengths.add(length)
         channels = weights.kernel_shape(last)[0]
-        squeeze = f"{names.excitation[0].format(block=block)}"
+        squeeze = names.excitation[0].format(block=block)
         squeezed = f"{squeeze}.weight" in weights
         excitations.append(weights.kernel_shape(squeeze)[0] if squeezed else 0)
     if len(lengths) != 1:
@@ -127,15 +153,6 @@ def _stage(weights: SourceWeights, names: X3DNames, number: int) -> X3DStageLayo
     return X3DStageLayout(
         channels=channels, inner=inner, excitations=tuple(excitations), length=lengths.pop()
     )
-
-
-def _excitation(weights: SourceWeights, names: X3DNames, ours: str, block: str) -> Tensors:
-    pairs = zip(("squeeze", "excite"), names.excitation, strict=True)
-    return {
-        f"{ours}.{layer}.{kind}": weights.take(f"{theirs.format(block=block)}.{kind}")
-        for layer, theirs in pairs
-        for kind in ("weight", "bias")
-    }
 
 
 def _block(names: X3DNames, number: int, index: int) -> str:
