@@ -195,7 +195,7 @@ _MMACTION = X3DNames(
     classifier="cls_head.fc2",
 )
 _STRIDES = "stride 2 in space in the stem and in conv2 to conv5; eps 1e-5"
-_57 = 57.38 / 255
+_STD = 57.38 / 255
 
 
 def _pytorchvideo(
@@ -233,7 +233,7 @@ X3DS = (
         source="open-mmlab/mmaction2 (Apache-2.0)",
         assumed=f"{_STRIDES}; the clip is that of X3D-S, while X3D-M sees 16 frames, every 5th, of "
         "256 px",
-        clip=clip_of(((0.45, 0.45, 0.45), (_57, _57, _57)), 13, 6, sides=(192, 192)),
+        clip=clip_of(((0.45, 0.45, 0.45), (_STD, _STD, _STD)), 13, 6, sides=(192, 192)),
         read=partial(read_x3d, names=_MMACTION),
     ),
 )

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from stdeploy.artifacts.parity import relative_error
+from stdeploy.fusion import fuse_model
 from stdeploy.importing.source_weights import ConvNorm
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel
@@ -62,3 +64,13 @@ def noise(model: ActionModel, frames: int, side: int) -> Tensor:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn((2, 3, frames, side, side), generator=generator, dtype=torch.float64)
     return x.to(next(model.parameters()).dtype)
+
+
+def check_same_and_folded(model: ActionModel, ours: ActionModel, *, frames: int, side: int) -> None:
+    """A network that was read computes what the other one does, folded too."""
+    x = noise(model, frames, side)
+    with torch.inference_mode():
+        expected, found = (network(x).double().numpy() for network in (model, ours))
+        folded = fuse_model(ours)(x.double()).numpy()
+    assert relative_error(expected, found) < 1e-5
+    assert relative_error(expected, folded) < 1e-5

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from stdeploy.artifacts.layouts import InceptionLayout
 from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.errors import ArtifactError
-from stdeploy.fusion import fuse_model
 from stdeploy.importing.checkpoint import recognise
 from stdeploy.importing.families import FAMILIES
 from stdeploy.importing.inceptions import (
@@ -21,7 +20,7 @@ from stdeploy.models.base import ActionModel
 from stdeploy.models.i3d_inception import I3DInception
 from stdeploy.models.registry import build
 from tests.helpers.models import randomise_norms
-from tests.helpers.source_weights import noise, under_their_names
+from tests.helpers.source_weights import check_same_and_folded, under_their_names
 
 NAMES = ["piergiaj/i3d", "torchvision/s3d", "kylemin/s3d"]
 # What each calls the same convolution, as its code spells it.
@@ -79,12 +78,7 @@ def test_what_is_read_computes_the_same_and_folds(name: str) -> None:
     assert found.spec == model.spec
     ours = build(found.spec)
     ours.load_state_dict(found.tensors, strict=False)
-    x = noise(ours, 16, 64)
-    with torch.inference_mode():
-        expected = model(x)
-        torch.testing.assert_close(ours.eval()(x), expected, rtol=1e-5, atol=1e-5)
-        folded = fuse_model(ours)(x.double())
-    torch.testing.assert_close(folded.float(), expected, rtol=1e-5, atol=1e-5)
+    check_same_and_folded(model, ours.eval(), frames=16, side=64)
 
 
 def test_separable_filters_are_two_with_a_norm_and_a_relu_each() -> None:

@@ -16,7 +16,7 @@ from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.export.flops import STAGES, count_flops
 from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import fuse_checkpoint, fuse_model
+from stdeploy.fusion import fuse_checkpoint
 from stdeploy.importing.checkpoint import recognise
 from stdeploy.importing.families import FAMILIES
 from stdeploy.importing.slowfast import AssumedOfSlowFast, SlowFastNames, pairs_of_slowfast
@@ -26,7 +26,12 @@ from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.registry import build
 from stdeploy.models.slowfast import spread_frames
 from tests.helpers.models import card_of
-from tests.helpers.source_weights import noise, under_their_names, without_norms
+from tests.helpers.source_weights import (
+    check_same_and_folded,
+    noise,
+    under_their_names,
+    without_norms,
+)
 
 NAMES = ["pytorchvideo/slowfast", "mmaction2/slowfast"]
 LITERAL = {
@@ -111,12 +116,7 @@ def test_what_is_read_computes_the_same_and_folds(name: str) -> None:
     assert found.spec == model.spec
     ours = build(found.spec)
     ours.load_state_dict(found.tensors, strict=False)
-    x = noise(ours, 16, 64)
-    with torch.inference_mode():
-        expected = model(x)
-        torch.testing.assert_close(ours.eval()(x), expected, rtol=1e-5, atol=1e-5)
-        folded = fuse_model(ours)(x.double())
-    torch.testing.assert_close(folded.float(), expected, rtol=1e-5, atol=1e-5)
+    check_same_and_folded(model, ours.eval(), frames=16, side=64)
 
 
 def test_lateral_filters_of_mmaction2_say_how_many_frames_the_slow_path_sees() -> None:

@@ -16,7 +16,7 @@ from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.export.flops import STAGES, count_flops
 from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import fuse_checkpoint, fuse_model
+from stdeploy.fusion import fuse_checkpoint
 from stdeploy.importing import x3d
 from stdeploy.importing.checkpoint import recognise
 from stdeploy.models.base import ActionModel, sliding_average
@@ -24,7 +24,7 @@ from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.registry import build
 from stdeploy.models.x3d import SqueezeExcitation
 from tests.helpers.models import card_of
-from tests.helpers.source_weights import noise, under_their_names, without_norms
+from tests.helpers.source_weights import check_same_and_folded, under_their_names, without_norms
 
 PROJECTS = {"pytorchvideo": x3d._PYTORCHVIDEO, "mmaction2": x3d._MMACTION}
 CLIP = ClipSpec(num_frames=4, frame_stride=2, fps=10.0, short_side_px=40, crop_px=32)
@@ -102,12 +102,7 @@ def test_what_is_read_computes_the_same_and_folds(project: str, family: str, lit
     assert taken.name == family
     ours = build(found.spec)
     ours.load_state_dict(found.tensors, strict=False)
-    x = noise(ours, 4, 64)
-    with torch.inference_mode():
-        expected = model(x)
-        torch.testing.assert_close(ours.eval()(x), expected, rtol=1e-5, atol=1e-5)
-        folded = fuse_model(ours)(x.double())
-    torch.testing.assert_close(folded.float(), expected, rtol=1e-5, atol=1e-5)
+    check_same_and_folded(model, ours.eval(), frames=4, side=64)
 
 
 def test_sizes_with_the_same_weights_have_to_be_told() -> None:
