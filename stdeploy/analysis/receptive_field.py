@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stdeploy.analysis.filters import spread
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
-from stdeploy.errors import ArtifactError, DatasetError, VideoError
+from stdeploy.errors import ArtifactError, DatasetError, SpecError, VideoError
 from stdeploy.fusion import fuse_model
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
@@ -98,7 +98,9 @@ def receptive_field(
 
     Raises:
         ArtifactError: the gradient is 0 or not finite.
+        SpecError: no unit of the network belongs to a place.
     """
+    _check_keeps_places(model)
     total: Array | None = None
     count = 0
     was_training = model.training
@@ -151,9 +153,13 @@ def theoretical_extents(spec: ModelSpec) -> tuple[int, int, int]:
 
     Returns:
         Extents in frames, and pixels down and across.
+
+    Raises:
+        SpecError: no unit of the network belongs to a place.
     """
     single = {"branches": "single", "eta": 1.0, "width": _ONE_CHANNEL, "num_classes": 1}
     model = build(spec.model_copy(update=single | {"fused": True})).eval()
+    _check_keeps_places(model)
     _see_everything(model)
     frames, side = _extent(model, axis=0, size=64), _extent(model, axis=1, size=512)
     return frames, side, side
@@ -167,6 +173,14 @@ def _gradient(model: ActionModel, x: Tensor) -> Tensor:
         unit = features[0, :, centre[0], centre[1], centre[2]].mean()
     (gradient,) = torch.autograd.grad(unit, x)
     return gradient
+
+
+def _check_keeps_places(model: ActionModel) -> None:
+    if not model.keeps_places:
+        raise SpecError(
+            f"features of {model.spec.architecture!r} are averages over the clip, so that none of "
+            "them has a receptive field"
+        )
 
 
 def _see_everything(model: nn.Module) -> None:
@@ -224,6 +238,7 @@ def field_of_file(
 
     Raises:
         ArtifactError: no such file, or its gradient is 0 or not finite.
+        SpecError: no unit of the network belongs to a place.
         DatasetError: no video can be read.
     """
     model, card = load_model(path)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, FiniteFloat, Tag, field_validator, model_validator
 
-from stdeploy.artifacts.layouts import ResNetLayout
+from stdeploy.artifacts.layouts import Layout
 from stdeploy.artifacts.values import Line, Spec
 
 TemporalLengths = tuple[int, int, int, int, int]
@@ -44,7 +44,7 @@ class ModelSpec(Spec):
     width: float = Field(default=1.0, gt=0.0, le=8.0)
     fused: bool = False
     # Left out of cards that have none, which thus stay as they were before there were layouts.
-    layout: ResNetLayout | None = Field(default=None, exclude_if=lambda layout: layout is None)
+    layout: Layout | None = Field(default=None, exclude_if=lambda layout: layout is None)
 
     @field_validator("temporal_lengths")
     @classmethod

@@ -1,7 +1,7 @@
 """Value objects that go to JSON and back, and what is said of wrong values. No torch here."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Tag, ValidationError
@@ -47,6 +47,7 @@ _ALLOWED = {
     "model_type": "a table is wanted",
     "string_type": "text is allowed",
     "too_long": "a list of {max_length} values is wanted",
+    "union_tag_invalid": "kind {tag!r} is not known; {expected_tags} is allowed",
     "tuple_type": 'a list in brackets is wanted, such as [1, 2] or ["a", "b"]',
 }
 
@@ -142,16 +143,23 @@ def _shown(value: object) -> str:
 def _nearest(spec: type[BaseModel], place: tuple[int | str, ...]) -> str:
     """Which known field an unknown one may have meant, as the rest of a sentence."""
     *outer, name = place
-    choices: tuple[object, ...] = ()  # of a field that may be one of several tables
+    tagged: dict[str, type[BaseModel]] = {}
     for field in outer:
-        if _is_tag(field):
-            spec = next((get_args(c)[0] for c in choices if Tag(str(field)) in get_args(c)), spec)
-            continue
-        inner = spec.model_fields[str(field)].annotation if field in spec.model_fields else None
-        choices = get_args(inner)
-        # An optional table is a union with None.
-        kinds = [k for k in (inner, *get_args(inner)) if isinstance(k, type)]
-        spec = next((k for k in kinds if issubclass(k, BaseModel)), spec)
+        if str(field) in tagged:
+            spec, tagged = tagged[str(field)], {}
+        elif field in spec.model_fields:
+            tagged = dict(_tables(spec.model_fields[str(field)].annotation))
+            spec = next((table for tag, table in tagged.items() if not tag), spec)
     return (
         did_you_mean(str(name), spec.model_fields) or f"; there are {', '.join(spec.model_fields)}"
     )
+
+
+def _tables(annotation: object) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The tables that a field can be, with the tags that tell the kinds of one apart; else ""."""
+    tags = [each.tag for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Tag)]
+    for kind in get_args(annotation) or (annotation,):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield (tags[0] if tags else ""), kind
+        elif get_args(kind):
+            yield from _tables(kind)

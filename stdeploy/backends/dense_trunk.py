@@ -85,9 +85,11 @@ def _temporal_radius(graph: onnx.GraphProto, artifact: Path) -> int:
     """Half the temporal extent of what one feature depends on, along the longest way.
 
     Raises:
-        SpecError: something strides in time.
+        SpecError: something strides in time, or looks at all frames at once.
     """
     radius: dict[str, int] = {}
+    # What the classifier takes is the one average over time that belongs there; see `_cut`.
+    pooled = next((node.input[0] for node in graph.node if "logits" in node.output), "")
     for node in graph.node:
         before = max((radius.get(name, 0) for name in node.input), default=0)
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -99,9 +101,25 @@ def _temporal_radius(graph: onnx.GraphProto, artifact: Path) -> int:
                     "share their work; pass --timeline windows"
                 )
             before += (kernel[0] - 1) // 2
+        if node.op_type == "ReduceMean" and node.output[0] != pooled and _over_time(node, graph):
+            raise SpecError(
+                f"the network of {artifact.name!r} averages over all frames before its last "
+                "layers, so its windows cannot share their work; pass --timeline windows"
+            )
         for name in node.output:
             radius[name] = before
     return max(radius.values())
+
+
+def _over_time(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    """Whether a ReduceMean of features (N, C, T, H, W) averages over frames."""
+    axes = [
+        int(axis)
+        for tensor in graph.initializer
+        if tensor.name in node.input[1:]
+        for axis in numpy_helper.to_array(tensor).ravel()
+    ]
+    return bool({2, -3} & {*axes})
 
 
 def _cut(graph: onnx.GraphProto, artifact: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

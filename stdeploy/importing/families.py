@@ -7,38 +7,22 @@ import dataclasses
 from collections.abc import Mapping
 from functools import partial
 
-from stdeploy.artifacts.spec import ClipSpec
-from stdeploy.importing.family import Family, Found
+from stdeploy.importing.family import (
+    GREY,
+    IMAGENET,
+    TORCHVISION,
+    Family,
+    Found,
+    clip_of,
+)
+from stdeploy.importing.inceptions import INCEPTIONS
 from stdeploy.importing.resnets import Assumed, ResNetNames, read_resnet
+from stdeploy.importing.slowfast import SLOWFASTS
 from stdeploy.importing.source_weights import ConvNorm, MismatchError, SourceWeights
+from stdeploy.importing.x3d import X3DS
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_GREY = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
-_TORCHVISION = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 _HARA = ((0.4345, 0.4051, 0.3775), (0.2768, 0.2713, 0.2737))
 _CUBE = (2, 2, 2)
-
-
-def _clip(
-    colours: tuple[tuple[float, float, float], tuple[float, float, float]],
-    frames: int,
-    stride: int = 1,
-    *,
-    fps: float = 30.0,
-    sides: tuple[int, int] = (256, 224),
-) -> ClipSpec:
-    mean, std = colours
-    return ClipSpec(
-        num_frames=frames,
-        frame_stride=stride,
-        fps=fps,
-        short_side_px=sides[0],
-        crop_px=sides[1],
-        mean=mean,
-        std=std,
-        short_video="loop",
-    )
-
 
 # --- IBM/action-recognition-pytorch
 
@@ -64,7 +48,7 @@ def _ibm(name: str, names: ResNetNames, assumed: Assumed) -> Family:
         name=name,
         source="IBM/action-recognition-pytorch (Apache-2.0)",
         assumed=f"{strides} in conv3 to conv5; pool 1x3x3 after the stem; eps 1e-5",
-        clip=_clip(_IMAGENET, 32, 2),
+        clip=clip_of(IMAGENET, 32, 2),
         read=partial(read_resnet, names=names, assumed=assumed),
     )
 
@@ -97,7 +81,7 @@ def _hara(name: str, names: ResNetNames, assumed: Assumed) -> Family:
         source="kenshohara/3D-ResNets-PyTorch (MIT)",
         assumed="stride (1, 2, 2) and a pool 3x3x3 of stride 2 in the stem, stride 2 in time in "
         "conv3 to conv5; eps 1e-5",
-        clip=_clip(_HARA, 16, sides=(112, 112)),
+        clip=clip_of(_HARA, 16, sides=(112, 112)),
         read=partial(_read_hara, names=names, assumed=assumed),
     )
 
@@ -129,7 +113,7 @@ def _torchvision(name: str, names: ResNetNames, assumed: Assumed) -> Family:
         name=name,
         source="torchvision.models.video (BSD-3)",
         assumed=f"stride {strides} in time in conv3 to conv5; no pool; eps 1e-5",
-        clip=_clip(_TORCHVISION, 16, fps=15.0, sides=(128, 112)),
+        clip=clip_of(TORCHVISION, 16, fps=15.0, sides=(128, 112)),
         read=partial(read_resnet, names=names, assumed=assumed),
     )
 
@@ -167,7 +151,7 @@ def _mmaction(
         name=name,
         source="open-mmlab/mmaction2 (Apache-2.0)",
         assumed=words,
-        clip=_clip(_IMAGENET, frames, stride),
+        clip=clip_of(IMAGENET, frames, stride),
         read=partial(read_resnet, names=names, assumed=assumed),
     )
 
@@ -207,9 +191,9 @@ def _pytorchvideo(
     return Family(
         name=name,
         source="facebookresearch/pytorchvideo (Apache-2.0)",
-        assumed=words,
-        clip=_clip(_GREY, frames, stride),
-        read=partial(read_resnet, names=names, assumed=assumed),
+        assumed=f"{words}; averages over 7 x 7 features",
+        clip=clip_of(GREY, frames, stride),
+        read=partial(read_resnet, names=names, assumed=dataclasses.replace(assumed, window_side=7)),
     )
 
 
@@ -288,7 +272,7 @@ _KNOWN = (
         name="mmaction2/ir-csn",
         source="open-mmlab/mmaction2 (Apache-2.0)",
         assumed="stride 2 in time in conv3 to conv5; pool 1x3x3 after the stem; eps 1e-3",
-        clip=_clip(_IMAGENET, 32, 2),
+        clip=clip_of(IMAGENET, 32, 2),
         read=partial(
             _read_csn,
             names=dataclasses.replace(
@@ -343,5 +327,8 @@ _KNOWN = (
         16,
         4,
     ),
+    *INCEPTIONS,
+    *X3DS,
+    *SLOWFASTS,
 )
 FAMILIES: Mapping[str, Family] = {family.name: family for family in _KNOWN}

@@ -6,6 +6,12 @@ from collections.abc import Callable
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.importing.source_weights import SourceWeights, Tensors
 
+# Mean and standard deviation of R, G, B.
+Colours = tuple[tuple[float, float, float], tuple[float, float, float]]
+IMAGENET: Colours = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+GREY: Colours = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
+TORCHVISION: Colours = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
+
 
 @dataclasses.dataclass(frozen=True)
 class Found:
@@ -37,3 +43,33 @@ class Family:
     assumed: str
     clip: ClipSpec
     read: Callable[[SourceWeights], Found]
+
+
+def clip_of(
+    colours: Colours,
+    frames: int,
+    stride: int = 1,
+    *,
+    fps: float = 30.0,
+    sides: tuple[int, int] = (256, 224),
+) -> ClipSpec:
+    """What a project feeds its networks.
+
+    Args:
+        colours: mean and standard deviation of R, G, B.
+        frames: in a clip.
+        stride: every how many frames of a video one is taken.
+        fps: of these videos, in frames per second.
+        sides: the shorter side that a frame is resized to, and that of its crop, in pixels.
+    """
+    mean, std = colours
+    return ClipSpec(
+        num_frames=frames,
+        frame_stride=stride,
+        fps=fps,
+        short_side_px=sides[0],
+        crop_px=sides[1],
+        mean=mean,
+        std=std,
+        short_video="loop",
+    )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Literal
 
 from stdeploy.artifacts.layouts import ResNetLayout, Size3, StageLayout, StemLayout
@@ -64,6 +64,8 @@ class Assumed:
         pool_in_time: likewise.
         eps: likewise.
         middle_eps: likewise.
+        depthwise: likewise.
+        window_side: likewise.
         stem_lengths: temporal lengths of the stem that such networks have.
         lengths: of conv2 to conv5 likewise; every one where it is empty.
     """
@@ -81,6 +83,7 @@ class Assumed:
     eps: float = 1e-5
     middle_eps: float = 1e-5
     depthwise: bool = False
+    window_side: int = 0
     lengths: tuple[tuple[int, ...], ...] = ()
 
 
@@ -95,9 +98,9 @@ def read_resnet(weights: SourceWeights, names: ResNetNames, assumed: Assumed) ->
     Raises:
         MismatchError: these are not the weights of such a network.
     """
-    layout = _layout(weights, names, assumed)
+    layout = read_layout(weights, names, assumed)
     tensors: Tensors = {}
-    for ours, theirs in _pairs(weights, names, layout).items():
+    for ours, theirs in filter_pairs(weights, names, layout).items():
         tensors |= filter_weights(weights, ours, theirs)
     tensors |= classifier_weights(weights, names.classifier)
     spec = ModelSpec(
@@ -111,8 +114,12 @@ def read_resnet(weights: SourceWeights, names: ResNetNames, assumed: Assumed) ->
     return Found(spec, tensors)
 
 
-def _layout(weights: SourceWeights, names: ResNetNames, assumed: Assumed) -> ResNetLayout:
-    """What kernels, channels and depths the weights have, with what is assumed."""
+def read_layout(weights: SourceWeights, names: ResNetNames, assumed: Assumed) -> ResNetLayout:
+    """What kernels, channels and depths the weights have, with what is assumed.
+
+    Raises:
+        MismatchError: these are not the weights of such a network.
+    """
     separable = assumed.convolution != "joint"
     bottleneck = f"{_named(names.joint, names, 1, 0, 3).conv}.weight" in weights
     stages = []
@@ -149,6 +156,7 @@ def _layout(weights: SourceWeights, names: ResNetNames, assumed: Assumed) -> Res
         pool_in_time=assumed.pool_in_time,
         eps=assumed.eps,
         middle_eps=assumed.middle_eps,
+        window_side=assumed.window_side,
     )
 
 
@@ -218,10 +226,16 @@ def _block_shape(
     return length, tuple(middles), channels
 
 
-def _pairs(
-    weights: SourceWeights, names: ResNetNames, layout: ResNetLayout
+def filter_pairs(
+    weights: Container[str], names: ResNetNames, layout: ResNetLayout
 ) -> Mapping[str, ConvNorm]:
-    """Our filters with the names of what they take."""
+    """Our filters with the names of what they take.
+
+    Args:
+        weights: names of those of the other project, which say where shortcuts are.
+        names: in it.
+        layout: of the network.
+    """
     pairs: dict[str, ConvNorm] = {}
 
     def add(ours: str, theirs: tuple[ConvNorm, ...]) -> None:
@@ -264,4 +278,4 @@ def _block(names: ResNetNames, stage: int, index: int) -> str:
 def _named(part: ConvNorm, names: ResNetNames, stage: int, index: int, number: int = 1) -> ConvNorm:
     """A pattern with its block and convolution put in."""
     fields = {"block": _block(names, stage, index), "n": number, "abc": "abc"[number - 1]}
-    return ConvNorm(part.conv.format(**fields), part.norm.format(**fields))
+    return part.named(**fields)

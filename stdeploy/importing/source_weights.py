@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from stdeploy.errors import SpecError
@@ -79,38 +80,56 @@ class ConvNorm:
 
     Attributes:
         conv: of the convolution.
-        norm: of the norm.
+        norm: of the norm; None where there is none.
     """
 
     conv: str
-    norm: str
+    norm: str | None
+
+    def named(self, **fields: object) -> "ConvNorm":
+        """Patterns such as "{block}.conv{n}" with their fields put in."""
+        return ConvNorm(
+            self.conv.format(**fields), None if self.norm is None else self.norm.format(**fields)
+        )
 
 
-def filter_weights(weights: SourceWeights, ours: str, theirs: ConvNorm) -> Tensors:
+def filter_weights(
+    weights: SourceWeights, ours: str, theirs: ConvNorm, *, eps: float = 0.0
+) -> Tensors:
     """The tensors of a `TemporalFilter` with one branch and eta = 1 that computes the same.
 
-    A bias of the convolution goes into the mean of the norm, from which it is subtracted.
+    A bias of the convolution goes into the mean of the norm, from which it is subtracted. Where
+    there is no norm, one that changes nothing stands in its place.
 
     Args:
         weights: of the other project.
         ours: name of the filter in our network.
         theirs: names in the other one.
+        eps: that our norm adds to the variance; only needed where there is no norm.
 
     Raises:
-        MismatchError: a tensor is missing.
+        MismatchError: a tensor is missing, or the kernel is none.
     """
     branch = f"{ours}.branches.0"
-    mean = weights.take(f"{theirs.norm}.running_mean")
+    kernel = weights.take(f"{theirs.conv}.weight")
+    if kernel.dim() == 2:  # a linear layer: the same over pooled features
+        kernel = kernel[:, :, None, None, None]
+    if kernel.dim() != 5:
+        raise MismatchError(
+            f"{theirs.conv}.weight has shape {tuple(kernel.shape)}, which is no 3D convolution"
+        )
+    if theirs.norm is None:
+        zeros = torch.zeros(kernel.shape[0])
+        ones = torch.ones(kernel.shape[0])
+        norm = {"weight": ones, "bias": zeros, "running_mean": zeros, "running_var": ones - eps}
+    else:
+        names = ("weight", "bias", "running_mean", "running_var")
+        norm = {name: weights.take(f"{theirs.norm}.{name}") for name in names}
     if f"{theirs.conv}.bias" in weights:
-        mean = mean - weights.take(f"{theirs.conv}.bias")
+        norm["running_mean"] = norm["running_mean"] - weights.take(f"{theirs.conv}.bias")
     return {
-        f"{branch}.coefficients": coefficients_from_filter(
-            weights.take(f"{theirs.conv}.weight"), 1.0
-        ),
-        f"{branch}.norm.weight": weights.take(f"{theirs.norm}.weight"),
-        f"{branch}.norm.bias": weights.take(f"{theirs.norm}.bias"),
-        f"{branch}.norm.running_mean": mean,
-        f"{branch}.norm.running_var": weights.take(f"{theirs.norm}.running_var"),
+        f"{branch}.coefficients": coefficients_from_filter(kernel, 1.0),
+        **{f"{branch}.norm.{name}": tensor for name, tensor in norm.items()},
     }
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stdeploy.artifacts.spec import ModelSpec, Precision
+from stdeploy.errors import SpecError
 from stdeploy.layers.temporal import Padding, Size3, TemporalFilter
 
 
@@ -36,9 +37,12 @@ class ActionModel(nn.Module):
         head: features (N, C, t, h, w) -> logits (N, K).
         imagenet_url: where the 2D weights that it can start from are; "" where there are none.
         stored: type of the weights in the file that it was read from.
+        keeps_places: whether a feature belongs to a place in the clip; where features are averages
+            over the clip already, each depends on all of it.
     """
 
     head: "AveragePoolHead"
+    keeps_places = True
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -68,21 +72,50 @@ class AveragePoolHead(nn.Module):
         num_classes: K.
         window: frames averaged at a time; 0 averages all at once. The I3D of Kinetics slides a
             window of 2, which counts the inner frames twice.
+        window_side: likewise, side of the squares that are averaged at a time.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, *, window: int = 0) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int, *, window: int = 0, window_side: int = 0
+    ) -> None:
         super().__init__()
         self.window = window
+        self.window_side = window_side
         self.dropout = nn.Dropout(0.5)
         self.classifier = nn.Linear(in_channels, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (N, C, t, h, w) to (N, K)."""
+        if 0 < self.window_side < max(features.shape[3:]):
+            features = sliding_average(features, (1, self.window_side, self.window_side))
         frames = features.mean(dim=(3, 4))
         if 0 < self.window < frames.shape[2]:
             frames = torch.nn.functional.avg_pool1d(frames, self.window, stride=1)
         logits: Tensor = self.classifier(self.dropout(frames.mean(dim=2)))
         return logits
+
+
+def sliding_average(x: Tensor, window: Size3) -> Tensor:
+    """Average features over windows that slide by one.
+
+    Args:
+        x: (N, C, T, H, W).
+        window: (t, h, w); 0 stands for all, and no window is larger than that.
+
+    Returns:
+        (N, C, T - t + 1, H - h + 1, W - w + 1).
+    """
+    sizes = x.shape[2:]
+    kernel = [min(part or size, size) for part, size in zip(window, sizes, strict=True)]
+    if kernel == list(sizes):
+        return x.mean(dim=(2, 3, 4), keepdim=True)
+    return torch.nn.functional.avg_pool3d(x, kernel, stride=1)
+
+
+def wrong_layout(spec: ModelSpec) -> SpecError:
+    """The error of a network that is built from another kind of layout than its own."""
+    kind = "none" if spec.layout is None else f"one of kind {spec.layout.kind!r}"
+    return SpecError(f"architecture {spec.architecture!r} needs a layout of its kind, not {kind}")
 
 
 def scaled(channels: int, width: float) -> int:

@@ -1,35 +1,23 @@
 """I3D-Inception-v1 (Carreira and Zisserman, CVPR 2017): the network of the Kinetics weights.
 
 It comes from TensorFlow, whose "SAME" padding puts the odd zero of a strided layer behind,
-not before. Only layers with a stride feel it: the stem and four of the pools.
+not before. Only layers with a stride feel it: the stem and four of the pools. A layout describes
+its kin, among them S3D (Xie et al., ECCV 2018), whose filters are separable.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stdeploy.artifacts.layouts import InceptionLayout, MixedChannels
 from stdeploy.artifacts.spec import ModelSpec
-from stdeploy.layers.temporal import Size3
-from stdeploy.models.base import ActionModel, AveragePoolHead, conv_norm, scaled
-
-_EPS = 1e-3
-
-# Output channels of a mixed module: 1x1x1; 1x1x1 and t x 3 x 3; the same again; 1x1x1 after a pool.
-_MixedChannels = tuple[int, int, int, int, int, int]
-_CONV3: tuple[_MixedChannels, ...] = (
-    (64, 96, 128, 16, 32, 32),
-    (128, 128, 192, 32, 96, 64),
-)
-_CONV4: tuple[_MixedChannels, ...] = (
-    (192, 96, 208, 16, 48, 64),
-    (160, 112, 224, 24, 64, 64),
-    (128, 128, 256, 24, 64, 64),
-    (112, 144, 288, 32, 64, 64),
-    (256, 160, 320, 32, 128, 128),
-)
-_CONV5: tuple[_MixedChannels, ...] = (
-    (256, 160, 320, 32, 128, 128),
-    (384, 192, 384, 48, 128, 128),
+from stdeploy.layers.temporal import Padding, Size3
+from stdeploy.models.base import (
+    ActionModel,
+    AveragePoolHead,
+    conv_norm,
+    scaled,
+    wrong_layout,
 )
 
 
@@ -87,27 +75,34 @@ class Mixed(nn.Module):
 
     Args:
         spec: the network.
+        layout: likewise.
         in_channels: C_in.
         channels: of the paths, already scaled.
         length: temporal length of the two 3x3 filters.
     """
 
     def __init__(
-        self, spec: ModelSpec, in_channels: int, channels: _MixedChannels, length: int
+        self,
+        spec: ModelSpec,
+        layout: InceptionLayout,
+        in_channels: int,
+        channels: MixedChannels,
+        length: int,
     ) -> None:
         super().__init__()
         point, reduce_a, out_a, reduce_b, out_b, pooled = channels
-        self.point = _unit(spec, in_channels, point, (1, 1, 1))
+        self.point = _unit(spec, layout, in_channels, point, (1, 1, 1))
         self.path_a = nn.Sequential(
-            _unit(spec, in_channels, reduce_a, (1, 1, 1)),
-            _unit(spec, reduce_a, out_a, (length, 3, 3)),
+            _unit(spec, layout, in_channels, reduce_a, (1, 1, 1)),
+            _unit(spec, layout, reduce_a, out_a, (length, 3, 3)),
         )
         self.path_b = nn.Sequential(
-            _unit(spec, in_channels, reduce_b, (1, 1, 1)),
-            _unit(spec, reduce_b, out_b, (length, 3, 3)),
+            _unit(spec, layout, in_channels, reduce_b, (1, 1, 1)),
+            _unit(spec, layout, reduce_b, out_b, (length, 3, 3)),
         )
         self.pooled = nn.Sequential(
-            nn.MaxPool3d(3, stride=1, padding=1), _unit(spec, in_channels, pooled, (1, 1, 1))
+            nn.MaxPool3d(3, stride=1, padding=1),
+            _unit(spec, layout, in_channels, pooled, (1, 1, 1)),
         )
         self.out_channels = point + out_a + out_b + pooled
 
@@ -121,53 +116,119 @@ class I3DInception(ActionModel):
 
     It strides in time: 64 frames give features of 8. Pools keep their temporal extent whatever
     the temporal lengths of the filters are.
+
+    Args:
+        spec: the network.
+        layout: likewise; None for the network of the Kinetics weights.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, layout: InceptionLayout | None = None) -> None:
         super().__init__(spec)
-        t1, t2, t3, t4, t5 = spec.temporal_lengths
-        c64, c192 = scaled(64, spec.width), scaled(192, spec.width)
-        stem_size, stem_stride = (t1, 7, 7), (2, 2, 2)
-        self.conv1 = nn.Sequential(
-            SamePadding(stem_size, stem_stride),
-            conv_norm(spec, 3, c64, stem_size, stride=stem_stride, padding="valid", eps=_EPS),
-            nn.ReLU(inplace=True),
-        )
+        layout = layout or InceptionLayout(lengths=spec.temporal_lengths)
+        t1, t2, t3, t4, t5 = layout.lengths
+        c1, point, c2 = (scaled(channels, spec.width) for channels in layout.channels)
+        self.conv1 = _stem(spec, layout, c1, (t1, 7, 7), (2, 2, 2))
         self.conv2 = nn.Sequential(
-            MaxPoolSame((1, 3, 3), (1, 2, 2)),
-            _unit(spec, c64, c64, (1, 1, 1)),
-            _unit(spec, c64, c192, (t2, 3, 3)),
+            _pool(layout, (1, 3, 3), (1, 2, 2)),
+            _unit(spec, layout, c1, point, (1, 1, 1)),
+            _unit(spec, layout, point, c2, (t2, 3, 3)),
         )
-        self.conv3, channels = _stage(spec, c192, _CONV3, t3, MaxPoolSame((1, 3, 3), (1, 2, 2)))
-        self.conv4, channels = _stage(spec, channels, _CONV4, t4, MaxPoolSame((3, 3, 3), (2, 2, 2)))
-        self.conv5, channels = _stage(spec, channels, _CONV5, t5, MaxPoolSame((2, 2, 2), (2, 2, 2)))
-        self.head = AveragePoolHead(channels, spec.num_classes, window=2)
+        mixed3, mixed4, mixed5 = layout.mixed
+        pool3 = _pool(layout, (1, 3, 3), (1, 2, 2))
+        self.conv3, channels = _stage(spec, layout, c2, mixed3, t3, pool3)
+        pool4 = _pool(layout, (3, 3, 3), (2, 2, 2))
+        self.conv4, channels = _stage(spec, layout, channels, mixed4, t4, pool4)
+        pool5 = _pool(layout, (2, 2, 2), (2, 2, 2))
+        self.conv5, channels = _stage(spec, layout, channels, mixed5, t5, pool5)
+        self.head = AveragePoolHead(
+            channels, spec.num_classes, window=layout.window, window_side=layout.window_side
+        )
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map (N, 3, T, H, W) to (N, C, T / 8, H / 32, W / 32), rounded up."""
+        """Map (N, 3, T, H, W) to (N, C, T / 8, H / 32, W / 32), rounded up.
+
+        Where padding is "centred", an odd number before the last pool loses its last one.
+        """
         for stage in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5):
             x = stage(x)
         return x
 
 
-def _unit(spec: ModelSpec, in_channels: int, out_channels: int, kernel: Size3) -> nn.Sequential:
-    return nn.Sequential(
-        conv_norm(spec, in_channels, out_channels, kernel, eps=_EPS), nn.ReLU(inplace=True)
-    )
+def inception3d(spec: ModelSpec) -> I3DInception:
+    """Build the Inception of another project that the layout of `spec` describes.
+
+    Raises:
+        SpecError: it describes none.
+    """
+    if not isinstance(spec.layout, InceptionLayout):
+        raise wrong_layout(spec)
+    return I3DInception(spec, spec.layout)
+
+
+def _stem(
+    spec: ModelSpec, layout: InceptionLayout, channels: int, kernel: Size3, stride: Size3
+) -> nn.Sequential:
+    """The first convolution, and before it the padding that differs between the sides."""
+    same = layout.padding == "same"
+    pad = SamePadding(kernel, stride) if same else nn.Identity()
+    unit = _unit(spec, layout, 3, channels, kernel, stride=stride, padded=same)
+    return nn.Sequential(pad, *unit)
+
+
+def _pool(layout: InceptionLayout, kernel: Size3, stride: Size3) -> nn.Module:
+    if layout.padding == "same":
+        return MaxPoolSame(kernel, stride)
+    length, height, width = ((size - 1) // 2 for size in kernel)
+    return nn.MaxPool3d(kernel, stride, padding=(length, height, width))
+
+
+def _unit(
+    spec: ModelSpec,
+    layout: InceptionLayout,
+    in_channels: int,
+    out_channels: int,
+    kernel: Size3,
+    *,
+    stride: Size3 = (1, 1, 1),
+    padded: bool = False,
+) -> nn.Sequential:
+    """A convolution, its norm and a ReLU; twice where it is separable."""
+    length, *sides = kernel
+    parts = [(kernel, stride)]
+    if layout.separable and kernel != (1, 1, 1):
+        parts = [((1, sides[0], sides[1]), (1, *stride[1:])), ((length, 1, 1), (stride[0], 1, 1))]
+    layers: list[nn.Module] = []
+    for size, step in parts:
+        padding: Padding = "valid" if padded else "centred"
+        layers += [
+            conv_norm(
+                spec,
+                in_channels,
+                out_channels,
+                size,
+                stride=step,
+                padding=padding,
+                eps=layout.eps,
+            ),
+            nn.ReLU(inplace=True),
+        ]
+        in_channels = out_channels
+    return nn.Sequential(*layers)
 
 
 def _stage(
     spec: ModelSpec,
+    layout: InceptionLayout,
     in_channels: int,
-    modules: tuple[_MixedChannels, ...],
+    modules: tuple[MixedChannels, ...],
     length: int,
-    pool: MaxPoolSame,
+    pool: nn.Module,
 ) -> tuple[nn.Sequential, int]:
     """A pool and mixed modules, and how many channels come out."""
     layers: list[nn.Module] = [pool]
     for paper_channels in modules:
         a, b, c, d, e, f = (scaled(channels, spec.width) for channels in paper_channels)
-        mixed = Mixed(spec, in_channels, (a, b, c, d, e, f), length)
+        mixed = Mixed(spec, layout, in_channels, (a, b, c, d, e, f), length)
         layers.append(mixed)
         in_channels = mixed.out_channels
     return nn.Sequential(*layers), in_channels

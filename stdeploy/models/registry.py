@@ -21,7 +21,12 @@ ARCHITECTURES: Mapping[str, str] = {
     "plain": "stdeploy.models.plain:PlainNet",
 }
 # Likewise, of networks of other projects: the name alone is none, `ModelSpec.layout` says the rest.
-OF_A_LAYOUT: Mapping[str, str] = {"resnet3d": "stdeploy.models.resnet:resnet3d"}
+OF_A_LAYOUT: Mapping[str, str] = {
+    "resnet3d": "stdeploy.models.resnet:resnet3d",
+    "inception3d": "stdeploy.models.i3d_inception:inception3d",
+    "x3d": "stdeploy.models.x3d:X3D",
+    "slowfast": "stdeploy.models.slowfast:SlowFast",
+}
 
 
 def check_architecture(name: str) -> None:

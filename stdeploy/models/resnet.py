@@ -13,9 +13,15 @@ from torch.nn import functional
 
 from stdeploy.artifacts.layouts import ResNetLayout, Size3, StageLayout, StemLayout
 from stdeploy.artifacts.spec import ModelSpec
-from stdeploy.errors import SpecError
 from stdeploy.layers.temporal import TemporalFilter
-from stdeploy.models.base import ActionModel, AveragePoolHead, Counterpart, conv_norm, scaled
+from stdeploy.models.base import (
+    ActionModel,
+    AveragePoolHead,
+    Counterpart,
+    conv_norm,
+    scaled,
+    wrong_layout,
+)
 
 # Of torchvision (BSD-3), IMAGENET1K_V1; the digits are the beginning of the file's SHA-256.
 RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
@@ -109,30 +115,27 @@ class ResNet3d(ActionModel):
         imagenet_url: of the 2D ResNet with the same blocks; "" where there is none.
 
     Raises:
-        SpecError: neither describes a layout.
+        SpecError: neither describes a residual network.
     """
 
     def __init__(
         self, spec: ModelSpec, layout: ResNetLayout | None = None, imagenet_url: str = ""
     ) -> None:
         super().__init__(spec)
-        layout = layout or spec.layout
         if layout is None:
-            raise SpecError(f"architecture {spec.architecture!r} needs a layout")
+            if not isinstance(spec.layout, ResNetLayout):
+                raise wrong_layout(spec)
+            layout = spec.layout
         self.imagenet_url = imagenet_url
-        self.conv1, channels = _stem(spec, layout)
+        self.conv1, channels = stem_convolution(spec, layout)
         self.relu = nn.ReLU(inplace=True)
-        self.pool = _pool(layout.stem)
+        self.pool = stem_pool(layout.stem)
         # A module of its own only where there is one: its number is part of no weight's name.
         self.pool_in_time = nn.MaxPool3d((2, 1, 1)) if layout.pool_in_time else nn.Identity()
         for number, stage in enumerate(layout.stages, start=2):
-            blocks = []
-            for index in range(len(stage.lengths)):
-                block = ResidualBlock(spec, layout, stage, index, channels)
-                blocks.append(block)
-                channels = block.out_channels
-            self.add_module(f"conv{number}", nn.Sequential(*blocks))
-        self.head = AveragePoolHead(channels, spec.num_classes)
+            blocks, channels = residual_blocks(spec, layout, stage, channels)
+            self.add_module(f"conv{number}", blocks)
+        self.head = AveragePoolHead(channels, spec.num_classes, window_side=layout.window_side)
 
     def stages(self) -> list[nn.Module]:
         """conv2 to conv5."""
@@ -161,7 +164,26 @@ class ResNet3d(ActionModel):
         return x
 
 
-def _stem(spec: ModelSpec, layout: ResNetLayout) -> tuple[nn.Module, int]:
+def residual_blocks(
+    spec: ModelSpec, layout: ResNetLayout, stage: StageLayout, channels: int
+) -> tuple[nn.Sequential, int]:
+    """The blocks of a stage, and how many channels come out.
+
+    Args:
+        spec: the network.
+        layout: of the residual network.
+        stage: of `layout`.
+        channels: that come in, already scaled.
+    """
+    blocks = []
+    for index in range(len(stage.lengths)):
+        block = ResidualBlock(spec, layout, stage, index, channels)
+        blocks.append(block)
+        channels = block.out_channels
+    return nn.Sequential(*blocks), channels
+
+
+def stem_convolution(spec: ModelSpec, layout: ResNetLayout) -> tuple[nn.Module, int]:
     """The first convolution, and how many channels come out."""
     stem = layout.stem
     channels = scaled(stem.channels, spec.width)
@@ -174,7 +196,8 @@ def _stem(spec: ModelSpec, layout: ResNetLayout) -> tuple[nn.Module, int]:
     ), channels
 
 
-def _pool(stem: StemLayout) -> nn.Module:
+def stem_pool(stem: StemLayout) -> nn.Module:
+    """The pool after the first convolution; Identity where there is none."""
     if stem.pool_kernel is None:
         return nn.Identity()
     length, height, width = stem.pool_kernel
@@ -303,6 +326,6 @@ def resnet3d(spec: ModelSpec) -> ResNet3d:
     """Build the residual network of another project that the layout of `spec` describes.
 
     Raises:
-        SpecError: there is no layout.
+        SpecError: it describes none.
     """
     return ResNet3d(spec)

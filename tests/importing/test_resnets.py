@@ -43,7 +43,7 @@ BASIC |= {"hara/r2plus1d", "mmaction2/r2plus1d", "ibm/i3d-resnet"}
 RESNETS = [
     name
     for name, family in FAMILIES.items()
-    if isinstance(family.read, partial) and "assumed" in family.read.keywords
+    if isinstance(family.read, partial) and isinstance(family.read.keywords.get("assumed"), Assumed)
 ]
 
 
@@ -118,7 +118,7 @@ def under_their_names(model: ActionModel, names: ResNetNames) -> dict[str, Tenso
     assert layout is not None
     tensors: dict[str, Tensor] = {}
     every = dict.fromkeys(f"{name}.weight" for name in _their_convolutions(model, names))
-    pairs = resnets._pairs(every, names, layout)  # the one place that knows the names
+    pairs = resnets.filter_pairs(every, names, layout)  # the one place that knows the names
     for ours, theirs in pairs.items():
         layer = model.get_submodule(ours)
         assert isinstance(layer, TemporalFilter)
@@ -132,7 +132,7 @@ def under_their_names(model: ActionModel, names: ResNetNames) -> dict[str, Tenso
 
 
 def _their_convolutions(model: ActionModel, names: ResNetNames) -> list[str]:
-    """Shortcuts that the network has: what `_pairs` asks the weights."""
+    """Shortcuts that the network has: what `filter_pairs` asks the weights."""
     found = []
     for stage in range(1, 5):
         for index, block in enumerate(model.get_submodule(f"conv{stage + 1}").children()):
