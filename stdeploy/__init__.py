@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stdeploy.export.onnx_verification import verify_onnx
     from stdeploy.export.triton import write_triton
     from stdeploy.fusion import FuseResult, fuse_checkpoint
+    from stdeploy.importing.onnx_import import ImportResult, import_onnx
     from stdeploy.inference.classifier import ClassifiedVideo, Classifier, ClassifyOptions
     from stdeploy.inference.evaluation import Evaluation, evaluate
     from stdeploy.inference.live_answers import LiveAnswer
@@ -65,6 +66,7 @@ _WHERE = {
     "stdeploy.export.onnx_verification": ("verify_onnx",),
     "stdeploy.export.triton": ("write_triton",),
     "stdeploy.fusion": ("FuseResult", "fuse_checkpoint"),
+    "stdeploy.importing.onnx_import": ("ImportResult", "import_onnx"),
     "stdeploy.inference.classifier": ("ClassifiedVideo", "Classifier", "ClassifyOptions"),
     "stdeploy.inference.evaluation": ("Evaluation", "evaluate"),
     "stdeploy.inference.live_answers": ("LiveAnswer",),
@@ -92,6 +94,7 @@ __all__ = [
     "ExportResult",
     "FuseResult",
     "FusionError",
+    "ImportResult",
     "LiveAnswer",
     "MissingExtraError",
     "ModelCard",
@@ -114,6 +117,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "fuse_checkpoint",
+    "import_onnx",
     "read_card",
     "train_model",
     "verify_onnx",

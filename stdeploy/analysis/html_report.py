@@ -17,7 +17,7 @@ from stdeploy.analysis.plots import draw_filters, draw_receptive_fields
 from stdeploy.analysis.receptive_field import ReceptiveField, field_of_file
 from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.files import whole_file
-from stdeploy.errors import ArtifactError, MissingExtraError
+from stdeploy.errors import ArtifactError, MissingExtraError, SpecError
 from stdeploy.export.flops import Cost, count_flops
 from stdeploy.optional_packages import require
 
@@ -134,7 +134,7 @@ def _section(
     def attempt(what: str, work: Callable[[], dict[str, Any]]) -> None:
         try:
             found.update(work())
-        except (ArtifactError, MissingExtraError) as error:
+        except (ArtifactError, SpecError, MissingExtraError) as error:
             missing[what] = str(error)
 
     attempt("cost", lambda: {"cost": _cost(card)})

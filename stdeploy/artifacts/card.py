@@ -11,7 +11,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from stdeploy import __version__
 from stdeploy.artifacts.contents import json_fields, read_contents
 from stdeploy.artifacts.files import StrPath, as_path
-from stdeploy.artifacts.spec import Arithmetic, ClipSpec, ModelSpec, Precision
+from stdeploy.artifacts.spec import Arithmetic, ClipSpec, ModelSpec, NetworkSpec, Precision
 from stdeploy.artifacts.values import Line, Spec, check_labels
 from stdeploy.errors import ArtifactError, SpecError
 
@@ -137,7 +137,7 @@ class ModelCard(Spec):
     """Everything that the later stages need to know about an artifact.
 
     Attributes:
-        model: the network.
+        model: the network: how it is built, or that it is another project's.
         clip: what it sees.
         labels: names of the K classes, in the order of the logits.
         lineage: where it comes from.
@@ -150,7 +150,7 @@ class ModelCard(Spec):
         calibration: clips that a lower precision was measured on, if any were named.
     """
 
-    model: ModelSpec
+    model: NetworkSpec
     clip: ClipSpec
     labels: tuple[str, ...]
     golden: GoldenClip
@@ -160,6 +160,23 @@ class ModelCard(Spec):
     precision: Precision = "fp32"
     kept: tuple[Line, ...] = ()
     calibration: Calibration | None = None
+
+    def buildable(self, purpose: str) -> ModelSpec:
+        """The network, where it can be built again.
+
+        Args:
+            purpose: what it is wanted for, as the subject of a sentence.
+
+        Raises:
+            SpecError: it is another project's, of which there is a graph only.
+        """
+        if isinstance(self.model, ModelSpec):
+            return self.model
+        name = f" ({self.model.name})" if self.model.name else ""
+        raise SpecError(
+            f"{purpose} builds the network from its description, and this one{name} was imported "
+            "from another project as a graph; stdeploy card FILE shows what is known of it"
+        )
 
     @property
     def accuracies(self) -> dict[str, float]:

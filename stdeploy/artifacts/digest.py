@@ -184,12 +184,12 @@ class OnnxFile:
         """
         metadata: dict[str, str] = {}
         others, rest = [], []
-        for number, value, whole in _fields(content):
+        for number, value, whole in message_fields(content):
             if number != _METADATA:
                 others.append((number, value))
                 rest.append(whole)
                 continue
-            entry = {inner: bytes(text).decode() for inner, text, _ in _fields(value)}
+            entry = {inner: bytes(text).decode() for inner, text, _ in message_fields(value)}
             key = entry.get(_KEY, "")
             if key in metadata:
                 raise ValueError(f"its metadata holds {key!r} twice")
@@ -219,8 +219,10 @@ class OnnxFile:
                 file.write(_field(_METADATA, entry))
 
 
-def _fields(content: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
-    """Number, value and whole of each field of a message.
+def message_fields(content: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """Number, value and whole of each field of a message of protobuf; nothing is copied.
+
+    A number without a length (of a flag, a size) is given as its bytes.
 
     Raises:
         ValueError: it is no message.

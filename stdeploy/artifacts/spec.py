@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import Discriminator, Field, FiniteFloat, Tag, field_validator, model_validator
 
 from stdeploy.artifacts.layouts import ResNetLayout
 from stdeploy.artifacts.values import Line, Spec
@@ -76,6 +76,54 @@ class ModelSpec(Spec):
         if math.isnan(eta):
             raise ValueError("eta is not a number; give 1 or more, or inf")
         return eta
+
+
+class ForeignSpec(Spec):
+    """A network of another project: its graph is all that there is, and what its owner said of it.
+
+    Attributes:
+        architecture: "foreign"; nothing of `stdeploy.models.registry` builds it.
+        name: what it is called; "" where nobody said.
+        num_classes: width of the logits, K.
+        layout: axes of the input that it had, such as "NCTHW", or "NVCTHW" with views.
+        pixel_range: of the pixels that it was given before mean and std.
+        colour_order: of the channels that it was given.
+        output: what it gave; an artifact gives logits always.
+        per_frame: whether it gave one row for each step in time, which the artifact averages.
+        compared_with: "itself": the artifact repeats the answers of the graph that it was made
+            from, read as its description says; "its owner": also those that its owner gave.
+    """
+
+    architecture: Literal["foreign"] = "foreign"
+    name: Line = ""
+    num_classes: int = Field(ge=1)
+    layout: Line
+    pixel_range: Literal["0..1", "0..255"]
+    colour_order: Literal["RGB", "BGR"]
+    output: Literal["logits", "probabilities"]
+    per_frame: bool = False
+    compared_with: Literal["itself", "its owner"] = "itself"
+
+    @property
+    def fused(self) -> bool:
+        """True: its graph has neither branches nor norms."""
+        return True
+
+
+def _kind_of_network(fields: object) -> str:
+    """The tag of what describes a network, as fields or as a spec."""
+    named = fields.get("architecture") if isinstance(fields, dict) else None
+    return _FOREIGN if named == "foreign" or isinstance(fields, ForeignSpec) else _OURS
+
+
+# As values.py reads the places of errors.
+_OURS, _FOREIGN = "<ModelSpec>", "<ForeignSpec>"
+
+# What a card says of its network: how to build it, or that it is another project's.
+NetworkSpec = Annotated[
+    Annotated[ModelSpec, Tag(_OURS)] | Annotated[ForeignSpec, Tag(_FOREIGN)],
+    Discriminator(_kind_of_network),
+]
 
 
 class ClipSpec(Spec):

@@ -106,15 +106,26 @@ def _told(spec: type[BaseModel], found: list[ErrorDetails]) -> str:
     place, words = first["loc"], what_is_allowed(first)
     if first["type"] == "extra_forbidden":
         words = f"there is no such field{_nearest(spec, place)}"
-    elif first["type"] == "missing" and isinstance(place[-1], str):
+    place = _untagged(place)
+    if first["type"] == "missing" and isinstance(place[-1], str):
         return f"{'.'.join(map(str, place))} is missing, and has no default"
-    elif first["type"] == "missing":  # the end of a list that is too short
+    if first["type"] == "missing":  # the end of a list that is too short
         place = place[:-1]
-        missing = [int(wrong["loc"][-1]) for wrong in found if wrong["loc"][:-1] == place]
+        short = [wrong["loc"] for wrong in found if _untagged(wrong["loc"][:-1]) == place]
+        missing = [int(loc[-1]) for loc in short]
         words = f"a list of {max(missing) + 1} values is wanted"
     if not place:
         return words
     return f"{printable('.'.join(map(str, place)))} = {_shown(first['input'])}: {words}"
+
+
+def _is_tag(part: int | str) -> bool:
+    """Whether a part of a place is the "<Class>" that a union of specs tells its members by."""
+    return str(part).startswith("<") and str(part).endswith(">")
+
+
+def _untagged(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return tuple(part for part in place if not _is_tag(part))
 
 
 def _shown(value: object) -> str:
@@ -131,10 +142,15 @@ def _shown(value: object) -> str:
 def _nearest(spec: type[BaseModel], place: tuple[int | str, ...]) -> str:
     """Which known field an unknown one may have meant, as the rest of a sentence."""
     *outer, name = place
+    kinds: list[type] = []
     for field in outer:
+        if _is_tag(field):
+            spec = next((k for k in kinds if f"<{k.__name__}>" == field), spec)
+            continue
         inner = spec.model_fields[str(field)].annotation if field in spec.model_fields else None
-        # An optional table is a union with None.
-        kinds = [k for k in (inner, *get_args(inner)) if isinstance(k, type)]
+        # An optional table is a union with None, and members of a union may have tags.
+        bare = [getattr(kind, "__origin__", kind) for kind in (inner, *get_args(inner))]
+        kinds = [kind for kind in bare if isinstance(kind, type)]
         spec = next((k for k in kinds if issubclass(k, BaseModel)), spec)
     return (
         did_you_mean(str(name), spec.model_fields) or f"; there are {', '.join(spec.model_fields)}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.bench.worker import Case, FailedError, Loaded, Turn, Worker
 from stdeploy.hardware import cpu_count, cpu_name, gpus
 
@@ -255,11 +256,13 @@ def _with_speedup(rows: Sequence[Row], cases: Sequence[Case]) -> list[Row]:
 
 def _network(case: Case) -> str:
     model, clip = case.card.model, case.card.clip
-    lengths = "-".join(str(length) for length in model.temporal_lengths)
+    words = [model.architecture]
+    if isinstance(model, ModelSpec):
+        words.append("-".join(str(length) for length in model.temporal_lengths))
+    elif model.name:
+        words.append(model.name)
     size = f"{clip.num_frames}x{clip.crop_px}x{clip.crop_px}"
-    return (
-        f"{case.artifact.name.partition('.')[0]}: {model.architecture} {lengths}, clips of {size}"
-    )
+    return f"{case.artifact.name.partition('.')[0]}: {' '.join(words)}, clips of {size}"
 
 
 def _machine() -> dict[str, str]:

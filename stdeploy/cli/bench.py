@@ -9,7 +9,8 @@ from rich import box
 from rich.table import Table
 
 from stdeploy.artifacts.card import ModelCard
-from stdeploy.artifacts.files import checked_output
+from stdeploy.artifacts.files import ONNX_SUFFIX, checked_output
+from stdeploy.artifacts.spec import ForeignSpec
 from stdeploy.cli.console import note, out, phase_bars
 from stdeploy.errors import ArtifactError, BackendError, SpecError
 from stdeploy.hardware import gpus
@@ -56,7 +57,7 @@ def command(
             raise ArtifactError("no backend here runs any of these files; see stdeploy doctor")
         note(f"measuring {len(cases)} ways: {', '.join(case.name for case in cases)}")
         progress("counting the arithmetic of the network", 0, 1)
-        macs = _macs(cases[0].card)
+        macs = _macs(cases[0].artifact, cases[0].card)
         report = measure(
             cases,
             batches=sizes,
@@ -107,8 +108,12 @@ def _devices(text: str) -> tuple[str, ...]:
     return kinds
 
 
-def _macs(card: ModelCard) -> int | None:
-    """Multiply-accumulates of the fused network; None without torch and fvcore."""
+def _macs(artifact: Path, card: ModelCard) -> int | None:
+    """Multiply-accumulates of the fused network, or of a graph; None where nothing counts them."""
+    if isinstance(card.model, ForeignSpec):
+        from stdeploy.export.graph_cost import count_graph
+
+        return count_graph(artifact).macs if artifact.suffix == ONNX_SUFFIX else None
     if not importlib.util.find_spec("torch") or not importlib.util.find_spec("fvcore"):
         return None
     from stdeploy.export.flops import count_flops

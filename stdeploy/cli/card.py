@@ -11,6 +11,7 @@ from stdeploy.errors import SpecError
 
 if TYPE_CHECKING:
     from stdeploy.artifacts.card import Edit
+    from stdeploy.artifacts.spec import ForeignSpec, ModelSpec
 
 _SHOWN_EDITS = 4
 
@@ -42,14 +43,10 @@ def command(
         print(card.to_json())
         return
     model, clip, lineage = card.model, card.clip, card.lineage
-    lengths = "-".join(str(length) for length in model.temporal_lengths)
-    kind = "fused" if model.fused else f"{model.branches}-branch, eta {model.eta:g}"
     views = counted(clip.views, "view")
     nearest = card.nearest_to_its_limit
     rows = {
-        "network": (
-            f"{model.architecture}, temporal lengths {lengths}, width {model.width:g}, {kind}"
-        ),
+        "network": _network(model),
         "clip": (
             f"{clip.num_frames} frames every {clip.interval_seconds:.4g} s "
             f"({clip.span_seconds:.3g} s), {clip.crop_px} x {clip.crop_px} px of a short side of "
@@ -75,6 +72,23 @@ def command(
     for name, text in rows.items():
         if text:
             out.print(f"{name:<10}{text}", soft_wrap=True, markup=False)
+
+
+def _network(model: "ModelSpec | ForeignSpec") -> str:
+    from stdeploy.artifacts.spec import ForeignSpec
+
+    if isinstance(model, ForeignSpec):
+        name = f" ({model.name})" if model.name else ""
+        frames = ", a row for each step in time" if model.per_frame else ""
+        compared = {"itself": "with itself only", "its owner": "with its owner's answers"}
+        return (
+            f"another project's{name}: it took {model.layout}, {model.colour_order} in "
+            f"{model.pixel_range}, and gave {model.output}{frames}; compared "
+            f"{compared[model.compared_with]}"
+        )
+    lengths = "-".join(str(length) for length in model.temporal_lengths)
+    kind = "fused" if model.fused else f"{model.branches}-branch, eta {model.eta:g}"
+    return f"{model.architecture}, temporal lengths {lengths}, width {model.width:g}, {kind}"
 
 
 def _change(artifact: Path, texts: list[str]) -> None:

@@ -9,7 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from stdeploy.artifacts.spec import ModelSpec
+from stdeploy.artifacts.card import ModelCard, read_card
+from stdeploy.artifacts.files import ONNX_SUFFIX
+from stdeploy.artifacts.spec import ForeignSpec, ModelSpec
 from stdeploy.cli.console import note, out, progress_bar
 from stdeploy.errors import SpecError
 from stdeploy.models.registry import ARCHITECTURES
@@ -42,19 +44,23 @@ def command(
     """Count multiply-accumulates and parameters of one clip with fvcore.
 
     A network is counted three times: with its branches, with single filters as in the paper, and
-    fused. fvcore traces a real forward pass, so each takes some seconds.
+    fused. fvcore traces a real forward pass, so each takes some seconds. A network of another
+    project is counted once, on its graph.
     """
-    require("torch", extra="export", purpose="counting GFLOPs")
     if (artifact is not None) + (architecture is not None) + paper_tables != 1:
         raise SpecError("name one artifact, or pass --architecture, or --paper-tables")
+    card = None if artifact is None else read_card(artifact)
+    if artifact is not None and card is not None and isinstance(card.model, ForeignSpec):
+        if frames or side:
+            raise SpecError("a network of another project is counted at the size of its clip")
+        _graph(artifact, card, layers=layers, as_json=as_json)
+        return
+    require("torch", extra="export", purpose="counting GFLOPs")
     if paper_tables:
         _paper_tables(as_json)
         return
-    from stdeploy.artifacts.card import read_card
-
-    if artifact is not None:
-        card = read_card(artifact)
-        name, spec = str(artifact), card.model
+    if card is not None:
+        name, spec = str(artifact), card.buildable("counting")
         size = (frames or card.clip.num_frames, side or card.clip.crop_px)
     else:
         assert architecture is not None
@@ -68,6 +74,35 @@ def command(
         )
         name, size = f"{architecture} {temporal_lengths}", (frames or 32, side or 224)
     _network(name, spec, size, layers=layers, as_json=as_json)
+
+
+def _graph(artifact: Path, card: ModelCard, *, layers: bool, as_json: bool) -> None:
+    """Count the graph of a network that is not built from a description."""
+    from stdeploy.export.graph_cost import count_graph
+
+    if artifact.suffix != ONNX_SUFFIX:
+        raise SpecError(
+            f"{str(artifact)!r} holds another project's network, which is counted on its graph; "
+            "name the .onnx file that it was made from"
+        )
+    cost, clip = count_graph(artifact), card.clip
+    if as_json:
+        sizes = {"frames": clip.num_frames, "side_px": clip.crop_px}
+        graph = {"macs": cost.macs, "by_layer": cost.by_layer, "parameters": cost.parameters}
+        print(json.dumps({"network": str(artifact), **sizes, "graph": graph}))
+        return
+    table = Table(
+        title=Text(f"{artifact}: {clip.num_frames} x {clip.crop_px} x {clip.crop_px}"),
+        caption="multiply-accumulates of convolutions and matrix products, by the graph's shapes",
+    )
+    table.add_column("layer")
+    table.add_column("graph", justify="right")
+    for name, macs in cost.by_layer.items() if layers else ():
+        table.add_row(Text(name), f"{macs / 1e9:.3f}")
+    table.add_section()
+    table.add_row("GMACs", f"{cost.macs / 1e9:.3f}", style="bold")
+    table.add_row("M parameters", f"{cost.parameters / 1e6:.3f}", style="bold")
+    out.print(table)
 
 
 def _lengths(text: str) -> list[int]:

@@ -25,6 +25,7 @@ from stdeploy.cli import (
     export,
     flops,
     fuse,
+    importing,
     pull,
     serve,
     train,
@@ -40,15 +41,18 @@ _UNKNOWN_VERB = re.compile("no such command '([^']*)'", re.IGNORECASE)
 
 # As the work goes.
 _PANELS: dict[str, tuple[ModuleType, ...]] = {
-    "Get ready": (doctor, pull, data),
+    "Get ready": (doctor, pull, data, importing),
     "Train and judge": (train, evaluate, ablate, analyze),
     "Fuse and export": (fuse, export, flops, card),
     "Run": (classify, watch, serve, bench),
 }
 
 
+_NAMES = {importing: "import"}  # which no module can be called
+
+
 def _name(verb: ModuleType) -> str:
-    return verb.__name__.rpartition(".")[2]
+    return _NAMES.get(verb) or verb.__name__.rpartition(".")[2]
 
 
 class _Program(Verbs):

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from stdeploy.artifacts.spec import ModelSpec, TemporalLengths
+from stdeploy.artifacts.spec import ForeignSpec, ModelSpec, TemporalLengths
+from stdeploy.errors import SpecError
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.registry import build
 from stdeploy.optional_packages import require
@@ -90,7 +91,7 @@ PAPER_TABLES: tuple[PaperRow, ...] = (
 )
 
 
-def count_flops(spec: ModelSpec, *, num_frames: int = 32, side_px: int = 224) -> Cost:
+def count_flops(spec: ModelSpec | ForeignSpec, *, num_frames: int = 32, side_px: int = 224) -> Cost:
     """Count the cost of one clip.
 
     fvcore traces a real forward pass, so this takes as long as one. Making filters from their
@@ -102,8 +103,14 @@ def count_flops(spec: ModelSpec, *, num_frames: int = 32, side_px: int = 224) ->
         side_px: H and W of the clip.
 
     Raises:
+        SpecError: a network of another project, which is counted on its graph: `count_graph`.
         MissingExtraError: fvcore is not installed.
     """
+    if isinstance(spec, ForeignSpec):
+        raise SpecError(
+            "a network of another project is not built from its description; its graph is counted "
+            "by: stdeploy flops FILE.onnx"
+        )
     model = build(spec).eval()
     clip = torch.zeros(1, 3, num_frames, side_px, side_px)
     with warnings.catch_warnings():

@@ -125,7 +125,7 @@ def load_model(path: Path) -> tuple[ActionModel, ModelCard]:
             f"{str(path)!r} holds no weights for torch; give a .pt or .fused.safetensors file"
             f"{ours if foreign else ''}"
         )
-    model = build(card.model)
+    model = build(card.buildable("reading weights"))
     tensors, renamed = unwrapped(tensors, model.state_dict())
     stored = stored_precision(tensors)
     try:

@@ -155,10 +155,11 @@ def _is_checkpoint(path: Path) -> bool:
 
 def _from_checkpoint(recipe: Recipe, path: Path, labels: tuple[str, ...]) -> Started:
     parent, card = load_model(path)
-    spec = recipe.model_spec(len(labels), card.model)
-    if spec.architecture != card.model.architecture:
+    network = card.buildable("training")
+    spec = recipe.model_spec(len(labels), network)
+    if spec.architecture != network.architecture:
         raise ArtifactError(
-            f"{str(path)!r} is of {card.model.architecture!r}, the recipe asks for "
+            f"{str(path)!r} is of {network.architecture!r}, the recipe asks for "
             f"{spec.architecture!r}; --recipe finetune takes the network of a checkpoint as it is"
         )
     model = build(spec)
@@ -174,7 +175,7 @@ def _from_checkpoint(recipe: Recipe, path: Path, labels: tuple[str, ...]) -> Sta
         raise ArtifactError(
             f"{str(path)!r} does not fit the network that is asked for: {misfit} is "
             f"{there.get(misfit, 'not in it')}, needed {needed.get(misfit, 'nowhere')}; "
-            f"{_other_network(recipe, card.model, spec)}"
+            f"{_other_network(recipe, network, spec)}"
         )
     model.load_state_dict(tensors)
     described = f"started from {path.name}"
