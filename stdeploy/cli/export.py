@@ -125,7 +125,8 @@ def command(
         from stdeploy.export.triton import check_planned
 
         check_planned(name, precision.value, engine=trt, ahead_of_time=target is not None)
-        if fused is not None and fused.suffix in (ONNX_SUFFIX, ENGINE_SUFFIX) and not trt:
+        exported = fused is not None and fused.suffix in (ONNX_SUFFIX, ENGINE_SUFFIX) and not trt
+        if fused is not None and exported and not (written and _lowers(fused)):
             if written:
                 raise _is_exported(fused)
             if batches and fused.suffix == ENGINE_SUFFIX:
@@ -140,7 +141,7 @@ def command(
 
         engine = checked_options(engine)
     source = fused or newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt")
-    if source.suffix != ONNX_SUFFIX:
+    if source.suffix != ONNX_SUFFIX or (written and _lowers(source)):
         artifact = _export(source, output, precision, found, gate)
     elif not trt:
         raise SpecError(f"{str(source)!r} is exported already; --trt builds an engine from it")
@@ -244,6 +245,17 @@ def _is_exported(artifact: Path) -> SpecError:
         f"{str(artifact)!r} has its precision and its name already; give the "
         f"*{FUSED_SUFFIX} file to export in another"
     )
+
+
+def _lowers(artifact: Path) -> bool:
+    """Whether lower precisions are made of this .onnx file: another project's network."""
+    if artifact.suffix != ONNX_SUFFIX:
+        return False
+    from stdeploy.artifacts.card import read_card
+    from stdeploy.artifacts.spec import ForeignSpec
+
+    card = read_card(artifact)
+    return isinstance(card.model, ForeignSpec) and card.precision == "fp32"
 
 
 def _print_written(path: Path) -> None:
