@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 from rich.table import Table
 
-from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, existing, newest
+from stdeploy.artifacts.spec import ForeignSpec
 from stdeploy.backends.tensorrt_builder import BuildOptions
 from stdeploy.cli.console import announced, note, out, phase_bars
 from stdeploy.cli.options import PrecisionName
@@ -22,7 +23,8 @@ _Fused = Annotated[
     Path | None,
     typer.Argument(
         help="Default: the newest *.fused.safetensors of this folder. An .onnx file for "
-        "--trt or --triton alone, an .engine file for --triton."
+        "--trt or --triton alone, or an imported one for lower precisions; an .engine file for "
+        "--triton."
     ),
 ]
 _Output = Annotated[
@@ -251,9 +253,6 @@ def _lowers(artifact: Path) -> bool:
     """Whether lower precisions are made of this .onnx file: another project's network."""
     if artifact.suffix != ONNX_SUFFIX:
         return False
-    from stdeploy.artifacts.card import read_card
-    from stdeploy.artifacts.spec import ForeignSpec
-
     card = read_card(artifact)
     return isinstance(card.model, ForeignSpec) and card.precision == "fp32"
 
@@ -276,7 +275,8 @@ def _put_on_triton(
 
 
 def _print_parity(card: ModelCard) -> None:
-    table = Table(title=f"{card.precision} against the fused network", title_justify="left")
+    parent = "imported" if isinstance(card.model, ForeignSpec) else "fused"
+    table = Table(title=f"{card.precision} against the {parent} network", title_justify="left")
     for name in ("check", "on"):
         table.add_column(name)
     for name in ("error", "allowed"):

@@ -25,17 +25,26 @@ _Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Default: NET.stdeploy.onnx beside NET.onnx."),
 ]
+_Ask = Annotated[
+    bool,
+    typer.Option("--ask", help="Print a description to begin with, by looking at the graph."),
+]
 
 
-def command(network: _Network, card: _Card = None, output: _Output = None) -> None:
+def command(
+    network: _Network, card: _Card = None, output: _Output = None, ask: _Ask = False
+) -> None:
     """Make an artifact of another project's network: uint8 frames in, logits out, any batch.
 
     Normalisation and layout go into the graph, batch norms are folded, a last softmax is taken off,
     a fixed batch is made free. The result has to repeat the answers of the original at batches 1, 2
-    and 5, or nothing is written.
+    and 5, or nothing is written. stdeploy import NET.onnx --ask > clip.toml writes a description to
+    begin with.
     """
     existing(network, wanted="a network of another project")
-    if network.suffix == ONNX_SUFFIX:
+    if ask:
+        _propose(network, card, output)
+    elif network.suffix == ONNX_SUFFIX:
         _import_onnx(network, card, output)
     else:
         raise ArtifactError(f"{str(network)!r}: an .onnx file is wanted")
@@ -45,7 +54,7 @@ def _import_onnx(network: Path, description: Path | None, output: Path | None) -
     if description is None:
         raise SpecError(
             f"{str(network)!r} says nothing of its labels, frame rate and normalisation; describe "
-            "it in a TOML file: --card clip.toml"
+            "it in a TOML file: --card clip.toml; --ask proposes one"
         )
     with phase_bars("reading the graph") as progress:
         from stdeploy.importing.onnx_import import import_onnx
@@ -71,6 +80,18 @@ def _import_onnx(network: Path, description: Path | None, output: Path | None) -
             "compared with itself only: a mean, a colour order or a layout that is not the owner's "
             "is found by [owner] in the description, with a clip and the owner's logits"
         )
+
+
+def _propose(network: Path, description: Path | None, output: Path | None) -> None:
+    if description is not None or output is not None:
+        raise SpecError("--ask imports nothing; leave --card and --output out")
+    if network.suffix != ONNX_SUFFIX:
+        raise SpecError(f"--ask looks at the graph of an .onnx file, which {str(network)!r} is not")
+    from stdeploy.importing.description_guess import propose_description
+
+    proposal = propose_description(network)
+    print(proposal.toml, end="")
+    note(f"guessed, to be looked at: {', '.join(proposal.guessed)}")
 
 
 def _print_parity(card: ModelCard) -> None:

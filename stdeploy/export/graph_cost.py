@@ -12,6 +12,8 @@ import onnx
 
 from stdeploy.export.graph_shapes import Shapes, shapes_of
 
+_OF_PIXELS = ("stdeploy.scale", "stdeploy.offset")  # what normalises them, as a card has it
+
 
 @dataclasses.dataclass(frozen=True)
 class GraphCost:
@@ -119,4 +121,4 @@ def _is_parameter(tensor: onnx.TensorProto) -> bool:
     kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     if kind.kind in "iub":
         return kind.itemsize == 1 and len(tensor.dims) > 1
-    return bool(tensor.dims) and not tensor.name.startswith("stdeploy.")
+    return bool(tensor.dims) and tensor.name not in _OF_PIXELS
