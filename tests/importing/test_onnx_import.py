@@ -230,6 +230,30 @@ def test_the_owners_answer_finds_a_wrong_description(
     assert imported(files(), tmp_path, owner=None, input=wrong).card.parity
 
 
+def test_the_mean_of_another_data_set_is_named(files: Callable[..., Path], tmp_path: Path) -> None:
+    mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    normalised = (golden_frames(4)[3:] / 255 - mean) / std
+    clip = torch.from_numpy(normalised.transpose(0, 4, 1, 2, 3)).float()
+    owner = with_owner(tmp_path, owners_answer(built(TinyNetwork), clip)[0])
+    with pytest.raises(ParityError, match=r"with ImageNet's mean and std in the range 0\.\.1 it"):
+        imported(files(), tmp_path, owner=owner)
+
+
+def test_swapped_paths_of_as_many_frames_are_found_by_the_owners_answer(tmp_path: Path) -> None:
+    shape = (3, 2, SIDE, SIDE)
+    file = write_onnx(built(TwoPaths), tmp_path / "two.onnx", shape, shape)
+    clip = owners_input(golden_frames(4)[3:])
+    answer = owners_answer(built(TwoPaths), clip[:, :, [0, 4]], clip[:, :, [3, 7]])
+    owner = with_owner(tmp_path, answer[0])
+    paths = [{"name": "input0", "frames": [0, 4]}, {"name": "input1", "frames": [3, 7]}]
+    imported(file, tmp_path, input={"paths": paths}, owner=owner)
+    (tmp_path / "x.onnx").unlink()
+    paths = [{"name": "input1", "frames": [0, 4]}, {"name": "input0", "frames": [3, 7]}]
+    with pytest.raises(ParityError, match=r"with the names of input\.paths swapped it answers"):
+        imported(file, tmp_path, input={"paths": paths}, owner=owner)
+    assert not (tmp_path / "x.onnx").exists()
+
+
 def test_the_owners_clip_is_that_of_the_description(
     files: Callable[..., Path], tmp_path: Path
 ) -> None:
