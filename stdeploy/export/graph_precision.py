@@ -13,6 +13,8 @@ _HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _LEAST_OPSET: dict[Precision, int] = {"fp32": 9, "fp16": 9, "bf16": 22, "int8": 13}
 _NEWER = {"bf16": 22, "int8": 20}
 _FLOAT_ALWAYS = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that are float32 in any graph
+# Means and exponentials of many numbers, which lose most in half precision.
+_KEPT = ("LayerNormalization", "Softmax", "InstanceNormalization", "GroupNormalization")
 _FRONT = "stdeploy.input_"  # how the nodes are called that normalise frames
 
 
@@ -20,7 +22,8 @@ def graph_in(precision: Precision, graph: onnx.ModelProto) -> onnx.ModelProto:
     """A graph as it is before a precision: halved, or ready to be quantised.
 
     As with networks of ours, pixels are normalised in float32, and so is what decides between the
-    classes: the last convolution or product, and all behind it.
+    classes: the last convolution or product, and all behind it. Layer norms and softmaxes stay in
+    float32 wherever they are.
 
     Args:
         precision: what is wanted; int8 gives float32.
@@ -66,7 +69,6 @@ def _halve(model: onnx.ModelProto, kind: int) -> None:
     exact = _exact_nodes(graph)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     floats = {n for n, tensor in constants.items() if tensor.data_type == TensorProto.FLOAT}
-    front = {name for node in graph.node if node.name.startswith(_FRONT) for name in node.output}
     made_half = {
         name
         for number, node in enumerate(graph.node)
@@ -99,9 +101,7 @@ def _halve(model: onnx.ModelProto, kind: int) -> None:
             if is_exact:
                 if name in made_half:
                     node.input[place] = as_type(name, TensorProto.FLOAT)
-            elif place not in _FLOAT_ALWAYS.get(node.op_type, ()) and (
-                name in floats or name in front
-            ):
+            elif place not in _FLOAT_ALWAYS.get(node.op_type, ()) and name not in made_half:
                 node.input[place] = as_type(name, kind)
         if not is_exact:
             _halve_attributes(node, kind)
@@ -117,7 +117,7 @@ def _halve(model: onnx.ModelProto, kind: int) -> None:
 def _exact_nodes(graph: onnx.GraphProto) -> set[int]:
     """Numbers of the nodes in float32: those that normalise, and those that decide.
 
-    The latter have no convolution or product behind them.
+    What decides has no convolution or product behind it.
     """
     before_weights: set[str] = set()
     exact = set()
@@ -126,7 +126,7 @@ def _exact_nodes(graph: onnx.GraphProto) -> set[int]:
             exact.add(number)
         if node.op_type in _WEIGHTED or number not in exact:
             before_weights.update(node.input)
-        if node.name.startswith(_FRONT):
+        if node.name.startswith(_FRONT) or node.op_type in _KEPT:
             exact.add(number)
     return exact
 

@@ -21,7 +21,7 @@ _TRIED_BATCH = 5
 _LEAST_PROBABILITY = 1e-37  # above the smallest normal float32, below which log is not exact
 
 # Of one clip. Published networks stay below 2 x 10^12, 1 GiB and 100 MiB.
-MOST_MACS = 20 * 10**12
+MOST_OPERATIONS = 4 * 10**12
 MOST_BYTES = 4 * 2**30
 MOST_CONSTANT_BYTES = 2**30
 
@@ -176,7 +176,7 @@ def _check_affordable(cost: GraphCost, *, source: str) -> None:
         ArtifactError: it would.
     """
     for what, value, most in (
-        ("multiply-accumulates", cost.macs, MOST_MACS),
+        ("operations", cost.operations, MOST_OPERATIONS),
         ("bytes of memory", cost.peak_bytes, MOST_BYTES),
         ("bytes of constants that it computes", cost.constant_bytes, MOST_CONSTANT_BYTES),
     ):

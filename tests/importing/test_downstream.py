@@ -25,6 +25,7 @@ from tests.importing.networks import (
     FRAMES,
     SIDE,
     TinyNetwork,
+    Transformer,
     built,
     write_onnx,
     write_toml,
@@ -212,3 +213,17 @@ def test_the_library_refuses_what_it_cannot_build(folder: Path, tmp_path: Path) 
         export_onnx(folder / "x.onnx", tmp_path / "y.onnx")
     with pytest.raises(ArtifactError, match="has its precision and its name already"):
         export_onnx(folder / "x.int8.onnx", tmp_path / "y.onnx", precision="fp16")
+
+
+def test_a_transformer_in_half_precision_is_opened(folder: Path, tmp_path: Path) -> None:
+    """One optimisation of ONNX Runtime crashes the process on such a graph."""
+    network = write_onnx(built(Transformer), tmp_path / "net.onnx", (3, FRAMES, SIDE, SIDE))
+    import_onnx(network, folder / "clip.toml", tmp_path / "x.onnx")
+    done = run(
+        *("export", "x.onnx", "--precision", "fp16", "--allow", "top1_changed=1"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    graph = onnx.load(tmp_path / "x.fp16.onnx").graph
+    stored = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert stored["patches.weight"] == onnx.TensorProto.FLOAT16
+    assert stored["layer.norm1.weight"] == onnx.TensorProto.FLOAT
