@@ -240,8 +240,8 @@ def _session(
         preload_cuda(ort)
         # TF32 keeps 10 bits of a factor, which a golden clip in float32 would not forgive.
         providers.insert(0, (_CUDA, {"use_tf32": "0", "cudnn_conv_use_max_workspace": "1"}))
-    # NOTE: on a CPU, 1.32 crashes when it opens a transformer in float16 with this optimisation, which
-    # convolutions do not need.
+    # NOTE: on a CPU, 1.32 crashes when it opens a transformer in float16 with this optimisation,
+    # which convolutions do not need.
     harmful = ["MatmulTransposeFusion"] if card.precision == "fp16" and not on_gpu else None
     try:
         return ort.InferenceSession(
