@@ -23,6 +23,7 @@ from tests.importing.networks import (
     SIDE,
     STD,
     TinyNetwork,
+    Transformer,
     TwoPaths,
     built,
     golden_frames,
@@ -99,6 +100,26 @@ def test_a_fixed_batch_is_made_free(
     result = imported(files(batch=batch, legacy=legacy), tmp_path)
     assert close(answers(result.path, 4), expected(count=4))
     assert any(f"fixed at {batch}" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_token_of_a_transformer_is_repeated_for_each_clip(tmp_path: Path, legacy: bool) -> None:
+    model = built(lambda: Transformer(attention=False))
+    file = write_onnx(model, tmp_path / "net.onnx", CLIP, batch=1, legacy=legacy)
+    result = imported(file, tmp_path)
+    assert close(answers(result.path), owners_answer(model, owners_input(golden_frames(3))))
+
+
+def test_a_fixed_batch_that_cannot_be_told_is_refused(tmp_path: Path) -> None:
+    """This attention has the time first, and its batch within the heads."""
+    file = write_onnx(built(Transformer), tmp_path / "net.onnx", CLIP, batch=1)
+    with pytest.raises(ArtifactError, match=r"cannot take another batch .* with a dynamic batch"):
+        imported(file, tmp_path)
+    free = write_onnx(built(Transformer), tmp_path / "free.onnx", CLIP)
+    assert close(
+        answers(imported(free, tmp_path).path),
+        owners_answer(built(Transformer), owners_input(golden_frames(3))),
+    )
 
 
 def test_batch_norms_are_gone_and_the_input_is_ours(
