@@ -37,6 +37,7 @@ class ImportedGraph:
         norms: what became of its batch norms.
         softmax: the softmax that was taken off its end; "log" where its probabilities end in
             something else, of which a logarithm makes logits; "" where it gave logits.
+        inputs: names of its inputs, one for each path of the description.
         output: name of its output.
         output_shape: of the original, at its batch or at one of 1.
     """
@@ -46,6 +47,7 @@ class ImportedGraph:
     fixed_batch: int | None
     norms: FoldedNorms
     softmax: str
+    inputs: tuple[str, ...]
     output: str
     output_shape: tuple[int, ...]
 
@@ -105,7 +107,8 @@ def import_graph(
     )
     model = editor.model(description.said.name or "imported", ends[:1], ends[1:])
     _check_free(model, description, source=source, fixed=fixed)
-    return ImportedGraph(model, cost, fixed, norms, softmax, editor.called(output), found)
+    names = tuple(each.name.removesuffix(ORIGINAL) for each in inputs)
+    return ImportedGraph(model, cost, fixed, norms, softmax, names, editor.called(output), found)
 
 
 def _inputs_in_order(
