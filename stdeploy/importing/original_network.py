@@ -77,7 +77,9 @@ class OriginalNetwork:
         return np.concatenate(parts)
 
     def _run(self, description: ClipDescription, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-        feed = dict(zip(self._inputs, inputs_of(description, frames), strict=True))
+        # Another description than the one of the graph may give its inputs in another order.
+        names = [name for name, _ in description.paths if name is not None] or self._inputs
+        feed = dict(zip(names, inputs_of(description, frames), strict=True))
         try:
             (found,) = self._session.run([self._output], feed)
         except Exception as error:  # as above

@@ -275,6 +275,26 @@ def test_swapped_paths_of_as_many_frames_are_found_by_the_owners_answer(tmp_path
     assert not (tmp_path / "x.onnx").exists()
 
 
+def test_probabilities_that_are_nearly_alike_tell_a_wrong_description(tmp_path: Path) -> None:
+    """Those of a network that says little: all near 1 / K, and a wrong mean changes little."""
+
+    def faint() -> TinyNetwork:
+        network = TinyNetwork(end="softmax")
+        with torch.no_grad():
+            network.classifier.weight.mul_(2e-3)
+            network.classifier.bias.mul_(2e-3)
+        return network
+
+    model = built(faint)
+    file = write_onnx(model, tmp_path / "net.onnx", CLIP)
+    answer = owners_answer(model, owners_input(golden_frames(4)[3:]))[0]
+    assert np.ptp(answer) < 0.02 * answer.max()
+    owner, gives = with_owner(tmp_path, answer), {"gives": "probabilities"}
+    assert imported(file, tmp_path, output=gives, owner=owner).parity[-1].error < 1e-4
+    with pytest.raises(ParityError, match="answered otherwise than its owner says"):
+        imported(file, tmp_path, output=gives, owner=owner, input={"colour_order": "BGR"})
+
+
 def test_the_owners_clip_is_that_of_the_description(
     files: Callable[..., Path], tmp_path: Path
 ) -> None:
