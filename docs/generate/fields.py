@@ -18,6 +18,7 @@ _MARK = re.compile(r"<!-- fields: (?P<path>[\w.]+) -->")
 # Where the fields of a model stand that others hold.
 _PLACES = {
     "ModelSpec": "reference/files.md",
+    "ForeignSpec": "reference/files.md",
     "ClipSpec": "reference/files.md",
     "ParityRow": "reference/files.md",
     "Lineage": "reference/files.md",

@@ -4,13 +4,15 @@ Where it lies in a file of each kind is known to contents.py. Whoever has read a
 its file with the content digest.
 """
 
+import shlex
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
 from stdeploy import __version__
 from stdeploy.artifacts.contents import json_fields, read_contents
-from stdeploy.artifacts.files import StrPath, as_path
+from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path
 from stdeploy.artifacts.spec import Arithmetic, ClipSpec, ModelSpec, NetworkSpec, Precision
 from stdeploy.artifacts.values import Line, Spec, check_labels
 from stdeploy.errors import ArtifactError, SpecError
@@ -244,6 +246,13 @@ def is_telling(accuracy: str, num_classes: int) -> bool:
     return num_classes > 5 or not accuracy.endswith("top5")
 
 
+def _way_in(path: Path) -> str:
+    """How a file without a card gets one, as the end of a message."""
+    if path.suffix != ONNX_SUFFIX:
+        return ""
+    return f", or import it: stdeploy import {shlex.quote(str(path))} --card clip.toml"
+
+
 def read_card(path: StrPath) -> ModelCard:
     """Read the card of any artifact, and compare the file with its content digest.
 
@@ -261,7 +270,7 @@ def read_card(path: StrPath) -> ModelCard:
     if contents.card is None:
         raise ArtifactError(
             f"{str(path)!r} carries no model card, so its labels, frame rate and normalisation "
-            "are unknown; use files that stdeploy wrote"
+            "are unknown; use files that stdeploy wrote" + _way_in(path)
         )
     card = ModelCard.from_json(contents.card, source=path.name)
     contents.check()

@@ -116,8 +116,8 @@ def _kind_of_network(fields: object) -> str:
     return _FOREIGN if named == "foreign" or isinstance(fields, ForeignSpec) else _OURS
 
 
-# pydantic puts them into the places of errors; `values.py` knows them by their brackets.
-_OURS, _FOREIGN = "<ours>", "<foreign>"
+# As values.py reads the places of errors.
+_OURS, _FOREIGN = "<ModelSpec>", "<ForeignSpec>"
 
 # What a card says of its network: how to build it, or that it is another project's.
 NetworkSpec = Annotated[

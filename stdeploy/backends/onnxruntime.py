@@ -81,7 +81,7 @@ class OnnxRuntime(BaseRuntime):
                     "pass --allow-cpu"
                 )
             on_gpu = False
-        session = _session(ort, artifact, options, on_gpu=on_gpu)
+        session = _session(ort, artifact, card, options, on_gpu=on_gpu)
         used = session.get_providers()[0]
         if on_gpu and used != _CUDA:
             if not options.allow_cpu:
@@ -224,7 +224,9 @@ def preload_cuda(ort: Any) -> None:
             ort.preload_dlls(directory="")
 
 
-def _session(ort: Any, artifact: Path, options: RuntimeOptions, *, on_gpu: bool) -> Any:
+def _session(
+    ort: Any, artifact: Path, card: ModelCard, options: RuntimeOptions, *, on_gpu: bool
+) -> Any:
     settings = ort.SessionOptions()
     # What goes wrong is raised, or found in get_providers(); lines beside that only confuse.
     settings.log_severity_level = _FATAL
@@ -238,8 +240,13 @@ def _session(ort: Any, artifact: Path, options: RuntimeOptions, *, on_gpu: bool)
         preload_cuda(ort)
         # TF32 keeps 10 bits of a factor, which a golden clip in float32 would not forgive.
         providers.insert(0, (_CUDA, {"use_tf32": "0", "cudnn_conv_use_max_workspace": "1"}))
+    # NOTE: on a CPU, 1.32 crashes when it opens a transformer in float16 with this optimisation,
+    # which convolutions do not need.
+    harmful = ["MatmulTransposeFusion"] if card.precision == "fp16" and not on_gpu else None
     try:
-        return ort.InferenceSession(str(artifact), settings, providers=providers)
+        return ort.InferenceSession(
+            str(artifact), settings, providers=providers, disabled_optimizers=harmful
+        )
     except Exception as error:  # as above
         reason = str(error).splitlines()[0]
         raise ArtifactError(

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 from rich.table import Table
 
-from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, existing, newest
+from stdeploy.artifacts.spec import ForeignSpec
 from stdeploy.backends.tensorrt_builder import BuildOptions
 from stdeploy.cli.console import announced, note, out, phase_bars
 from stdeploy.cli.options import PrecisionName
@@ -22,7 +23,8 @@ _Fused = Annotated[
     Path | None,
     typer.Argument(
         help="Default: the newest *.fused.safetensors of this folder. An .onnx file for "
-        "--trt or --triton alone, an .engine file for --triton."
+        "--trt or --triton alone, or an imported one for lower precisions; an .engine file for "
+        "--triton."
     ),
 ]
 _Output = Annotated[
@@ -125,7 +127,8 @@ def command(
         from stdeploy.export.triton import check_planned
 
         check_planned(name, precision.value, engine=trt, ahead_of_time=target is not None)
-        if fused is not None and fused.suffix in (ONNX_SUFFIX, ENGINE_SUFFIX) and not trt:
+        exported = fused is not None and fused.suffix in (ONNX_SUFFIX, ENGINE_SUFFIX) and not trt
+        if fused is not None and exported and not (written and _lowers(fused)):
             if written:
                 raise _is_exported(fused)
             if batches and fused.suffix == ENGINE_SUFFIX:
@@ -140,7 +143,7 @@ def command(
 
         engine = checked_options(engine)
     source = fused or newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt")
-    if source.suffix != ONNX_SUFFIX:
+    if source.suffix != ONNX_SUFFIX or (written and _lowers(source)):
         artifact = _export(source, output, precision, found, gate)
     elif not trt:
         raise SpecError(f"{str(source)!r} is exported already; --trt builds an engine from it")
@@ -246,6 +249,14 @@ def _is_exported(artifact: Path) -> SpecError:
     )
 
 
+def _lowers(artifact: Path) -> bool:
+    """Whether lower precisions are made of this .onnx file: another project's network."""
+    if artifact.suffix != ONNX_SUFFIX:
+        return False
+    card = read_card(artifact)
+    return isinstance(card.model, ForeignSpec) and card.precision == "fp32"
+
+
 def _print_written(path: Path) -> None:
     out.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", soft_wrap=True, markup=False)
 
@@ -264,7 +275,8 @@ def _put_on_triton(
 
 
 def _print_parity(card: ModelCard) -> None:
-    table = Table(title=f"{card.precision} against the fused network", title_justify="left")
+    parent = "imported" if isinstance(card.model, ForeignSpec) else "fused"
+    table = Table(title=f"{card.precision} against the {parent} network", title_justify="left")
     for name in ("check", "on"):
         table.add_column(name)
     for name in ("error", "allowed"):

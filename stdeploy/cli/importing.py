@@ -71,6 +71,10 @@ _Owner = Annotated[
         show_default=False,
     ),
 ]
+_Ask = Annotated[
+    bool,
+    typer.Option("--ask", help="Print a description to begin with, by looking at the graph."),
+]
 
 
 def command(
@@ -81,11 +85,13 @@ def command(
     labels: _Labels = None,
     clip: _Clip = None,
     owner: _Owner = None,
+    ask: _Ask = False,
 ) -> None:
     """Make an artifact of another project's network, compared with what it comes from.
 
     An .onnx file becomes one that takes uint8 frames and any batch, without batch norms and a last
-    softmax; it has to repeat the original's answers at batches 1, 2 and 5. Weights of networks that
+    softmax; it has to repeat the original's answers at batches 1, 2 and 5 (stdeploy import NET.onnx
+    --ask > clip.toml writes a description to begin with). Weights of networks that
     are known become a checkpoint, which fuse and train take; no tensor may be left over.
     """
     existing(network, wanted="a network of another project")
@@ -96,8 +102,13 @@ def command(
                 raise SpecError(
                     f"{option} belongs to weights; an .onnx file is described by --card"
                 )
-        _import_onnx(network, card, output)
+        if ask:
+            _propose(network, card, output)
+        else:
+            _import_onnx(network, card, output)
         return
+    if ask:
+        raise SpecError(f"--ask looks at the graph of an .onnx file, which {str(network)!r} is not")
     if card is not None:
         raise SpecError("--card describes an .onnx file; of weights, --labels names the classes")
     _import_weights(network, output, family=family, labels=labels, clip=clip or [], owner=owner)
@@ -170,7 +181,7 @@ def _import_onnx(network: Path, description: Path | None, output: Path | None) -
     if description is None:
         raise SpecError(
             f"{str(network)!r} says nothing of its labels, frame rate and normalisation; describe "
-            "it in a TOML file: --card clip.toml"
+            "it in a TOML file: --card clip.toml; --ask proposes one"
         )
     with phase_bars("reading the graph") as progress:
         from stdeploy.importing.onnx_import import import_onnx
@@ -196,6 +207,16 @@ def _import_onnx(network: Path, description: Path | None, output: Path | None) -
             "compared with itself only: a mean, a colour order or a layout that is not the owner's "
             "is found by [owner] in the description, with a clip and the owner's logits"
         )
+
+
+def _propose(network: Path, description: Path | None, output: Path | None) -> None:
+    if description is not None or output is not None:
+        raise SpecError("--ask imports nothing; leave --card and --output out")
+    from stdeploy.importing.description_guess import propose_description
+
+    proposal = propose_description(network)
+    print(proposal.toml, end="")
+    note(f"guessed, to be looked at: {', '.join(proposal.guessed)}")
 
 
 def _print_parity(card: ModelCard) -> None:

@@ -12,6 +12,11 @@ import onnx
 
 from stdeploy.export.graph_shapes import Shapes, shapes_of
 
+_RECURRENT = ("LSTM", "GRU", "RNN")
+_POOLS = ("MaxPool", "AveragePool", "LpPool")
+_OF_ALL = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "ArgMax", "ArgMin", "TopK")
+_OF_PIXELS = ("stdeploy.scale", "stdeploy.offset")  # what normalises them, as a card has it
+
 
 @dataclasses.dataclass(frozen=True)
 class GraphCost:
@@ -19,6 +24,7 @@ class GraphCost:
 
     Attributes:
         macs: multiply-accumulates of convolutions and matrix products.
+        operations: those, what pools look at, and one for each number that a node makes.
         by_layer: of each of them, in order, by the name of its weight or of the node.
         parameters: numbers in the file that floating-point arithmetic is done with.
         peak_bytes: most that is held at once between nodes that run in order.
@@ -26,6 +32,7 @@ class GraphCost:
     """
 
     macs: int
+    operations: int
     by_layer: dict[str, int]
     parameters: int
     peak_bytes: int
@@ -61,13 +68,14 @@ def cost_of(model: onnx.ModelProto, shapes: Shapes) -> GraphCost:
     varies = {each.name for each in graph.input} - set(weights)
     kept = {each.name for each in graph.output}
     peak = now = sum(held.values())
-    constant = 0
+    constant = operations = 0
     for number, node in enumerate(graph.node):
         macs = _macs(node, shapes)
         if macs:
             weight = next((name for name in node.input[1:2] if name in weights), node.name)
             name = weight.removeprefix("model.").removesuffix(".weight") or node.output[0]
             by_layer[name] = by_layer.get(name, 0) + macs
+        operations += macs + _others(node, shapes)
         depends = any(name in varies for name in node.input)
         for name in filter(None, node.output):
             held[name] = _bytes(shapes[name])
@@ -82,6 +90,7 @@ def cost_of(model: onnx.ModelProto, shapes: Shapes) -> GraphCost:
                 now -= held.pop(name)
     return GraphCost(
         macs=sum(by_layer.values()),
+        operations=operations,
         by_layer=by_layer,
         parameters=sum(
             math.prod(tensor.dims) for tensor in weights.values() if _is_parameter(tensor)
@@ -109,6 +118,19 @@ def _macs(node: onnx.NodeProto, shapes: Shapes) -> int:
     return 0
 
 
+def _others(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """What a node does beside multiply-accumulates, by what it makes; roughly."""
+    made = sum(math.prod(shapes[name]) for name in node.output if name)
+    taken = [shapes.get(name, ()) for name in node.input]
+    if node.op_type in _RECURRENT:  # each step multiplies with both matrices of weights
+        return made + math.prod(taken[0][:2]) * sum(math.prod(shape) for shape in taken[1:3])
+    attributes = {each.name: each for each in node.attribute}
+    window = math.prod(attributes["kernel_shape"].ints) if "kernel_shape" in attributes else 1
+    if node.op_type.startswith("Reduce") or node.op_type in _OF_ALL:
+        return made + math.prod(taken[0])
+    return made * (window if node.op_type in _POOLS else 1)
+
+
 def _bytes(shape: tuple[int, ...]) -> int:
     """Of numbers of four bytes; those of eight are few."""
     return 4 * math.prod(shape)
@@ -119,4 +141,4 @@ def _is_parameter(tensor: onnx.TensorProto) -> bool:
     kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     if kind.kind in "iub":
         return kind.itemsize == 1 and len(tensor.dims) > 1
-    return bool(tensor.dims) and not tensor.name.startswith("stdeploy.")
+    return bool(tensor.dims) and tensor.name not in _OF_PIXELS

@@ -11,11 +11,12 @@ from onnx.reference import ReferenceEvaluator
 
 from stdeploy.errors import ArtifactError
 
-# What makes small tensors of small ones; Expand is looked at before it runs.
+# What makes small tensors of small ones; Expand and ConstantOfShape are looked at before they run.
 _FOLDED = frozenset(
     (
-        *("Add", "Cast", "Concat", "Div", "Equal", "Expand", "Floor", "Gather", "Max", "Min"),
-        *("Mul", "Neg", "ReduceProd", "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub"),
+        *("Abs", "Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand"),
+        *("Floor", "Gather", "Greater", "Less", "Max", "Min", "Mod", "Mul", "Neg", "Not"),
+        *("ReduceProd", "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Transpose"),
         *("Unsqueeze", "Where"),
     )
 )
@@ -135,9 +136,10 @@ class ConstantFolder:
             name: numpy_helper.to_array(tensor)
             for name, tensor in zip(filter(None, node.input), tensors, strict=True)
         }
-        if node.op_type == "Expand":
-            sizes = np.maximum(np.asarray(arrays[node.input[1]], dtype=np.float64), 1)
-            if math.prod(sizes.tolist()) * math.prod(tensors[0].dims) > _MOST_NUMBERS:
+        if node.op_type in ("Expand", "ConstantOfShape"):
+            sizes = np.maximum(np.asarray(arrays[node.input[-1]], dtype=np.float64), 1)
+            given = math.prod(tensors[0].dims) if node.op_type == "Expand" else 1
+            if math.prod(sizes.tolist()) * given > _MOST_NUMBERS:
                 return None
         self._left -= 1
         return self._computed(node, arrays)

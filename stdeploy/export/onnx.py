@@ -14,9 +14,11 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
+from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow, read_card
 from stdeploy.artifacts.digest import OnnxFile
 from stdeploy.artifacts.files import (
+    FUSED_SUFFIX,
+    ONNX_SUFFIX,
     StrPath,
     as_path,
     checked_output,
@@ -26,13 +28,14 @@ from stdeploy.artifacts.files import (
     whole_file,
 )
 from stdeploy.artifacts.parity import Difference
-from stdeploy.artifacts.spec import Precision
+from stdeploy.artifacts.spec import ForeignSpec, Precision
 from stdeploy.backends.base import Backend, RuntimeOptions
 from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, SpecError, check_choice
 from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
+from stdeploy.export.graph_precision import graph_in
 from stdeploy.export.onnx_verification import Parent, check_verifiable, prove_file, prover
 from stdeploy.export.verification import Reference, thresholds
 from stdeploy.models.base import ActionModel
@@ -77,7 +80,8 @@ def export_onnx(
     """Export a fused network: uint8 frames (N, T, H, W, 3) in, logits (N, K) out, any N.
 
     Args:
-        fused: a .fused.safetensors file.
+        fused: a .fused.safetensors file; or, for lower precisions, the .onnx file that
+            `import_onnx` made of another project's network.
         output: where to write; None puts ckpt.onnx (or ckpt.int8.onnx) beside
             ckpt.fused.safetensors.
         precision: arithmetic of the convolutions; the head is in fp32 always.
@@ -98,12 +102,19 @@ def export_onnx(
     """
     _check_possible(precision)
     fused = existing(as_path(fused, "a fused network"))
+    graph = fused.with_name(fused.name.removesuffix(ONNX_SUFFIX) + FUSED_SUFFIX)
     path = checked_output(
-        onnx_path(fused, precision) if output is None else as_path(output, "an output"),
+        onnx_path(graph if fused.suffix == ONNX_SUFFIX else fused, precision)
+        if output is None
+        else as_path(output, "an output"),
         ".onnx",
         source=fused,
     )
     allowed = thresholds(precision, allow or {})
+    if fused.suffix == ONNX_SUFFIX:
+        return _export_graph(
+            fused, path, precision, calibrate, max_clips, allowed, progress=progress, tell=tell
+        )
     model, card = load_model(fused)
     if not card.model.fused:
         command = f"stdeploy fuse {shlex.quote(str(fused))}"
@@ -112,21 +123,63 @@ def export_onnx(
     for text in clips.notes if clips else ():
         tell(text)
     parent = Parent.of(model, card, fused, clips, progress)
-    card = card.model_copy(
+    card = _unproven(card, fused, precision, clips)
+    card = _write_proven(path, lambda: to_onnx(model, card), card, clips, parent, allowed, progress)
+    return ExportResult(path, card)
+
+
+def _export_graph(
+    artifact: Path,
+    path: Path,
+    precision: Precision,
+    calibrate: StrPath | NamedVideos | None,
+    max_clips: int,
+    allowed: Difference,
+    *,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> ExportResult:
+    """Write another project's network, imported as a graph, in lower precision."""
+    card = read_card(artifact)
+    if not isinstance(card.model, ForeignSpec) or card.precision != "fp32":
+        raise ArtifactError(
+            f"{str(artifact)!r} has its precision and its name already; give the *{FUSED_SUFFIX} "
+            "file to export in another, or of another project's network the imported file"
+        )
+    if precision == "fp32":
+        raise SpecError(f"{str(artifact)!r} is in fp32 already; choose a lower precision")
+    graph = onnx.load(artifact)
+    clips = _calibration(card, precision, calibrate, max_clips, progress)
+    for text in clips.notes if clips else ():
+        tell(text)
+    with open_runtime(artifact, card, prover("fp32")) as runtime:
+        parent = Parent.of_graph(runtime, artifact, card, clips, progress)
+    if parent.layers is None:
+        tell("its graph is compared by its answers alone: its layers are none that can be compared")
+    card = _unproven(card, artifact, precision, clips)
+    card = _write_proven(
+        path, lambda: graph_in(precision, graph), card, clips, parent, allowed, progress
+    )
+    return ExportResult(path, card)
+
+
+def _unproven(
+    card: ModelCard, parent: Path, precision: Precision, clips: CalibrationClips | None
+) -> ModelCard:
+    """The card of what is made from a file, without the comparisons."""
+    return card.model_copy(
         update={
-            "lineage": _lineage(card, fused),
+            "lineage": _lineage(card, parent),
             "precision": precision,
             "calibration": clips.record if clips else None,
             "parity": (),
         }
     )
-    card = _write_proven(path, model, card, clips, parent, allowed, progress)
-    return ExportResult(path, card)
 
 
 def _write_proven(
     path: Path,
-    model: ActionModel,
+    make: Callable[[], onnx.ModelProto],
     card: ModelCard,
     clips: CalibrationClips | None,
     parent: Parent,
@@ -139,11 +192,11 @@ def _write_proven(
     with whole_file(path) as temporary:
         if precision == "int8":
             assert clips is not None
-            graph, kept = _int8(model, card, clips, parent.reference, allowed, temporary, progress)
+            graph, kept = _int8(make(), card, clips, parent.reference, allowed, temporary, progress)
             card = card.model_copy(update={"kept": kept})
         else:
             progress("writing the graph", 0, 1)
-            graph = to_onnx(model, card)
+            graph = make()
         _save(graph, card, temporary)
         proof = parent.verify(
             temporary,
@@ -228,7 +281,7 @@ def _calibration(
 
 
 def _int8(
-    model: ActionModel,
+    graph: onnx.ModelProto,
     card: ModelCard,
     clips: CalibrationClips,
     reference: Reference,
@@ -242,16 +295,16 @@ def _int8(
     fast: Backend = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
     options = RuntimeOptions(backend=fast, device="cpu")
 
-    def answer(graph: onnx.ModelProto, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        _save(graph, card, temporary)
+    def answer(tried: onnx.ModelProto, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        _save(tried, card, temporary)
         with open_backend(temporary, card, options) as runtime:
             return np.concatenate([runtime.run(clip[None]) for clip in frames])
 
-    def failures(graph: onnx.ModelProto, kept: int) -> list[ParityRow]:
+    def failures(tried: onnx.ModelProto, kept: int) -> list[ParityRow]:
         def told(what: str, done: int, total: int) -> None:
             progress(f"{what}, kept in fp32: {kept}", done, total)
 
-        _save(graph, card, temporary)
+        _save(tried, card, temporary)
         for runtime in dict.fromkeys((options, prover("int8"))):
             failed = prove_file(temporary, card, reference, allowed, runtime, told).failed
             if failed:
@@ -261,7 +314,7 @@ def _int8(
     # Here, because it loads onnxruntime; where that is missing, `export_onnx` says so first.
     from stdeploy.export.quantise import Int8Search
 
-    search = Int8Search(to_onnx(model, card), clips.for_ranges, answer)
+    search = Int8Search(graph, clips.for_ranges, answer)
     return search.run(failures, lambda done, total: progress("finding spoilers", done, total))
 
 

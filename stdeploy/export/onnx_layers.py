@@ -1,6 +1,7 @@
 """The layers that stand in an .onnx file, and which layer of the network each of them is."""
 
 import collections
+import dataclasses
 import graphlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -56,6 +57,32 @@ def read_layers(path: Path, parent: NetworkLayers) -> NetworkLayers:
                 window=layer.window,
                 inputs=_renamed(layer.inputs, names),
             )
+            for layer in reader.layers
+        ),
+        pools=tuple(Pool(pool.window, _renamed(pool.inputs, names)) for pool in reader.pools),
+    )
+
+
+def layers_of_file(path: Path) -> NetworkLayers:
+    """The layers of an .onnx file under names of its own, which files made of it are to have.
+
+    Args:
+        path: a float32 file that has no network of torch as its parent.
+
+    Raises:
+        ParityError: its layers cannot be read one by one: weights that are computed, say.
+    """
+    reader = _Reader(onnx.load(path).graph, path.name)
+    reader.read()
+    counts = collections.Counter(claim for claim, _ in reader.claims.values())
+    names = {
+        made: claim if counts[claim] == 1 else made for made, (claim, _) in reader.claims.items()
+    }
+    return NetworkLayers(
+        scale=reader.scale,
+        offset=reader.offset,
+        layers=tuple(
+            dataclasses.replace(layer, name=names[layer.name], inputs=_renamed(layer.inputs, names))
             for layer in reader.layers
         ),
         pools=tuple(Pool(pool.window, _renamed(pool.inputs, names)) for pool in reader.pools),

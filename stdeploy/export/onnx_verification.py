@@ -5,19 +5,22 @@ import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from stdeploy.artifacts.card import ModelCard, ParityRow, read_card
 from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path, existing
 from stdeploy.artifacts.golden import check_golden
 from stdeploy.artifacts.parity import RUNTIME_TOLERANCE, Difference
 from stdeploy.artifacts.spec import Precision
-from stdeploy.backends.base import Backend, RuntimeOptions
+from stdeploy.backends.base import Backend, Runtime, RuntimeOptions
 from stdeploy.backends.loader import open_backend
 from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.datasets.loader import NamedVideos
-from stdeploy.errors import ArtifactError, BackendError, check_count
+from stdeploy.errors import ArtifactError, BackendError, ParityError, check_count
 from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
 from stdeploy.export.kernels import check_kernels
 from stdeploy.export.layers import NetworkLayers, layers_of
+from stdeploy.export.onnx_layers import layers_of_file
 from stdeploy.export.verification import Proof, Reference, check, prove, thresholds
 from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.base import ActionModel
@@ -104,11 +107,11 @@ class Parent:
     """The fused network that a file is verified against.
 
     Attributes:
-        layers: its numbers.
+        layers: its numbers; None of a graph whose layers are none that can be compared.
         reference: clips, and its answers to them.
     """
 
-    layers: NetworkLayers
+    layers: NetworkLayers | None
     reference: Reference
 
     @classmethod
@@ -136,6 +139,37 @@ class Parent:
             source=f"{fused.name!r} on torch",
         )
         return cls(layers_of(model, card.clip), reference)
+
+    @classmethod
+    def of_graph(
+        cls,
+        runtime: Runtime,
+        artifact: Path,
+        card: ModelCard,
+        clips: CalibrationClips | None,
+        progress: Progress,
+    ) -> "Parent":
+        """The same of a network that is a graph alone: one of another project.
+
+        Args:
+            runtime: runs it in float32, and has answered the golden clip.
+            artifact: the .onnx file.
+            card: its card.
+            clips: real ones, if there are any.
+            progress: is told what is done, how much of it and of how much.
+        """
+        reference = Reference.of(
+            lambda frames: runtime.run(frames).astype(np.float64),
+            card,
+            clips.frames if clips else None,
+            progress,
+            for_ranges=len(clips.for_ranges) if clips and clips.record.held_out else 0,
+        )
+        try:
+            layers = layers_of_file(artifact)
+        except ParityError:
+            layers = None
+        return cls(layers, reference)
 
     def verify(
         self,
@@ -165,13 +199,15 @@ class Parent:
         kernels = self.check_kernels(path, card.precision, source=source, outcome=outcome)
         proof = prove_file(path, card, self.reference, allowed, prover(card.precision), progress)
         check(proof, source=source, outcome=outcome, hint=hint)
-        return dataclasses.replace(proof, rows=(*proof.rows, kernels))
+        return dataclasses.replace(proof, rows=(*proof.rows, *kernels))
 
     def check_kernels(
         self, path: Path, precision: Precision, *, source: str, outcome: str
-    ) -> ParityRow:
+    ) -> tuple[ParityRow, ...]:
         """Compare the numbers of a file alone, see `stdeploy.export.kernels.check_kernels`."""
-        return check_kernels(path, self.layers, precision, source=source, outcome=outcome)
+        if self.layers is None:
+            return ()
+        return (check_kernels(path, self.layers, precision, source=source, outcome=outcome),)
 
 
 def check_verifiable(precision: Precision) -> None:

@@ -1,7 +1,7 @@
 """A graph of another project made into one of ours: uint8 frames in, logits out, any batch."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ _TRIED_BATCH = 5
 _LEAST_PROBABILITY = 1e-37  # above the smallest normal float32, below which log is not exact
 
 # Of one clip. Published networks stay below 2 x 10^12, 1 GiB and 100 MiB.
-MOST_MACS = 20 * 10**12
+MOST_OPERATIONS = 4 * 10**12
 MOST_BYTES = 4 * 2**30
 MOST_CONSTANT_BYTES = 2**30
 
@@ -37,6 +37,7 @@ class ImportedGraph:
         norms: what became of its batch norms.
         softmax: the softmax that was taken off its end; "log" where its probabilities end in
             something else, of which a logarithm makes logits; "" where it gave logits.
+        inputs: names of its inputs, one for each path of the description.
         output: name of its output.
         output_shape: of the original, at its batch or at one of 1.
     """
@@ -46,6 +47,7 @@ class ImportedGraph:
     fixed_batch: int | None
     norms: FoldedNorms
     softmax: str
+    inputs: tuple[str, ...]
     output: str
     output_shape: tuple[int, ...]
 
@@ -92,7 +94,7 @@ def import_graph(
     norms = editor.fold_norms(lambda name: len(shapes[name]))
     output, found = _output_named(editor, description), shapes[output]
     if fixed is not None:
-        _free_reshapes(editor, [each.name for each in inputs], shapes, fixed)
+        _free_batch(editor, [each.name for each in inputs], shapes, fixed)
     end, softmax = _without_softmax(editor, output, description, shapes)
     _put_logits_behind(editor, end, found, description, take_log=softmax == "log")
     _put_frames_before(editor, inputs, description)
@@ -105,7 +107,8 @@ def import_graph(
     )
     model = editor.model(description.said.name or "imported", ends[:1], ends[1:])
     _check_free(model, description, source=source, fixed=fixed)
-    return ImportedGraph(model, cost, fixed, norms, softmax, editor.called(output), found)
+    names = tuple(each.name.removesuffix(ORIGINAL) for each in inputs)
+    return ImportedGraph(model, cost, fixed, norms, softmax, names, editor.called(output), found)
 
 
 def _inputs_in_order(
@@ -176,7 +179,7 @@ def _check_affordable(cost: GraphCost, *, source: str) -> None:
         ArtifactError: it would.
     """
     for what, value, most in (
-        ("multiply-accumulates", cost.macs, MOST_MACS),
+        ("operations", cost.operations, MOST_OPERATIONS),
         ("bytes of memory", cost.peak_bytes, MOST_BYTES),
         ("bytes of constants that it computes", cost.constant_bytes, MOST_CONSTANT_BYTES),
     ):
@@ -199,22 +202,52 @@ def _output_named(editor: GraphEditor, description: ClipDescription) -> str:
     )
 
 
-def _free_reshapes(editor: GraphEditor, inputs: Sequence[str], shapes: Shapes, fixed: int) -> None:
-    """Let reshapes whose target holds a fixed batch take any: its first axis becomes -1.
+def _free_batch(editor: GraphEditor, inputs: Sequence[str], shapes: Shapes, fixed: int) -> None:
+    """Let nodes that hold a fixed batch take any.
 
-    The batch is the slowest part of the first axis of whatever depends on the clips, so all other
-    sizes of a target stay as they are. Where that does not hold the comparison fails.
+    The target of a reshape gets -1 as its first size: the batch is the slowest part of the first
+    axis of whatever depends on the clips, so all other sizes stay as they are. Where that does not
+    hold the comparison fails. A constant that is joined to a clip, such as the token of a
+    transformer, is repeated for each.
     """
-    depends = set(inputs)
+    depends, nodes = set(inputs), list[onnx.NodeProto]()
     for node in editor.nodes:
-        if not depends.intersection(node.input):
-            continue
-        depends.update(node.output)
+        varying = [name for name in node.input if name in depends]
+        if varying:
+            depends.update(node.output)
         made = shapes.get(node.output[0], ())
         constant = node.op_type == "Reshape" and node.input[1] in editor.constants
-        if constant and made and made[0] % fixed == 0:
+        if varying and constant and made and made[0] % fixed == 0:
             target = np.array([-1, *made[1:]], dtype=np.int64)
             node.input[1] = editor.add_constant(f"{OURS}{node.name}.shape", target)
+        if varying and node.op_type == "Concat" and fixed == 1 and len(made) > 1:
+            nodes += _repeated_constants(editor, node, varying[0])
+        nodes.append(node)
+    editor.nodes = nodes
+
+
+def _repeated_constants(
+    editor: GraphEditor, concat: onnx.NodeProto, like: str
+) -> Iterator[onnx.NodeProto]:
+    """Nodes that repeat what is constant of a concatenation as often as another of its inputs."""
+    if next((each.i for each in concat.attribute if each.name == "axis"), 0) == 0:
+        return
+    for place, name in enumerate(concat.input):
+        dims = editor.constants[name].dims if name in editor.constants else ()
+        if not dims or dims[0] != 1:
+            continue
+        base = f"{OURS}{concat.name}.{place}"
+        first = editor.add_constant(f"{base}.first", np.array([0], dtype=np.int64))
+        rest = editor.add_constant(f"{base}.rest", np.array(dims[1:], dtype=np.int64))
+        for kind, inputs, what, axis in (
+            ("Shape", [like], "like", None),
+            ("Gather", [f"{base}.like", first], "batch", 0),
+            ("Concat", [f"{base}.batch", rest], "target", 0),
+            ("Expand", [name, f"{base}.target"], "repeated", None),
+        ):
+            made = f"{base}.{what}"
+            yield helper.make_node(kind, inputs, [made], name=made, axis=axis)
+        concat.input[place] = f"{base}.repeated"
 
 
 def _without_softmax(

@@ -24,11 +24,12 @@ from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.errors import ArtifactError
 from stdeploy.export.graph_cost import GraphCost
-from stdeploy.importing.clip_description import ClipDescription
+from stdeploy.importing.clip_description import ClipDescription, inputs_of
 from stdeploy.importing.comparison import compare, compare_with_owner, golden_clips
 from stdeploy.importing.hostile_graphs import read_graph
 from stdeploy.importing.onnx_graph import ImportedGraph, import_graph
 from stdeploy.importing.original_network import OriginalNetwork, check_kind
+from stdeploy.importing.trial_run import try_out
 from stdeploy.optional_packages import require
 
 _ITSELF_ONLY = "compared with itself only"
@@ -103,6 +104,8 @@ def import_onnx(
             f"{str(original)!r} carries a model card of stdeploy already; use it as it is"
         )
     graph = import_graph(model, description, source=original.name)
+    progress("trying the original", 0, 1)
+    _try_out(original, graph, description)
     lineage = Lineage(
         origin=_origin(description),
         licence=description.said.licence,
@@ -116,6 +119,13 @@ def import_onnx(
     )
     written = _write_compared(path, model, graph, description, lineage, progress, original)
     return ImportResult(path, written, graph.cost, graph.notes)
+
+
+def _try_out(original: Path, graph: ImportedGraph, description: ClipDescription) -> None:
+    """Run the original in another process, before it is opened in this one."""
+    frames = np.zeros((graph.fixed_batch or 1, *description.clip.frames_shape), dtype=np.uint8)
+    shapes = [array.shape for array in inputs_of(description, frames)]
+    try_out(original, dict(zip(graph.inputs, shapes, strict=True)), source=original.name)
 
 
 def _write_compared(

@@ -39,6 +39,7 @@ class OriginalNetwork:
         settings.enable_cpu_mem_arena = False
         self._source = source
         self._batch = graph.fixed_batch
+        self._inputs = graph.inputs
         self._output = graph.output
         self._shape = graph.output_shape
         try:
@@ -76,10 +77,8 @@ class OriginalNetwork:
         return np.concatenate(parts)
 
     def _run(self, description: ClipDescription, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-        names = [each.name for each in self._session.get_inputs()]
-        wanted = [name for name, _ in description.paths]
-        if wanted != [None]:
-            names = [str(name) for name in wanted]
+        # Another description than the one of the graph may give its inputs in another order.
+        names = [name for name, _ in description.paths if name is not None] or self._inputs
         feed = dict(zip(names, inputs_of(description, frames), strict=True))
         try:
             (found,) = self._session.run([self._output], feed)

@@ -35,6 +35,7 @@ def test_macs_and_memory_are_counted_by_hand() -> None:
     cost = cost_of(model, shapes)
     assert cost.by_layer == {"w": 5 * 64 * 81, "v": 320 * 2}
     assert cost.macs == 5 * 64 * 81 + 640
+    assert cost.operations == cost.macs + 3 * 320 + 2
     assert cost.parameters == 5 * 81 + 640
     assert cost.peak_bytes == 4 * (3 * 4 * 64 + 320)
     assert cost.constant_bytes == 0

@@ -189,3 +189,29 @@ def owners_answer(model: nn.Module, *inputs: Tensor) -> NDArray[np.float64]:
     """What the owner's program answers, as torch gives it."""
     with torch.inference_mode():
         return np.asarray(model(*inputs).double().numpy())
+
+
+class Transformer(nn.Module):
+    """Patches of a clip, a token for the class, one layer of attention.
+
+    Args:
+        attention: without it the tokens are averaged.
+    """
+
+    def __init__(self, *, attention: bool = True) -> None:
+        super().__init__()
+        self.patches = nn.Conv3d(3, 16, (2, 8, 8), stride=(2, 8, 8))
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.layer = layer if attention else nn.Sequential(nn.Linear(16, 16), nn.GELU())
+        self.norm = nn.LayerNorm(16)
+        self.classifier = nn.Linear(16, CLASSES)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Map (N, 3, T, H, W) to (N, K)."""
+        patches = self.patches(clip).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(clip.shape[0], -1, -1), patches], dim=1)
+        features = self.norm(self.layer(tokens))
+        weights = torch.linspace(1, 2, features.shape[1])[None, :, None]
+        logits: Tensor = self.classifier((features * weights).mean(1))
+        return logits

@@ -86,6 +86,18 @@ def wide_convolution() -> onnx.ModelProto:
     return model(*nodes, mean, weights=(weight,))
 
 
+def wide_pools() -> onnx.ModelProto:
+    """Thousands of pools whose windows are as large as the clip: hours, in little memory."""
+    names = ["clip", *(f"x{number}" for number in range(2000))]
+    window = {"kernel_shape": [7, 31, 31], "pads": [3, 15, 15, 3, 15, 15]}
+    nodes = [
+        helper.make_node("MaxPool", [before], [after], **window)
+        for before, after in itertools.pairwise(names)
+    ]
+    mean = helper.make_node("ReduceMean", [names[-1]], ["out"], keepdims=0)
+    return model(*nodes, mean)
+
+
 def announced(*dims: int) -> onnx.ModelProto:
     """A weight of a size that the file does not hold."""
     nodes, _ = classifier()
@@ -187,6 +199,7 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "below 0": (lambda: announced(-1, 7), "of the shape"),
     "doubling": (doubling, "bytes of memory for one clip"),
     "wide": (wide_convolution, "for one clip; at most"),
+    "wide pools": (wide_pools, r"takes \S+ operations for one clip"),
     "2^60 taken": (large_clip, "of shape .*1152921504606846976.* would be"),
     "custom operator": (custom, "'Steal' .* of the domain 'evil'"),
     "loop": (loop, r"branches or repeats \(If, Loop, Scan\)"),

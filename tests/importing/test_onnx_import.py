@@ -23,6 +23,7 @@ from tests.importing.networks import (
     SIDE,
     STD,
     TinyNetwork,
+    Transformer,
     TwoPaths,
     built,
     golden_frames,
@@ -99,6 +100,26 @@ def test_a_fixed_batch_is_made_free(
     result = imported(files(batch=batch, legacy=legacy), tmp_path)
     assert close(answers(result.path, 4), expected(count=4))
     assert any(f"fixed at {batch}" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_token_of_a_transformer_is_repeated_for_each_clip(tmp_path: Path, legacy: bool) -> None:
+    model = built(lambda: Transformer(attention=False))
+    file = write_onnx(model, tmp_path / "net.onnx", CLIP, batch=1, legacy=legacy)
+    result = imported(file, tmp_path)
+    assert close(answers(result.path), owners_answer(model, owners_input(golden_frames(3))))
+
+
+def test_a_fixed_batch_that_cannot_be_told_is_refused(tmp_path: Path) -> None:
+    """This attention has the time first, and its batch within the heads."""
+    file = write_onnx(built(Transformer), tmp_path / "net.onnx", CLIP, batch=1)
+    with pytest.raises(ArtifactError, match=r"cannot take another batch .* with a dynamic batch"):
+        imported(file, tmp_path)
+    free = write_onnx(built(Transformer), tmp_path / "free.onnx", CLIP)
+    assert close(
+        answers(imported(free, tmp_path).path),
+        owners_answer(built(Transformer), owners_input(golden_frames(3))),
+    )
 
 
 def test_batch_norms_are_gone_and_the_input_is_ours(
@@ -228,6 +249,50 @@ def test_the_owners_answer_finds_a_wrong_description(
     assert not list(tmp_path.glob(".writing*"))
     # Without it, nothing can tell that these are not the owner's.
     assert imported(files(), tmp_path, owner=None, input=wrong).card.parity
+
+
+def test_the_mean_of_another_data_set_is_named(files: Callable[..., Path], tmp_path: Path) -> None:
+    mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    normalised = (golden_frames(4)[3:] / 255 - mean) / std
+    clip = torch.from_numpy(normalised.transpose(0, 4, 1, 2, 3)).float()
+    owner = with_owner(tmp_path, owners_answer(built(TinyNetwork), clip)[0])
+    with pytest.raises(ParityError, match=r"with ImageNet's mean and std in the range 0\.\.1 it"):
+        imported(files(), tmp_path, owner=owner)
+
+
+def test_swapped_paths_of_as_many_frames_are_found_by_the_owners_answer(tmp_path: Path) -> None:
+    shape = (3, 2, SIDE, SIDE)
+    file = write_onnx(built(TwoPaths), tmp_path / "two.onnx", shape, shape)
+    clip = owners_input(golden_frames(4)[3:])
+    answer = owners_answer(built(TwoPaths), clip[:, :, [0, 4]], clip[:, :, [3, 7]])
+    owner = with_owner(tmp_path, answer[0])
+    paths = [{"name": "input0", "frames": [0, 4]}, {"name": "input1", "frames": [3, 7]}]
+    imported(file, tmp_path, input={"paths": paths}, owner=owner)
+    (tmp_path / "x.onnx").unlink()
+    paths = [{"name": "input1", "frames": [0, 4]}, {"name": "input0", "frames": [3, 7]}]
+    with pytest.raises(ParityError, match=r"with the names of input\.paths swapped it answers"):
+        imported(file, tmp_path, input={"paths": paths}, owner=owner)
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_probabilities_that_are_nearly_alike_tell_a_wrong_description(tmp_path: Path) -> None:
+    """Those of a network that says little: all near 1 / K, and a wrong mean changes little."""
+
+    def faint() -> TinyNetwork:
+        network = TinyNetwork(end="softmax")
+        with torch.no_grad():
+            network.classifier.weight.mul_(2e-3)
+            network.classifier.bias.mul_(2e-3)
+        return network
+
+    model = built(faint)
+    file = write_onnx(model, tmp_path / "net.onnx", CLIP)
+    answer = owners_answer(model, owners_input(golden_frames(4)[3:]))[0]
+    assert np.ptp(answer) < 0.02 * answer.max()
+    owner, gives = with_owner(tmp_path, answer), {"gives": "probabilities"}
+    assert imported(file, tmp_path, output=gives, owner=owner).parity[-1].error < 1e-4
+    with pytest.raises(ParityError, match="answered otherwise than its owner says"):
+        imported(file, tmp_path, output=gives, owner=owner, input={"colour_order": "BGR"})
 
 
 def test_the_owners_clip_is_that_of_the_description(
