@@ -251,7 +251,7 @@ def _is_exported(artifact: Path) -> SpecError:
 
 def _lowers(artifact: Path) -> bool:
     """Whether lower precisions are made of this .onnx file: another project's network."""
-    if artifact.suffix != ONNX_SUFFIX:
+    if artifact.suffix != ONNX_SUFFIX or not artifact.is_file():
         return False
     card = read_card(artifact)
     return isinstance(card.model, ForeignSpec) and card.precision == "fp32"
