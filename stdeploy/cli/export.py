@@ -12,7 +12,7 @@ from stdeploy.artifacts.spec import ForeignSpec
 from stdeploy.backends.tensorrt_builder import BuildOptions
 from stdeploy.cli.console import announced, note, out, phase_bars
 from stdeploy.cli.options import PrecisionName
-from stdeploy.errors import SpecError
+from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
@@ -251,9 +251,12 @@ def _is_exported(artifact: Path) -> SpecError:
 
 def _lowers(artifact: Path) -> bool:
     """Whether lower precisions are made of this .onnx file: another project's network."""
-    if artifact.suffix != ONNX_SUFFIX:
+    if artifact.suffix != ONNX_SUFFIX or not artifact.is_file():
         return False
-    card = read_card(artifact)
+    try:
+        card = read_card(artifact)
+    except ArtifactError:  # what is wrong with it is said by what opens it
+        return False
     return isinstance(card.model, ForeignSpec) and card.precision == "fp32"
 
 

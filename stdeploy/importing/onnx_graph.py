@@ -179,9 +179,9 @@ def _check_affordable(cost: GraphCost, *, source: str) -> None:
         ArtifactError: it would.
     """
     for what, value, most in (
-        ("operations", cost.operations, MOST_OPERATIONS),
         ("bytes of memory", cost.peak_bytes, MOST_BYTES),
         ("bytes of constants that it computes", cost.constant_bytes, MOST_CONSTANT_BYTES),
+        ("operations", cost.operations, MOST_OPERATIONS),
     ):
         if value > most:
             raise ArtifactError(

@@ -102,6 +102,7 @@ def write_onnx(
     *shapes: tuple[int, ...],
     batch: int | None = None,
     legacy: bool = False,
+    opset: int | None = None,
 ) -> Path:
     """Export with torch alone.
 
@@ -111,6 +112,7 @@ def write_onnx(
         shapes: of the inputs, without the batch.
         batch: to fix the file at; None leaves it free.
         legacy: by the exporter that traces, which leaves norms and computed sizes in the graph.
+        opset: of that exporter; None takes its default.
     """
     example = tuple(torch.randn(batch or 2, *shape) for shape in shapes)
     names = [f"input{number}" for number in range(len(shapes))]
@@ -123,6 +125,7 @@ def write_onnx(
                 example,
                 path,
                 dynamo=False,
+                opset_version=opset,
                 input_names=names,
                 output_names=["logits"],  # as ours: it has to give way
                 do_constant_folding=False,

@@ -149,6 +149,22 @@ def test_lower_precisions_pass_the_same_gates(
     assert wanted in {kind for name, kind in stored.items() if name.startswith("conv1.weight")}
 
 
+@pytest.mark.parametrize("precision", ["int8", BF16])
+def test_a_graph_of_an_old_opset_is_converted_for_what_needs_a_newer_one(
+    folder: Path, tmp_path: Path, precision: Precision
+) -> None:
+    network = built(lambda: TinyNetwork(end="per frame"))
+    clip = (3, FRAMES, SIDE, SIDE)
+    file = write_onnx(network, tmp_path / "net.onnx", clip, legacy=True, opset=11)
+    description = write_toml(tmp_path / "clip.toml", output={"per_frame": True})
+    result = import_onnx(file, description, tmp_path / "x.onnx")
+    assert [entry.version for entry in onnx.load(result.path).opset_import] == [11]
+    videos = folder / "clips"
+    lower = export_onnx(result.path, precision=precision, calibrate=videos, allow=HESITANT)
+    assert all(row.passed for row in lower.parity)
+    assert onnx.load(lower.path).opset_import[0].version > 11
+
+
 def test_a_weight_that_is_not_its_parents_is_found(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

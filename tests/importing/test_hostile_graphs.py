@@ -88,8 +88,8 @@ def wide_convolution() -> onnx.ModelProto:
 
 def wide_pools() -> onnx.ModelProto:
     """Thousands of pools whose windows are as large as the clip: hours, in little memory."""
-    names = ["clip", *(f"x{number}" for number in range(2000))]
-    window = {"kernel_shape": [7, 31, 31], "pads": [3, 15, 15, 3, 15, 15]}
+    names = ["clip", *(f"x{number}" for number in range(4000))]
+    window = {"kernel_shape": [15, 63, 63], "pads": [7, 31, 31, 7, 31, 31]}
     nodes = [
         helper.make_node("MaxPool", [before], [after], **window)
         for before, after in itertools.pairwise(names)
