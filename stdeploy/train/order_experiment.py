@@ -90,8 +90,7 @@ ARMS: tuple[Arm, ...] = (
 _IN_SMALL = (
     *("2D", "original", "b", "b1", "multi eta 1", "multi eta 2"),
     *("b1, augmented", "multi eta 2, augmented"),
-    *("multi eta 2, orthonormal", "multi eta 2, filter"),
-    *("original, coefficients", "b1, filter"),
+    *("original, coefficients", "b1, filter", "multi eta 2, orthonormal"),
 )
 
 

@@ -40,7 +40,7 @@ class Start(Spec):
     """
 
     weights: str = ""
-    inflation: Literal["coefficients", "orthonormal", "filter"] = "coefficients"
+    inflation: Literal["coefficients", "orthonormal", "filter"] = "orthonormal"
     freeze: tuple[Stage, ...] = ()
     freeze_norms: bool = False
 
