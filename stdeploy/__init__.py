@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stdeploy.export.onnx_verification import verify_onnx
     from stdeploy.export.triton import write_triton
     from stdeploy.fusion import FuseResult, fuse_checkpoint
+    from stdeploy.importing.checkpoint import ImportedCheckpoint, OwnersAnswer, import_checkpoint
     from stdeploy.importing.onnx_import import ImportResult, import_onnx
     from stdeploy.inference.classifier import ClassifiedVideo, Classifier, ClassifyOptions
     from stdeploy.inference.evaluation import Evaluation, evaluate
@@ -66,6 +67,7 @@ _WHERE = {
     "stdeploy.export.onnx_verification": ("verify_onnx",),
     "stdeploy.export.triton": ("write_triton",),
     "stdeploy.fusion": ("FuseResult", "fuse_checkpoint"),
+    "stdeploy.importing.checkpoint": ("ImportedCheckpoint", "OwnersAnswer", "import_checkpoint"),
     "stdeploy.importing.onnx_import": ("ImportResult", "import_onnx"),
     "stdeploy.inference.classifier": ("ClassifiedVideo", "Classifier", "ClassifyOptions"),
     "stdeploy.inference.evaluation": ("Evaluation", "evaluate"),
@@ -95,10 +97,12 @@ __all__ = [
     "FuseResult",
     "FusionError",
     "ImportResult",
+    "ImportedCheckpoint",
     "LiveAnswer",
     "MissingExtraError",
     "ModelCard",
     "ModelSpec",
+    "OwnersAnswer",
     "ParityError",
     "Prediction",
     "Recipe",
@@ -117,6 +121,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "fuse_checkpoint",
+    "import_checkpoint",
     "import_onnx",
     "read_card",
     "train_model",

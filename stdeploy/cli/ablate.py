@@ -38,11 +38,12 @@ class Size(StrEnum):
 
 
 _Task = Annotated[
-    Task,
+    Task | None,
     typer.Option(
         "--task",
         help="order: clips made for the question, small networks, contrasts declared beforehand. "
-        "tables: the rows of the paper on a data set.",
+        "tables: the rows of the paper on a data set. Default: order, unless an option of the "
+        "tables is given.",
     ),
 ]
 _Recipe = Annotated[
@@ -95,7 +96,7 @@ _Accelerator = Annotated[
 
 
 def command(
-    task: _Task = Task.ORDER,
+    task: _Task = None,
     recipe: _Recipe = None,
     data: _Data = None,
     validation: _Validation = None,
@@ -114,6 +115,16 @@ def command(
     is done is kept: the same command goes on after a break, and does only what is missing.
     """
     numbers = _numbers(seeds or "0,1,2")
+    of_tables = {
+        "--recipe": recipe,
+        "--data": data,
+        "--validation": validation,
+        "--tables": tables,
+        "--set": overrides,
+        "--views": views,
+    }
+    if task is None:
+        task = Task.TABLES if any(of_tables.values()) else Task.ORDER
     if task is Task.TABLES:
         _tables(
             _TablesAsked(
@@ -131,14 +142,6 @@ def command(
             )
         )
         return
-    of_tables = {
-        "--recipe": recipe,
-        "--data": data,
-        "--validation": validation,
-        "--tables": tables,
-        "--set": overrides,
-        "--views": views,
-    }
     for option, value in of_tables.items():
         if value:
             raise SpecError(

@@ -276,3 +276,9 @@ def test_an_imported_network_is_trained_on_with_branches(name: str, tmp_path: Pa
     grown = [f.typed_branches()[0] for f in branches if len(f.typed_branches()) > 1]
     assert grown
     assert all(branch.norm.weight.abs().max() > 0 for branch in grown)
+
+
+def test_every_family_is_on_the_page() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "bring-your-own-network.md"
+    text = page.read_text(encoding="utf-8")
+    assert [name for name in FAMILIES if f"`{name}`" not in text] == []
