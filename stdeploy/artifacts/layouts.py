@@ -64,12 +64,14 @@ class StageLayout(Spec):
         stride: (sT, s) of the first block in time and in space.
         middles: channels between the two parts of a separable convolution, for each such
             convolution of each block; empty where nothing is separable.
+        shortcut_middle: likewise, of a separable shortcut; None for as many as come out of it.
     """
 
     channels: int = Field(ge=1, le=_MOST_CHANNELS)
     lengths: tuple[int, ...] = Field(min_length=1, max_length=_MOST_BLOCKS)
     stride: tuple[int, int] = (1, 1)
     middles: tuple[tuple[int, ...], ...] = ()
+    shortcut_middle: _Count | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

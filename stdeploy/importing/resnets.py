@@ -143,6 +143,7 @@ def read_layout(weights: SourceWeights, names: ResNetNames, assumed: Assumed) ->
                 lengths=tuple(lengths),
                 stride=(assumed.time_strides[number - 1], assumed.space_strides[number - 1]),
                 middles=tuple(middles) if separable else (),
+                shortcut_middle=_shortcut_middle(weights, names, number),
             )
         )
     return ResNetLayout(
@@ -175,6 +176,14 @@ def _stem(weights: SourceWeights, names: ResNetNames, assumed: Assumed) -> StemL
         pool_kernel=assumed.pool_kernel,
         pool_stride=assumed.pool_stride,
     )
+
+
+def _shortcut_middle(weights: SourceWeights, names: ResNetNames, stage: int) -> int | None:
+    """Channels between the two parts of a stage's separable shortcut; None for another or none."""
+    first = _named(names.shortcut[0], names, stage, 0).conv
+    if len(names.shortcut) == 1 or f"{first}.weight" not in weights:
+        return None
+    return weights.kernel_shape(first)[0]
 
 
 def _depth(weights: SourceWeights, names: ResNetNames, stage: int) -> int:

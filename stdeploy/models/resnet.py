@@ -74,7 +74,9 @@ class ResidualBlock(nn.Module):
                 spec, layout, in_channels, channels, length, stride, middles[0]
             )
             self.conv2 = _convolution(spec, layout, channels, channels, length, (1, 1), middles[1])
-        self.downsample = _shortcut(spec, layout, in_channels, self.out_channels, stride)
+        self.downsample = _shortcut(
+            spec, layout, in_channels, self.out_channels, stride, stage.shortcut_middle
+        )
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -253,6 +255,7 @@ def _shortcut(
     in_channels: int,
     out_channels: int,
     stride: tuple[int, int],
+    middle: int | None,
 ) -> nn.Module:
     if stride == (1, 1) and in_channels == out_channels:
         return nn.Identity()
@@ -261,7 +264,8 @@ def _shortcut(
     in_time, in_space = stride
     strides = (in_time, in_space, in_space)
     if layout.shortcut == "separable":
-        channels = (in_channels, out_channels, out_channels)
+        between = scaled(middle, spec.width) if middle else out_channels
+        channels = (in_channels, between, out_channels)
         return _separable(spec, layout, channels, (1, 1, 1), strides)
     return conv_norm(spec, in_channels, out_channels, (1, 1, 1), stride=strides, eps=layout.eps)
 

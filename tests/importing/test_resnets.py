@@ -64,6 +64,7 @@ def layout_of(name: str, *, shortcut: str | None = None) -> ResNetLayout:
             lengths=each,
             stride=(assumed.time_strides[number], assumed.space_strides[number]),
             middles=((5, 6) if basic else (5,),) * len(each) if separable else (),
+            shortcut_middle=3 if assumed.shortcut == "separable" else None,
         )
         for number, each in enumerate(lengths)
     ]
@@ -88,6 +89,7 @@ def layout_of(name: str, *, shortcut: str | None = None) -> ResNetLayout:
         pool_in_time=assumed.pool_in_time,
         eps=assumed.eps,
         middle_eps=assumed.middle_eps,
+        window_side=assumed.window_side,
     )
 
 
