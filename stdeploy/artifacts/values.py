@@ -97,7 +97,13 @@ def what_is_allowed(wrong: ErrorDetails) -> str:
     allowed = _ALLOWED.get(wrong["type"])
     if allowed is None:
         return wrong["msg"].removeprefix("Value error, ")
-    return allowed.format(**wrong.get("ctx", {}))
+    told = {name: _without_brackets(value) for name, value in wrong.get("ctx", {}).items()}
+    return allowed.format(**told)
+
+
+def _without_brackets(value: object) -> object:
+    """Tags without the brackets that mark them; other values as they are."""
+    return re.sub(r"<(\w+)>", r"\1", value) if isinstance(value, str) else value
 
 
 def _told(spec: type[BaseModel], found: list[ErrorDetails]) -> str:

@@ -359,7 +359,7 @@ def test_the_command_imports_and_says_what_it_did(
     assert f"labels    {CLASSES}: class 0" in shown.stdout
     for arguments, said in (
         (("net.onnx",), "describe it in a TOML file: --card clip.toml"),
-        (("clip.toml",), "an .onnx file is wanted"),
+        (("clip.toml", "--labels", "clip.toml"), "cannot be read: it is damaged, or holds objects"),
         (("nothing.onnx",), "does not exist"),
     ):
         failed = run("import", *arguments, cwd=tmp_path)
