@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "layers": {"artifacts"},
     "models": {"layers"},
     "card_editing": {"models"},
+    "importing": {"models"},
     "fusion": {"models"},
     "video": {"artifacts"},
     "datasets": {"video"},
