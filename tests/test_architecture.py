@@ -31,7 +31,6 @@ MAY_IMPORT = {
     "plotting": {"inference"},
     "serve": {"inference"},
     "export": {"backends", "datasets"},
-    "importing": {"export"},
     "bench": {"backends", "plotting"},
     "doctor": {"backends"},
     "pull": {"models"},
