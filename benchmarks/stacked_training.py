@@ -32,6 +32,8 @@ def trainer(arm: Arm, networks: int, device: str, steps: int) -> Callable[[int],
     """A function that makes one step of a stack of networks."""
     torch.manual_seed(0)
     models = [build(arm.spec(len(ORDERS), SETTINGS.width)).to(device) for _ in range(networks)]
+    for model in models:
+        model.head.dropout.p = 0.0  # as in the experiment
     stack = StackedNetworks(models)
     optimiser = StackedOptimiser(
         stack, steps=steps, learning_rate=SETTINGS.learning_rate, warmup_steps=1
