@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stdeploy.fusion import FuseResult, fuse_checkpoint
     from stdeploy.importing.checkpoint import ImportedCheckpoint, OwnersAnswer, import_checkpoint
     from stdeploy.importing.onnx_import import ImportResult, import_onnx
+    from stdeploy.importing.torch_module import import_network
     from stdeploy.inference.classifier import ClassifiedVideo, Classifier, ClassifyOptions
     from stdeploy.inference.evaluation import Evaluation, evaluate
     from stdeploy.inference.live_answers import LiveAnswer
@@ -69,6 +70,7 @@ _WHERE = {
     "stdeploy.fusion": ("FuseResult", "fuse_checkpoint"),
     "stdeploy.importing.checkpoint": ("ImportedCheckpoint", "OwnersAnswer", "import_checkpoint"),
     "stdeploy.importing.onnx_import": ("ImportResult", "import_onnx"),
+    "stdeploy.importing.torch_module": ("import_network",),
     "stdeploy.inference.classifier": ("ClassifiedVideo", "Classifier", "ClassifyOptions"),
     "stdeploy.inference.evaluation": ("Evaluation", "evaluate"),
     "stdeploy.inference.live_answers": ("LiveAnswer",),
@@ -122,6 +124,7 @@ __all__ = [
     "export_onnx",
     "fuse_checkpoint",
     "import_checkpoint",
+    "import_network",
     "import_onnx",
     "read_card",
     "train_model",

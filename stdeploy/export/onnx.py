@@ -237,7 +237,7 @@ def to_onnx(model: ActionModel, card: ModelCard) -> onnx.ModelProto:
     graph = FramesToLogits(model, card.clip).eval()
     # Two clips: torch.export would take a batch of one for a constant.
     example = torch.zeros((2, *card.clip.frames_shape), dtype=torch.uint8)
-    with _quiet_exporter():
+    with quiet_exporter():
         program = torch.onnx.export(
             graph,
             (example,),
@@ -340,7 +340,7 @@ def _save(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """The exporter warns about its own internals, which no user of ours can act on."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

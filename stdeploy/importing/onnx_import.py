@@ -60,7 +60,7 @@ class ImportResult:
 
 def import_onnx(
     original: StrPath,
-    card: StrPath,
+    card: StrPath | ClipDescription,
     output: StrPath | None = None,
     *,
     progress: Progress = lambda _what, _done, _total: None,
@@ -74,7 +74,8 @@ def import_onnx(
 
     Args:
         original: a .onnx file without a card.
-        card: a TOML file that describes it, see docs/how-to/bring-your-own-network.md.
+        card: a TOML file that describes it, see docs/how-to/bring-your-own-network.md; or what one
+            would say.
         output: where to write; None puts NET.stdeploy.onnx beside NET.onnx.
         progress: is told what is done, how much of it and of how much.
 
@@ -96,7 +97,7 @@ def import_onnx(
         source=original,
     )
     ort = require("onnxruntime", extra="cpu", purpose="comparing an imported network")
-    description = ClipDescription.read(card)
+    description = card if isinstance(card, ClipDescription) else ClipDescription.read(card)
     progress("reading the graph", 0, 1)
     model = read_graph(original)
     if any(entry.key == CARD_KEY for entry in model.metadata_props):

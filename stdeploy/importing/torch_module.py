@@ -1,0 +1,173 @@
+"""Anybody's torch module to an artifact, from Python: exported, then imported as its graph."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path, checked_output
+from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
+from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.backends.tensorrt_builder import Progress
+from stdeploy.errors import ArtifactError, SpecError
+from stdeploy.export.onnx import OPSETS, quiet_exporter
+from stdeploy.importing.clip_description import ClipDescription, Described, OwnerAnswer, inputs_of
+from stdeploy.importing.onnx_import import ImportResult, import_onnx
+from stdeploy.optional_packages import require
+
+
+def import_network(
+    module: nn.Module,
+    output: StrPath,
+    *,
+    clip: ClipSpec,
+    labels: Sequence[str],
+    example: Tensor | None = None,
+    layout: str = "NCTHW",
+    gives: Literal["logits", "probabilities"] = "logits",
+    per_frame: bool = False,
+    colour_order: Literal["RGB", "BGR"] = "RGB",
+    name: str = "",
+    origin: str = "",
+    licence: str = "",
+    progress: Progress = lambda _what, _done, _total: None,
+) -> ImportResult:
+    """Make an artifact of a torch module: uint8 frames (N, T, H, W, 3) in, logits (N, K) out.
+
+    It is exported to ONNX and imported as `import_onnx` does it. What comes out has to repeat the
+    module's own answer to a clip, too.
+
+    Args:
+        module: in evaluation mode, float32, on the CPU; it takes one tensor of normalised clips and
+            gives one of (N, K), or of a row for each step in time. It is not changed.
+        output: a name that ends in .onnx.
+        clip: what it sees; pixels in 0..1 are normalised by its mean and std, which stand for R, G,
+            B whatever the order of the channels is.
+        labels: names of the K classes, in the order of the logits.
+        example: what the module takes, where zeros of the clip's shape and a batch of two will not
+            do; for tracing alone.
+        layout: axes of what it takes; see `InputDescription`.
+        gives: what its numbers are.
+        per_frame: whether it gives a row for each step in time, which are averaged.
+        colour_order: of the channels.
+        name: of the network, for the card.
+        origin: who made the weights, for the card.
+        licence: of the weights, for the card.
+        progress: is told what is done, how much of it and of how much.
+
+    Raises:
+        SpecError: the module is in training mode, or of another type or device, or the arguments
+            do not fit it.
+        ArtifactError: it cannot be exported, or its graph cannot be used.
+        ParityError: the artifact answers otherwise than the module; nothing is written.
+        MissingExtraError: onnxscript or ONNX Runtime is not installed.
+    """
+    require("onnxscript", extra="export", purpose="exporting to ONNX")
+    path = checked_output(as_path(output, "an output"), ONNX_SUFFIX)
+    network = _bare(module)
+    _check(network)
+    turned = -1 if colour_order == "BGR" else 1
+    said = Described.parse(
+        {
+            "name": name,
+            "origin": origin,
+            "licence": licence,
+            "labels": tuple(labels),
+            "clip": clip.model_dump(exclude={"mean", "std", "colour_order"}),
+            "input": {
+                "layout": layout,
+                "range": "0..1",
+                "mean": clip.mean[::turned],
+                "std": clip.std[::turned],
+                "colour_order": colour_order,
+            },
+            "output": {"gives": gives, "per_frame": per_frame},
+        },
+        source="import_network",
+    )
+    description = ClipDescription.of(said, Path("import_network"))
+    frames = golden_clip(GOLDEN_SEED, description.clip.frames_shape)
+    (taken,) = inputs_of(description, frames[None])
+    answer = _answer(network, torch.from_numpy(taken))
+    answer = answer.mean(dim=1) if per_frame and answer.dim() == 3 else answer
+    description = ClipDescription(
+        said,
+        description.clip,
+        description.labels,
+        OwnerAnswer(frames, answer[0].double().numpy()),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / f"{path.name.removesuffix(ONNX_SUFFIX)}{ONNX_SUFFIX}"
+        progress("writing the graph", 0, 1)
+        twice = torch.zeros((2, *taken.shape[1:])) if example is None else example
+        _export(network, twice, graph)
+        return import_onnx(graph, description, path, progress=progress)
+
+
+def _bare(module: nn.Module) -> nn.Module:
+    """The network within what training programs put around it."""
+    while True:
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+            module = inner  # of torch.compile
+        else:
+            return module
+
+
+def _check(network: nn.Module) -> None:
+    """Refuse what would be exported as something else, or not at all.
+
+    Raises:
+        SpecError: training mode, other numbers than float32, or another device.
+    """
+    if any(part.training for part in network.modules()):
+        raise SpecError(
+            "the module is in training mode, in which norms and dropout answer by chance; call "
+            "module.eval() first"
+        )
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise SpecError(f"{name} is {tensor.dtype}; call module.float() first")
+        if tensor.device.type != "cpu":
+            raise SpecError(f"{name} is on {tensor.device}; call module.cpu() first")
+
+
+@torch.no_grad()
+def _answer(network: nn.Module, x: Tensor) -> Tensor:
+    try:
+        answer = network(x)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SpecError(
+            f"the module does not take {tuple(x.shape)}, which clip and layout make: {reason}"
+        ) from error
+    if not isinstance(answer, Tensor) or answer.dim() not in (2, 3):
+        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise SpecError(f"the module gives {shape}; logits (N, K) are wanted, or (N, T, K)")
+    return answer
+
+
+def _export(network: nn.Module, example: Tensor, path: Path) -> None:
+    with quiet_exporter():
+        try:
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                opset_version=OPSETS["fp32"],
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:  # whatever a stranger's module makes torch.export raise
+            reason = " ".join(str(error).split())[:200]
+            raise ArtifactError(
+                f"torch.onnx.export cannot export the module: {reason}; export it by other means, "
+                "and import the .onnx file"
+            ) from error
+    if program is None:
+        raise ArtifactError("torch.onnx.export gave no program; is onnxscript up to date?")
+    program.save(path, external_data=False)
