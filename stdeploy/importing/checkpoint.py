@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,7 +17,7 @@ from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
 from stdeploy.artifacts.files import StrPath, as_path, checked_output, existing, sha256_of
 from stdeploy.artifacts.parity import relative_error
 from stdeploy.artifacts.spec import ClipSpec
-from stdeploy.artifacts.values import printable
+from stdeploy.artifacts.values import printable, what_is_allowed
 from stdeploy.errors import ArtifactError, ParityError, SpecError, did_you_mean
 from stdeploy.importing.families import FAMILIES
 from stdeploy.importing.family import Family, Found
@@ -148,6 +149,8 @@ def recognise(
             _check_shapes(found)
         except MismatchError as error:
             reasons[candidate.name] = str(error)
+        except ValidationError as error:  # sizes that no network has, such as filters of 2 frames
+            reasons[candidate.name] = what_is_allowed(error.errors()[0])
         else:
             fitting.append((candidate, found))
     if len(fitting) > 1:

@@ -182,6 +182,22 @@ def test_a_tensor_too_few_or_too_many_is_refused(name: str) -> None:
         recognise({**tensors, "extra.weight": torch.ones(3)}, source="x.pth", family=name)
 
 
+def test_sizes_that_no_network_has_are_one_line() -> None:
+    model = network(layout_of("ibm/i3d-resnet"))
+    tensors = under_their_names(model, names_and_assumed(FAMILIES["ibm/i3d-resnet"])[0])
+    even = {
+        name: tensor[:, :, :2] if name.startswith("layer2") and tensor.dim() == 5 else tensor
+        for name, tensor in tensors.items()
+    }
+    with pytest.raises(
+        ArtifactError, match=r"temporal length 2: odd numbers from 1 to 255"
+    ) as told:
+        recognise(even, source="x.pth", family="ibm/i3d-resnet")
+    assert "\n" not in str(told.value)
+    with pytest.raises(ArtifactError, match="of no network that is known"):
+        recognise(even, source="x.pth")
+
+
 def test_shortcut_a_is_seen_in_the_weights() -> None:
     model = network(layout_of("hara/r3d", shortcut="padding"))
     tensors = under_their_names(model, names_and_assumed(FAMILIES["hara/r3d"])[0])
