@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from stdeploy.export.onnx_verification import verify_onnx
     from stdeploy.export.triton import write_triton
     from stdeploy.fusion import FuseResult, fuse_checkpoint
-    from stdeploy.importing.checkpoint import ImportedCheckpoint, OwnersAnswer, import_checkpoint
+    from stdeploy.importing.checkpoint import ImportedCheckpoint, import_checkpoint
+    from stdeploy.importing.clip_description import OwnerAnswer
     from stdeploy.importing.onnx_import import ImportResult, import_onnx
     from stdeploy.importing.torch_module import import_network
     from stdeploy.inference.classifier import ClassifiedVideo, Classifier, ClassifyOptions
@@ -68,7 +69,8 @@ _WHERE = {
     "stdeploy.export.onnx_verification": ("verify_onnx",),
     "stdeploy.export.triton": ("write_triton",),
     "stdeploy.fusion": ("FuseResult", "fuse_checkpoint"),
-    "stdeploy.importing.checkpoint": ("ImportedCheckpoint", "OwnersAnswer", "import_checkpoint"),
+    "stdeploy.importing.checkpoint": ("ImportedCheckpoint", "import_checkpoint"),
+    "stdeploy.importing.clip_description": ("OwnerAnswer",),
     "stdeploy.importing.onnx_import": ("ImportResult", "import_onnx"),
     "stdeploy.importing.torch_module": ("import_network",),
     "stdeploy.inference.classifier": ("ClassifiedVideo", "Classifier", "ClassifyOptions"),
@@ -104,7 +106,7 @@ __all__ = [
     "MissingExtraError",
     "ModelCard",
     "ModelSpec",
-    "OwnersAnswer",
+    "OwnerAnswer",
     "ParityError",
     "Prediction",
     "Recipe",

@@ -129,7 +129,8 @@ def _import_weights(
             "file with one a line, or k400 for Kinetics-400"
         )
     require("torch", extra="train", purpose="reading weights")
-    from stdeploy.importing.checkpoint import OwnersAnswer, import_checkpoint
+    from stdeploy.importing.checkpoint import import_checkpoint
+    from stdeploy.importing.clip_description import OwnerAnswer
 
     if labels == "k400":
         from stdeploy.pull.kinetics import kinetics_labels
@@ -139,7 +140,7 @@ def _import_weights(
         names = read_labels(Path(labels), option="--labels")
     answer = None
     if owner is not None:
-        answer = OwnersAnswer(*(_array(path) for path in owner))
+        answer = OwnerAnswer(*(_array(path) for path in owner))
     result = import_checkpoint(
         weights, output, labels=names, family=family, clip=_fields(clip), owner=answer
     )

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,6 +18,7 @@ from stdeploy.artifacts.parity import relative_error
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.artifacts.values import printable, what_is_allowed
 from stdeploy.errors import ArtifactError, ParityError, SpecError, did_you_mean
+from stdeploy.importing.clip_description import OwnerAnswer
 from stdeploy.importing.families import FAMILIES
 from stdeploy.importing.family import Family, Found
 from stdeploy.importing.source_weights import MismatchError, SourceWeights
@@ -50,19 +50,6 @@ class ImportedCheckpoint:
     family: Family
 
 
-@dataclasses.dataclass(frozen=True)
-class OwnersAnswer:
-    """A clip with the logits that the owner's own program gives for it.
-
-    Attributes:
-        frames: uint8 (T, H, W, 3), RGB.
-        logits: (K,).
-    """
-
-    frames: NDArray[np.uint8]
-    logits: NDArray[np.float64]
-
-
 def import_checkpoint(
     source: StrPath,
     output: StrPath | None = None,
@@ -70,7 +57,7 @@ def import_checkpoint(
     labels: Sequence[str],
     family: str | None = None,
     clip: Mapping[str, object] | None = None,
-    owner: OwnersAnswer | None = None,
+    owner: OwnerAnswer | None = None,
 ) -> ImportedCheckpoint:
     """Import the weights of another project's network as a checkpoint, which fuse then takes.
 
@@ -257,7 +244,7 @@ def _built(found: Found, source: Path) -> ActionModel:
     return model.eval()
 
 
-def _compared(model: ActionModel, clip: ClipSpec, owner: OwnersAnswer, source: Path) -> ParityRow:
+def _compared(model: ActionModel, clip: ClipSpec, owner: OwnerAnswer, source: Path) -> ParityRow:
     """The owner's logits beside ours.
 
     Raises:

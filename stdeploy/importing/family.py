@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+from stdeploy.artifacts.layouts import Layout
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.importing.source_weights import SourceWeights, Tensors
 
@@ -24,6 +25,25 @@ class Found:
 
     spec: ModelSpec
     tensors: Tensors
+
+    @classmethod
+    def of(cls, architecture: str, layout: Layout, tensors: Tensors) -> "Found":
+        """What was read of a network whose classifier is among its weights.
+
+        Args:
+            architecture: one that is built from a layout.
+            layout: of the network.
+            tensors: its state_dict.
+        """
+        spec = ModelSpec(
+            architecture=architecture,
+            temporal_lengths=layout.temporal_lengths,
+            branches="single",
+            eta=1.0,
+            num_classes=len(tensors["head.classifier.weight"]),
+            layout=layout,
+        )
+        return cls(spec, tensors)
 
 
 @dataclasses.dataclass(frozen=True)

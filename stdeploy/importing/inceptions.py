@@ -6,7 +6,6 @@ from functools import partial
 from typing import Literal
 
 from stdeploy.artifacts.layouts import InceptionLayout, MixedChannels
-from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.importing.family import TORCHVISION, Family, Found, clip_of
 from stdeploy.importing.source_weights import (
     ConvNorm,
@@ -76,15 +75,7 @@ def read_inception(
     for ours, theirs in pairs_of_inception(names).items():
         tensors |= filter_weights(weights, ours, theirs)
     tensors |= classifier_weights(weights, names.classifier)
-    spec = ModelSpec(
-        architecture="inception3d",
-        temporal_lengths=layout.temporal_lengths,
-        branches="single",
-        eta=1.0,
-        num_classes=len(tensors["head.classifier.weight"]),
-        layout=layout,
-    )
-    return Found(spec, tensors)
+    return Found.of("inception3d", layout, tensors)
 
 
 def pairs_of_inception(names: InceptionNames) -> Mapping[str, ConvNorm]:

@@ -6,7 +6,6 @@ from collections.abc import Container, Mapping
 from typing import Literal
 
 from stdeploy.artifacts.layouts import ResNetLayout, Size3, StageLayout, StemLayout
-from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.importing.family import Found
 from stdeploy.importing.source_weights import (
     ConvNorm,
@@ -103,15 +102,7 @@ def read_resnet(weights: SourceWeights, names: ResNetNames, assumed: Assumed) ->
     for ours, theirs in filter_pairs(weights, names, layout).items():
         tensors |= filter_weights(weights, ours, theirs)
     tensors |= classifier_weights(weights, names.classifier)
-    spec = ModelSpec(
-        architecture="resnet3d",
-        temporal_lengths=layout.temporal_lengths,
-        branches="single",
-        eta=1.0,
-        num_classes=len(tensors["head.classifier.weight"]),
-        layout=layout,
-    )
-    return Found(spec, tensors)
+    return Found.of("resnet3d", layout, tensors)
 
 
 def read_layout(weights: SourceWeights, names: ResNetNames, assumed: Assumed) -> ResNetLayout:

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Literal
 
 from stdeploy.artifacts.layouts import SlowFastLayout
-from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.importing.family import GREY, IMAGENET, Family, Found, clip_of
 from stdeploy.importing.resnets import Assumed, ResNetNames, filter_pairs, read_layout
 from stdeploy.importing.source_weights import (
@@ -93,15 +92,7 @@ def read_slowfast(
     for ours, theirs in pairs_of_slowfast(weights, names, layout).items():
         tensors |= filter_weights(weights, ours, theirs, eps=layout.slow.eps)
     tensors |= classifier_weights(weights, names.slow.classifier)
-    spec = ModelSpec(
-        architecture="slowfast",
-        temporal_lengths=layout.temporal_lengths,
-        branches="single",
-        eta=1.0,
-        num_classes=len(tensors["head.classifier.weight"]),
-        layout=layout,
-    )
-    return Found(spec, tensors)
+    return Found.of("slowfast", layout, tensors)
 
 
 def pairs_of_slowfast(

@@ -6,7 +6,6 @@ from collections.abc import Container, Mapping
 from functools import partial
 
 from stdeploy.artifacts.layouts import X3DLayout, X3DStageLayout
-from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.importing.family import GREY, Family, Found, clip_of
 from stdeploy.importing.source_weights import (
     ConvNorm,
@@ -64,15 +63,7 @@ def read_x3d(weights: SourceWeights, names: X3DNames, window: tuple[int, int] = 
         for kind in ("weight", "bias"):
             tensors[f"{ours}.{kind}"] = weights.take(f"{plain}.{kind}")
     tensors |= classifier_weights(weights, names.classifier)
-    spec = ModelSpec(
-        architecture="x3d",
-        temporal_lengths=layout.temporal_lengths,
-        branches="single",
-        eta=1.0,
-        num_classes=len(tensors["head.classifier.weight"]),
-        layout=layout,
-    )
-    return Found(spec, tensors)
+    return Found.of("x3d", layout, tensors)
 
 
 def pairs_of_x3d(

@@ -132,6 +132,10 @@ class ArmResult(Spec):
     seconds: float
 
 
+def _say_nothing(_text: str) -> None:
+    """A function of a module, which other processes can be given."""
+
+
 def run_arms(
     arms: Sequence[Arm],
     settings: OrderSettings,
@@ -139,7 +143,7 @@ def run_arms(
     *,
     device: str = "cpu",
     at_once: int = 1,
-    tell: Callable[[str], None] = print,
+    tell: Callable[[str], None] = _say_nothing,
 ) -> Iterator[tuple[Arm, ArmResult]]:
     """Train arms that are not in the folder yet, and give the results of all.
 

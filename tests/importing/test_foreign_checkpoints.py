@@ -14,11 +14,11 @@ from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.parity import relative_error
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.importing.checkpoint import (
-    OwnersAnswer,
     foreign_tensors,
     import_checkpoint,
     recognise,
 )
+from stdeploy.importing.clip_description import OwnerAnswer
 from stdeploy.importing.families import FAMILIES
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.frames_to_logits import logits_of
@@ -88,7 +88,7 @@ def test_logits_are_those_of_the_project(name: str, maker: ModuleType, tmp_path:
         labels=LABELS,
         family=None if alone else family,
         clip=clip_of(description),
-        owner=OwnersAnswer(frames, logits),
+        owner=OwnerAnswer(frames, logits),
     )
     assert imported.family.name == family
     assert list(imported.card.clip.mean) == description["mean"]
