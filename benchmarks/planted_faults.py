@@ -36,8 +36,7 @@ from stdeploy.export.calibration import named_videos, read_calibration
 from stdeploy.export.kernels import deviations
 from stdeploy.export.layers import NetworkLayers, layers_of
 from stdeploy.export.onnx import export_onnx
-from stdeploy.export.onnx_verification import prove_file, prover
-from stdeploy.export.verification import Reference, thresholds
+from stdeploy.export.verification import Reference, prove_file, prover, thresholds
 from stdeploy.fusion import filters_of, fuse_model, verify
 from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.base import ActionModel

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
         VideoError,
     )
     from stdeploy.export.engine import BuildOptions, BuiltEngine, build_engine
+    from stdeploy.export.float_input import export_float_input
     from stdeploy.export.flops import Cost, count_flops
     from stdeploy.export.onnx import ExportResult, export_onnx
     from stdeploy.export.onnx_verification import verify_onnx
+    from stdeploy.export.openvino_ir import OpenVinoFiles, export_openvino
+    from stdeploy.export.torch_program import TorchProgram, export_torch_program
     from stdeploy.export.triton import write_triton
     from stdeploy.fusion import FuseResult, fuse_checkpoint
     from stdeploy.importing.checkpoint import ImportedCheckpoint, import_checkpoint
@@ -64,9 +67,12 @@ _WHERE = {
         "VideoError",
     ),
     "stdeploy.export.engine": ("BuildOptions", "BuiltEngine", "build_engine"),
+    "stdeploy.export.float_input": ("export_float_input",),
     "stdeploy.export.flops": ("Cost", "count_flops"),
     "stdeploy.export.onnx": ("ExportResult", "export_onnx"),
     "stdeploy.export.onnx_verification": ("verify_onnx",),
+    "stdeploy.export.openvino_ir": ("OpenVinoFiles", "export_openvino"),
+    "stdeploy.export.torch_program": ("TorchProgram", "export_torch_program"),
     "stdeploy.export.triton": ("write_triton",),
     "stdeploy.fusion": ("FuseResult", "fuse_checkpoint"),
     "stdeploy.importing.checkpoint": ("ImportedCheckpoint", "import_checkpoint"),
@@ -106,6 +112,7 @@ __all__ = [
     "MissingExtraError",
     "ModelCard",
     "ModelSpec",
+    "OpenVinoFiles",
     "OwnerAnswer",
     "ParityError",
     "Prediction",
@@ -115,6 +122,7 @@ __all__ = [
     "StdeployError",
     "Timeline",
     "TimelineOptions",
+    "TorchProgram",
     "TrainResult",
     "TrainingError",
     "VideoError",
@@ -123,7 +131,10 @@ __all__ = [
     "build_model",
     "count_flops",
     "evaluate",
+    "export_float_input",
     "export_onnx",
+    "export_openvino",
+    "export_torch_program",
     "fuse_checkpoint",
     "import_checkpoint",
     "import_network",
@@ -137,7 +148,9 @@ __all__ = [
 # What brings the package that a name needs and the base installation lacks.
 _EXTRAS = {
     "count_flops": "export",
+    "export_float_input": "export",
     "export_onnx": "export",
+    "export_torch_program": "export",
     "fuse_checkpoint": "export",
     "verify_onnx": "export",
     "ExportResult": "export",

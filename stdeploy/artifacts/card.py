@@ -6,14 +6,21 @@ its file with the content digest.
 
 import shlex
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
 from stdeploy import __version__
 from stdeploy.artifacts.contents import json_fields, read_contents
 from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path
-from stdeploy.artifacts.spec import Arithmetic, ClipSpec, ModelSpec, NetworkSpec, Precision
+from stdeploy.artifacts.spec import (
+    Arithmetic,
+    ClipSpec,
+    InputFormat,
+    ModelSpec,
+    NetworkSpec,
+    Precision,
+)
 from stdeploy.artifacts.values import Line, Spec, check_labels
 from stdeploy.errors import ArtifactError, SpecError
 
@@ -150,6 +157,7 @@ class ModelCard(Spec):
         precision: arithmetic of the convolutions.
         kept: layers that stayed in fp32 because they spoil a lower precision.
         calibration: clips that a lower precision was measured on, if any were named.
+        input: what it takes: pixels of 0 to 255, RGB, in either format.
     """
 
     model: NetworkSpec
@@ -162,6 +170,10 @@ class ModelCard(Spec):
     precision: Precision = "fp32"
     kept: tuple[Line, ...] = ()
     calibration: Calibration | None = None
+    # Left out of cards of the usual kind, which older versions can read so.
+    input: InputFormat = Field(
+        default="uint8-nthwc", exclude_if=lambda value: value == "uint8-nthwc"
+    )
 
     def buildable(self, purpose: str) -> ModelSpec:
         """The network, where it can be built again.
@@ -215,6 +227,19 @@ class ModelCard(Spec):
                     f"{len(logits)} golden logits for {self.model.num_classes} classes"
                 )
         return self
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Shape of what it takes for one clip: (T, H, W, 3), or (3, T, H, W) of float-ncthw."""
+        frames, height, width, channels = self.clip.frames_shape
+        if self.input == "float-ncthw":
+            return channels, frames, height, width
+        return frames, height, width, channels
+
+    @property
+    def input_type(self) -> Literal["uint8", "float32"]:
+        """Type of what it takes, as NumPy writes it."""
+        return "float32" if self.input == "float-ncthw" else "uint8"
 
     def to_json(self) -> str:
         """The card as one line of JSON."""

@@ -28,13 +28,21 @@ from stdeploy.artifacts.digest import (
     sidecar_part,
     torch_parts,
 )
-from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, existing, sidecar_path
+from stdeploy.artifacts.files import (
+    CHECKPOINT_SUFFIX,
+    OPENVINO_SUFFIX,
+    TORCH_PROGRAM_SUFFIX,
+    existing,
+    sidecar_path,
+)
 from stdeploy.errors import ArtifactError
 from stdeploy.optional_packages import require
 
 _log = logging.getLogger(__name__)
 
 _MAX_CARD_CHARACTERS = 64 << 20
+# NOTE: torch evaluates expressions that stand in a .pt2 file, so one of a stranger is a program.
+_OF_OTHER_PROGRAMS = {OPENVINO_SUFFIX: "OpenVINO", TORCH_PROGRAM_SUFFIX: "torch.export.load"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +101,11 @@ def read_contents(path: Path) -> Contents:
         ".onnx": _of_onnx,
         ".engine": _of_sidecar,
     }
+    if path.suffix in _OF_OTHER_PROGRAMS:
+        raise ArtifactError(
+            f"{str(path)!r} is for {_OF_OTHER_PROGRAMS[path.suffix]} to open; stdeploy opens the "
+            "file that it was made from"
+        )
     if path.suffix not in readers:
         raise ArtifactError(
             f"{str(path)!r} is no artifact of stdeploy; those end in {', '.join(readers)}"

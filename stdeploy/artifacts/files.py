@@ -21,6 +21,9 @@ CHECKPOINT_SUFFIX = ".pt"
 FUSED_SUFFIX = ".fused.safetensors"
 ONNX_SUFFIX = ".onnx"
 ENGINE_SUFFIX = ".engine"
+OPENVINO_SUFFIX = ".xml"  # its weights lie beside it, in a .bin file
+TORCH_PROGRAM_SUFFIX = ".pt2"
+FLOAT_INPUT = ".float-ncthw"  # stands before the suffix of what takes such input
 UNFINISHED = ".writing-"  # how the names of files and folders begin that are being written
 CACHE_VARIABLE = "STDEPLOY_CACHE"
 # As tempfile makes them of that beginning; what is merely called alike is not ours.

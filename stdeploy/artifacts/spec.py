@@ -78,6 +78,11 @@ class ModelSpec(Spec):
         return eta
 
 
+# What the input of an artifact is: frames as cameras give them, uint8 (N, T, H, W, 3); or float32
+# (N, 3, T, H, W) with the same numbers, 0 to 255, for programs that hand over no other.
+InputFormat = Literal["uint8-nthwc", "float-ncthw"]
+
+
 class ForeignSpec(Spec):
     """A network of another project: its graph is all that there is, and what its owner said of it.
 

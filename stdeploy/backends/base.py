@@ -351,6 +351,25 @@ def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
         )
 
 
+def as_input(frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.generic]:
+    """Frames as an artifact takes them.
+
+    Args:
+        frames: uint8 (N, T, H, W, 3).
+        card: of the artifact.
+
+    Returns:
+        Contiguous; the same pixels, float32 (N, 3, T, H, W) of 0 to 255 for "float-ncthw".
+
+    Raises:
+        ArtifactError: shape or type of the frames are not those of the artifact.
+    """
+    check_frames(frames, card)
+    if card.input == "float-ncthw":
+        return np.ascontiguousarray(frames.transpose(0, 4, 1, 2, 3), dtype=np.float32)
+    return np.ascontiguousarray(frames)
+
+
 def check_signature(
     artifact: Path,
     card: ModelCard,
@@ -368,16 +387,16 @@ def check_signature(
     Raises:
         ArtifactError: they are not what the card announces.
     """
-    frames, classes = card.clip.frames_shape, card.model.num_classes
+    frames, classes = card.input_shape, card.model.num_classes
     if (
-        [tensor[:2] for tensor in inputs] != [("frames", "uint8")]
+        [tensor[:2] for tensor in inputs] != [("frames", card.input_type)]
         or inputs[0][2][1:] != frames
         or [tensor[:2] for tensor in outputs] != [("logits", "float32")]
         or outputs[0][2][1:] not in ((classes,), (None,))
     ):
         raise ArtifactError(
             f"{str(artifact)!r} takes {inputs} and gives {outputs}; its card announces "
-            f"uint8 'frames' (N, {', '.join(map(str, frames))}) and float32 'logits' "
+            f"{card.input_type} 'frames' (N, {', '.join(map(str, frames))}) and float32 'logits' "
             f"(N, {classes})"
         )
     if inputs[0][2][0] is not None:

@@ -4,7 +4,7 @@ import ctypes
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from stdeploy.errors import BackendError
 from stdeploy.optional_packages import require
@@ -43,7 +43,7 @@ class StagedArray:
         device: address on the GPU.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         self._cuda = runtime_api()
         self._bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         self._host_address = int(checked(self._cuda.cudaHostAlloc(self._bytes, 0)))

@@ -54,6 +54,11 @@ class DenseTrunk:
                 f"a dense timeline needs an .onnx file, which {artifact.name!r} is not; name one, "
                 "or pass --timeline windows"
             )
+        if card.input != "uint8-nthwc":
+            raise SpecError(
+                f"a dense timeline needs uint8 frames, and {artifact.name!r} takes {card.input}; "
+                f"name {card.lineage.parent!r}, or pass --timeline windows"
+            )
         model = onnx.load(artifact)
         radius = _temporal_radius(model.graph, artifact)
         weight, bias = _cut(model.graph, artifact)

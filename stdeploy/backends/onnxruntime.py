@@ -20,7 +20,7 @@ from stdeploy.backends.base import (
     Finding,
     RunsClips,
     RuntimeOptions,
-    check_frames,
+    as_input,
     check_signature,
 )
 from stdeploy.errors import ArtifactError, BackendError
@@ -101,12 +101,11 @@ class OnnxRuntime(BaseRuntime):
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
-        check_frames(frames, self._card)
-        frames = np.ascontiguousarray(frames)
+        clips = as_input(frames, self._card)
         try:
             if self._on_gpu:
-                return self._run_bound(frames)
-            (logits,) = self._session.run(["logits"], {"frames": frames})
+                return self._run_bound(clips)
+            (logits,) = self._session.run(["logits"], {"frames": clips})
         except Exception as error:  # ONNX Runtime's own classes share no narrower base
             reason = str(error).splitlines()[0]
             raise ArtifactError(
@@ -185,24 +184,24 @@ class OnnxRuntime(BaseRuntime):
                 else "",
             )
 
-    def _run_bound(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if len(frames) not in self._bindings:
-            self._bindings[len(frames)] = self._bind(frames)
-        binding, device_frames, device_logits = self._bindings[len(frames)]
-        device_frames.update_inplace(frames)
+    def _run_bound(self, clips: NDArray[np.generic]) -> NDArray[np.float32]:
+        if len(clips) not in self._bindings:
+            self._bindings[len(clips)] = self._bind(clips)
+        binding, device_clips, device_logits = self._bindings[len(clips)]
+        device_clips.update_inplace(clips)
         self._session.run_with_iobinding(binding)
         return np.array(device_logits.numpy(), dtype=np.float32)
 
-    def _bind(self, frames: NDArray[np.uint8]) -> tuple[Any, Any, Any]:
+    def _bind(self, clips: NDArray[np.generic]) -> tuple[Any, Any, Any]:
         ort = require("onnxruntime", extra="gpu", purpose="running on a GPU")
-        device_frames = ort.OrtValue.ortvalue_from_numpy(frames, "cuda", 0)
+        device_clips = ort.OrtValue.ortvalue_from_numpy(clips, "cuda", 0)
         device_logits = ort.OrtValue.ortvalue_from_shape_and_type(
-            [len(frames), self._card.model.num_classes], np.float32, "cuda", 0
+            [len(clips), self._card.model.num_classes], np.float32, "cuda", 0
         )
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input("frames", device_frames)
+        binding.bind_ortvalue_input("frames", device_clips)
         binding.bind_ortvalue_output("logits", device_logits)
-        return binding, device_frames, device_logits
+        return binding, device_clips, device_logits
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from stdeploy.backends.base import (
     Finding,
     RunsClips,
     RuntimeOptions,
-    check_frames,
+    as_input,
     check_signature,
 )
 from stdeploy.errors import ArtifactError, BackendError
@@ -82,9 +82,9 @@ class OpenVinoRuntime(BaseRuntime):
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
-        check_frames(frames, self._card)
+        clips = as_input(frames, self._card)
         try:
-            self._request.infer([np.ascontiguousarray(frames)], share_inputs=True)
+            self._request.infer([clips], share_inputs=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[-200:]
             raise ArtifactError(

@@ -18,7 +18,7 @@ from stdeploy.backends.base import (
     Described,
     Finding,
     RuntimeOptions,
-    check_frames,
+    as_input,
     check_signature,
     findings,
 )
@@ -132,11 +132,11 @@ class TensorRtRuntime(BaseRuntime):
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
-        check_frames(frames, self._card)
+        clips = as_input(frames, self._card)
         with self._lock:
             if self._engine is None:
                 raise BackendError("this engine was closed")
-            return np.concatenate([self._run(frames[part]) for part in self._parts(len(frames))])
+            return np.concatenate([self._run(clips[part]) for part in self._parts(len(clips))])
 
     def close(self) -> None:
         """Release contexts, engine, buffers and stream."""
@@ -178,14 +178,14 @@ class TensorRtRuntime(BaseRuntime):
         edges = [round(i * count / parts) for i in range(parts + 1)]
         return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
-    def _run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        batch = len(frames)
+    def _run(self, clips: NDArray[np.generic]) -> NDArray[np.float32]:
+        batch = len(clips)
         if batch not in self._executions:
             self._executions[batch] = _Execution(self._context(), self._card, batch)
         execution = self._executions[batch]
         # TensorRT-RTX captures graphs by itself; see _new_context.
         capture = self._cuda_graphs and self._distribution.name == "tensorrt"
-        return execution.run(frames, self._stream, capture=capture)
+        return execution.run(clips, self._stream, capture=capture)
 
     def _context(self) -> "trt.IExecutionContext":
         """One for all batch sizes; with CUDA graphs one for each, because a graph keeps its own."""
@@ -215,8 +215,8 @@ class _Execution:
 
     def __init__(self, context: "trt.IExecutionContext", card: ModelCard, batch: int) -> None:
         self._context = context
-        self._shape = (batch, *card.clip.frames_shape)
-        self._source = StagedArray(self._shape, np.uint8)
+        self._shape = (batch, *card.input_shape)
+        self._source = StagedArray(self._shape, np.dtype(card.input_type))
         try:
             self._target = StagedArray((batch, card.model.num_classes), np.float32)
         except BackendError:
@@ -225,9 +225,9 @@ class _Execution:
         self._graph: Any = None
 
     def run(
-        self, frames: NDArray[np.uint8], stream: Stream, *, capture: bool
+        self, clips: NDArray[np.generic], stream: Stream, *, capture: bool
     ) -> NDArray[np.float32]:
-        self._source.host[:] = frames
+        self._source.host[:] = clips
         if self._graph is None:
             self._enqueue(stream)
         else:

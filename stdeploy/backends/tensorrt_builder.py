@@ -170,7 +170,7 @@ def build_plan(
         timing_cache = None  # it compiles kernels when an engine is loaded, and times none
     _read_timing_cache(config, timing_cache)
     profile = builder.create_optimization_profile()
-    shapes = [(batch, *card.clip.frames_shape) for batch in (1, *options.batches)]
+    shapes = [(batch, *card.input_shape) for batch in (1, *options.batches)]
     profile.set_shape("frames", *shapes)
     config.add_optimization_profile(profile)
     config.progress_monitor = _monitor(distribution, progress)

@@ -52,6 +52,7 @@ def command(
             f"({clip.span_seconds:.3g} s), {clip.crop_px} x {clip.crop_px} px of a short side of "
             f"{clip.short_side_px}, {views}, short videos: {clip.short_video}"
         ),
+        "input": "" if card.input == "uint8-nthwc" else f"{card.input}, 0 to 255, RGB",
         "labels": f"{len(card.labels)}: {', '.join(card.labels[:4])}"
         + (", ..." if len(card.labels) > 4 else ""),
         "accuracy": ", ".join(f"{value:.1%} {name}" for name, value in card.accuracies.items())

@@ -1,4 +1,4 @@
-"""stdeploy export: fused weights to ONNX and TensorRT, in any precision, each one proven."""
+"""stdeploy export: fused weights to files of other runtimes, in any precision, each one proven."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 from rich.table import Table
 
-from stdeploy.artifacts.card import ModelCard, read_card
+from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, existing, newest
 from stdeploy.artifacts.spec import ForeignSpec
 from stdeploy.backends.tensorrt_builder import BuildOptions
 from stdeploy.cli.console import announced, note, out, phase_bars
-from stdeploy.cli.options import PrecisionName
+from stdeploy.cli.options import InputName, PrecisionName
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stdeploy.artifacts.card import ParityRow
     from stdeploy.datasets.loader import NamedVideos
 
 
@@ -23,8 +26,8 @@ _Fused = Annotated[
     Path | None,
     typer.Argument(
         help="Default: the newest *.fused.safetensors of this folder. An .onnx file for "
-        "--trt or --triton alone, or an imported one for lower precisions; an .engine file for "
-        "--triton."
+        "--input, --openvino, --trt or --triton alone, or an imported one for lower precisions; "
+        "an .engine file for --triton."
     ),
 ]
 _Output = Annotated[
@@ -46,6 +49,20 @@ _CalibrationClips = Annotated[
 _Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", help="A threshold of the gate, such as kl_nats=0.1; repeatable."),
+]
+_Input = Annotated[
+    InputName,
+    typer.Option(
+        "--input",
+        help="float-ncthw: also write an .onnx file that takes float32 (N, 3, T, H, W), 0 to 255, "
+        "for programs that hand over no uint8 frames. What follows is made from that one.",
+    ),
+]
+_OpenVino = Annotated[
+    bool, typer.Option("--openvino", help="Also write OpenVINO IR: an .xml and a .bin file.")
+]
+_Pt2 = Annotated[
+    bool, typer.Option("--pt2", help="Also write a program of torch.export, in fp32: a .pt2 file.")
 ]
 _Trt = Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine.")]
 _Target = Annotated[
@@ -96,6 +113,9 @@ def command(
     calibrate: _Calibrate = None,
     calibration_clips: _CalibrationClips = 32,
     allow: _Allow = None,
+    input_format: _Input = InputName.UINT8,
+    openvino: _OpenVino = False,
+    pt2: _Pt2 = False,
     trt: _Trt = False,
     target: _Target = None,
     batches: _Batches = None,
@@ -109,11 +129,14 @@ def command(
 
     It has to give the logits of the fused network, within the thresholds of its precision, at
     batches 1, 2 and 5, on the golden clip and on the clips of --calibrate, or nothing is written.
+    What is made of it is compared in the same way.
     """
     if not trt and (target or any_gpu or any_version):
         raise SpecError("--target and the --...-compatible options are for engines: add --trt")
     if triton is None and name is not None:
         raise SpecError("--name is of a model on Triton: add --triton DIR")
+    float_input = input_format is InputName.FLOAT
+    remakes = float_input or openvino or trt  # makes other files of an .onnx file
     gate: _Gate = {"allow": _thresholds(allow or []), "max_clips": calibration_clips}
     engine = BuildOptions(
         batches=_batches(batches or "1,8"),
@@ -127,8 +150,8 @@ def command(
         from stdeploy.export.triton import check_planned
 
         check_planned(name, precision.value, engine=trt, ahead_of_time=target is not None)
-        exported = fused is not None and fused.suffix in (ONNX_SUFFIX, ENGINE_SUFFIX) and not trt
-        if fused is not None and exported and not (written and _lowers(fused)):
+        exported = fused is not None and fused.suffix in (ONNX_SUFFIX, ENGINE_SUFFIX)
+        if fused is not None and exported and not remakes and not (written and _lowers(fused)):
             if written:
                 raise _is_exported(fused)
             if batches and fused.suffix == ENGINE_SUFFIX:
@@ -137,22 +160,31 @@ def command(
             return
     if fused is not None:
         existing(fused)  # before torch, which takes seconds to import
+    source = fused or newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt")
+    exports = source.suffix != ONNX_SUFFIX or (written and _lowers(source))
+    if pt2:
+        _check_program_possible(source, precision)
+    if not exports and not remakes:
+        raise SpecError(
+            f"{str(source)!r} is exported already; --trt builds an engine from it, --openvino and "
+            "--input float-ncthw make other files"
+        )
+    if not exports and (precision is not PrecisionName.FP32 or (output and not float_input)):
+        raise _is_exported(source)
     found = _videos_named(calibrate)
     if trt:
         from stdeploy.export.engine import checked_options
 
         engine = checked_options(engine)
-    source = fused or newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt")
-    if source.suffix != ONNX_SUFFIX or (written and _lowers(source)):
-        artifact = _export(source, output, precision, found, gate)
-    elif not trt:
-        raise SpecError(f"{str(source)!r} is exported already; --trt builds an engine from it")
-    elif written:
-        raise _is_exported(source)
-    else:
-        artifact = source
+    artifact = _export(source, output, precision, found, gate) if exports else source
+    if float_input:
+        artifact = _write_float_input(artifact, None if exports else output, found, gate)
+    if openvino:
+        _write_openvino(artifact, found, gate)
+    if pt2:
+        _write_program(source, input_format, found, gate)
     if trt:
-        artifact = _build(artifact, engine, found, gate, calibrated=artifact != source)
+        artifact = _build(artifact, engine, found, gate, calibrated=exports)
     if triton is not None:
         _put_on_triton(artifact, triton, name, engine.batches)
 
@@ -206,7 +238,10 @@ def _export(
             tell=note,
             **gate,
         )
-    _print_parity(result.card)
+    parent = "imported" if isinstance(result.card.model, ForeignSpec) else "fused"
+    _print_parity(result.parity, f"{result.card.precision} against the {parent} network")
+    if result.card.kept:
+        out.print(f"kept in fp32: {', '.join(result.card.kept)}", soft_wrap=True, markup=False)
     _print_written(result.path)
     if precision is not PrecisionName.FP32:
         note(f"without --model, classify and serve take the newest .onnx: {result.path.name}")
@@ -240,6 +275,59 @@ def _build(
         note(line)
     _print_written(built.path)
     return built.path
+
+
+def _write_float_input(
+    onnx_file: Path, output: Path | None, found: "NamedVideos | None", gate: _Gate
+) -> Path:
+    """Write and show the file that takes float32."""
+    from stdeploy.export.float_input import export_float_input
+
+    with phase_bars(f"opening {onnx_file.name}") as progress:
+        result = export_float_input(
+            onnx_file, output, calibrate=found, progress=progress, tell=note, **gate
+        )
+    _print_parity(result.parity, f"{InputName.FLOAT.value} against {onnx_file.name}")
+    _print_written(result.path)
+    return result.path
+
+
+def _write_openvino(onnx_file: Path, found: "NamedVideos | None", gate: _Gate) -> None:
+    """Write and show the files of OpenVINO."""
+    from stdeploy.export.openvino_ir import export_openvino
+
+    with phase_bars(f"opening {onnx_file.name}") as progress:
+        result = export_openvino(onnx_file, calibrate=found, progress=progress, tell=note, **gate)
+    _print_parity(result.parity, f"OpenVINO IR against {onnx_file.name}")
+    _print_written(result.path)
+    _print_written(result.weights)
+
+
+def _check_program_possible(source: Path, precision: PrecisionName) -> None:
+    """Refuse a program of torch that cannot be made, before anything is written."""
+    if source.suffix == ONNX_SUFFIX:
+        raise SpecError(f"--pt2 takes a *{FUSED_SUFFIX} file, and {str(source)!r} is a graph")
+    if precision is not PrecisionName.FP32:
+        raise SpecError(f"--pt2 writes fp32; leave --precision {precision.value} out")
+
+
+def _write_program(
+    fused: Path, input_format: InputName, found: "NamedVideos | None", gate: _Gate
+) -> None:
+    """Write and show the program of torch.export."""
+    from stdeploy.export.torch_program import export_torch_program
+
+    with phase_bars(f"opening {fused.name}") as progress:
+        result = export_torch_program(
+            fused,
+            input_format=input_format.value,
+            calibrate=found,
+            progress=progress,
+            tell=note,
+            **gate,
+        )
+    _print_parity(result.parity, f"torch.export against {fused.name}")
+    _print_written(result.path)
 
 
 def _is_exported(artifact: Path) -> SpecError:
@@ -277,18 +365,15 @@ def _put_on_triton(
     out.print(str(model.folder), soft_wrap=True, markup=False)
 
 
-def _print_parity(card: ModelCard) -> None:
-    parent = "imported" if isinstance(card.model, ForeignSpec) else "fused"
-    table = Table(title=f"{card.precision} against the {parent} network", title_justify="left")
+def _print_parity(parity: "Sequence[ParityRow]", title: str) -> None:
+    table = Table(title=title, title_justify="left")
     for name in ("check", "on"):
         table.add_column(name)
     for name in ("error", "allowed"):
         table.add_column(name, justify="right")
-    for row in card.parity:
+    for row in parity:
         table.add_row(row.check, row.detail, f"{row.error:.1e}", f"{row.tolerance:.1e}")
     out.print(table)
-    if card.kept:
-        out.print(f"kept in fp32: {', '.join(card.kept)}", soft_wrap=True, markup=False)
 
 
 def _thresholds(texts: list[str]) -> dict[str, float]:

@@ -20,6 +20,13 @@ class DeviceName(StrEnum):
     CUDA = "cuda"
 
 
+class InputName(StrEnum):
+    """What an exported file takes."""
+
+    UINT8 = "uint8-nthwc"
+    FLOAT = "float-ncthw"
+
+
 class PrecisionName(StrEnum):
     """Arithmetic of the convolutions."""
 

@@ -126,6 +126,32 @@ def read_calibration(
     return CalibrationClips(record, frames, tuple(notes))
 
 
+def real_clips(
+    named: StrPath | NamedVideos | None,
+    clip: ClipSpec,
+    *,
+    max_clips: int,
+    tell: Callable[[str], None],
+) -> NDArray[np.uint8] | None:
+    """Clips of real videos to compare answers on, uint8 (N, T, H, W, 3); None where none are named.
+
+    Args:
+        named: a folder, a .csv list, a data set, or the videos of one.
+        clip: which frames, and how large.
+        max_clips: most clips to take.
+        tell: is told which videos are of no use.
+
+    Raises:
+        DatasetError: no video gives a clip.
+    """
+    if named is None:
+        return None
+    found = read_calibration(named_videos(named), clip, max_clips=max_clips)
+    for text in found.notes:
+        tell(text)
+    return found.frames
+
+
 def single_colour(frames: NDArray[np.uint8]) -> str | None:
     """Why a clip shows nothing: each of its frames is of one colour, or nearly.
 

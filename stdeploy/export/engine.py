@@ -19,9 +19,8 @@ from stdeploy.artifacts.files import (
     existing,
     unfinished_folder,
 )
-from stdeploy.backends.base import Backend, RuntimeOptions
+from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.engine_files import move_engine, timing_path, write_engine, write_sidecar
-from stdeploy.backends.loader import open_backend
 from stdeploy.backends.tensorrt import TensorRtRuntime
 from stdeploy.backends.tensorrt_builder import (
     BuildOptions,
@@ -33,8 +32,8 @@ from stdeploy.backends.tensorrt_builder import (
 )
 from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, BackendError, SpecError
-from stdeploy.export.calibration import named_videos, read_calibration
-from stdeploy.export.verification import BATCHES, Reference, check, prove, thresholds
+from stdeploy.export.calibration import real_clips
+from stdeploy.export.verification import BATCHES, check, prove, reference_of_file, thresholds
 from stdeploy.hardware import gpus
 
 __all__ = ["BuildOptions", "BuiltEngine", "build_engine"]
@@ -110,7 +109,7 @@ def build_engine(
     distribution = _distribution(onnx_file, options)
     host = "-".join(options.targets) if options.targets else gpus()[0].slug
     path = checked_output(engine_path(onnx_file, host, card.precision), ".engine")
-    clips = _real_clips(calibrate, card, max_clips, tell)
+    clips = real_clips(calibrate, card.clip, max_clips=max_clips, tell=tell)
     notes: tuple[str, ...] = ()
     # An engine and its sidecar belong together: both are made, and proven, in a folder beside.
     with unfinished_folder(path.parent) as folder:
@@ -135,20 +134,6 @@ def build_engine(
             )
         move_engine(unproven, path)
     return BuiltEngine(path, sidecar, notes)
-
-
-def _real_clips(
-    calibrate: StrPath | NamedVideos | None,
-    card: ModelCard,
-    max_clips: int,
-    tell: Callable[[str], None],
-) -> NDArray[np.uint8] | None:
-    if calibrate is None:
-        return None
-    calibration = read_calibration(named_videos(calibrate), card.clip, max_clips=max_clips)
-    for text in calibration.notes:
-        tell(text)
-    return calibration.frames
 
 
 def checked_options(options: BuildOptions) -> BuildOptions:
@@ -203,12 +188,7 @@ def _proven(
     progress: Progress,
 ) -> EngineSidecar:
     """Compare the engine with its .onnx file on the CPU, and write what was measured."""
-    backend: Backend = "openvino" if card.precision == "bf16" else "onnxruntime"
-    cpu = RuntimeOptions(backend=backend, device="cpu", emulate=True)
-    with open_backend(onnx_file, card, cpu) as parent:
-        reference = Reference.of(
-            lambda frames: parent.run(frames).astype("float64"), card, clips, progress
-        )
+    reference = reference_of_file(onnx_file, card, clips, progress)
     batches = tuple(batch for batch in BATCHES if batch <= options.batches[1])
     gpu = RuntimeOptions(backend="tensorrt", device="cuda")
     with TensorRtRuntime.open(path, card, gpu) as runtime:

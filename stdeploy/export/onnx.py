@@ -36,8 +36,8 @@ from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, SpecError, check_choice
 from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
 from stdeploy.export.graph_precision import graph_in
-from stdeploy.export.onnx_verification import Parent, check_verifiable, prove_file, prover
-from stdeploy.export.verification import Reference, thresholds
+from stdeploy.export.onnx_verification import Parent
+from stdeploy.export.verification import Reference, check_verifiable, prove_file, prover, thresholds
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk
@@ -197,7 +197,7 @@ def _write_proven(
         else:
             progress("writing the graph", 0, 1)
             graph = make()
-        _save(graph, card, temporary)
+        save_graph(graph, card, temporary)
         proof = parent.verify(
             temporary,
             card,
@@ -211,7 +211,7 @@ def _write_proven(
             update={"verified": None if precision == "fp32" else proof.golden}
         )
         card = card.model_copy(update={"parity": proof.rows, "golden": golden})
-        _save(graph, card, temporary)
+        save_graph(graph, card, temporary)
         # What was proven is a file without these rows; the file that stays is looked at once more.
         parent.check_kernels(temporary, precision, source=source, outcome=outcome)
         open_runtime(temporary, options=prover(precision)).close()
@@ -296,7 +296,7 @@ def _int8(
     options = RuntimeOptions(backend=fast, device="cpu")
 
     def answer(tried: onnx.ModelProto, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        _save(tried, card, temporary)
+        save_graph(tried, card, temporary)
         with open_backend(temporary, card, options) as runtime:
             return np.concatenate([runtime.run(clip[None]) for clip in frames])
 
@@ -304,7 +304,7 @@ def _int8(
         def told(what: str, done: int, total: int) -> None:
             progress(f"{what}, kept in fp32: {kept}", done, total)
 
-        _save(tried, card, temporary)
+        save_graph(tried, card, temporary)
         for runtime in dict.fromkeys((options, prover("int8"))):
             failed = prove_file(temporary, card, reference, allowed, runtime, told).failed
             if failed:
@@ -332,7 +332,7 @@ def _lineage(card: ModelCard, fused: Path) -> Lineage:
     )
 
 
-def _save(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:
+def save_graph(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:
     """Write a graph with a card and the digest of both."""
     del graph.metadata_props[:]
     file = OnnxFile.of(memoryview(graph.SerializeToString()))

@@ -12,30 +12,26 @@ from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path, existing
 from stdeploy.artifacts.golden import check_golden
 from stdeploy.artifacts.parity import RUNTIME_TOLERANCE, Difference
 from stdeploy.artifacts.spec import Precision
-from stdeploy.backends.base import Backend, Runtime, RuntimeOptions
-from stdeploy.backends.loader import open_backend
+from stdeploy.backends.base import Runtime
 from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.datasets.loader import NamedVideos
-from stdeploy.errors import ArtifactError, BackendError, ParityError, check_count
+from stdeploy.errors import ArtifactError, ParityError, check_count
 from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
 from stdeploy.export.kernels import check_kernels
 from stdeploy.export.layers import NetworkLayers, layers_of
 from stdeploy.export.onnx_layers import layers_of_file
-from stdeploy.export.verification import Proof, Reference, check, prove, thresholds
-from stdeploy.hardware import cpu_emulates_bf16
+from stdeploy.export.verification import (
+    Proof,
+    Reference,
+    check,
+    check_verifiable,
+    prove_file,
+    prover,
+    thresholds,
+)
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.frames_to_logits import logits_of
-from stdeploy.optional_packages import require
-
-# Who proves a precision here. ONNX Runtime has no bf16 convolution on a CPU; OpenVINO
-# emulates it where the processor has none.
-_PROVERS: dict[Precision, Backend] = {
-    "fp32": "onnxruntime",
-    "fp16": "onnxruntime",
-    "bf16": "openvino",
-    "int8": "onnxruntime",
-}
 
 
 def verify_onnx(
@@ -79,6 +75,11 @@ def verify_onnx(
     if onnx_file.suffix != ONNX_SUFFIX:
         raise ArtifactError(f"{str(onnx_file)!r}: an .onnx file is wanted")
     card = read_card(onnx_file)
+    if card.input != "uint8-nthwc":
+        raise ArtifactError(
+            f"{str(onnx_file)!r} takes {card.input}; it was compared with {card.lineage.parent!r}, "
+            "which is the file to verify"
+        )
     check_verifiable(card.precision)
     allowed = thresholds(card.precision, allow or {})
     fused = existing(as_path(fused, "a fused network"))
@@ -208,38 +209,3 @@ class Parent:
         if self.layers is None:
             return ()
         return (check_kernels(path, self.layers, precision, source=source, outcome=outcome),)
-
-
-def check_verifiable(precision: Precision) -> None:
-    """Refuse a precision that cannot be verified here, before any work.
-
-    Raises:
-        BackendError: this processor cannot run it.
-        MissingExtraError: what runs it is not installed.
-    """
-    require("onnxruntime", extra="cpu", purpose="verifying an ONNX file")
-    if _PROVERS[precision] == "openvino":
-        require("openvino", extra="openvino", purpose=f"verifying a {precision} file")
-        if not cpu_emulates_bf16():
-            raise BackendError(
-                "a bf16 file is verified by OpenVINO, for which this processor lacks AVX-512; "
-                "export on a host that has it, or with --precision fp16"
-            )
-
-
-def prove_file(
-    path: Path,
-    card: ModelCard,
-    reference: Reference,
-    allowed: Difference,
-    options: RuntimeOptions,
-    progress: Progress,
-) -> Proof:
-    """Run a file, and compare its answers with its parent's."""
-    with open_backend(path, card, options) as runtime:
-        return prove(runtime, reference, allowed, progress=progress)
-
-
-def prover(precision: Precision) -> RuntimeOptions:
-    """What runs a file of a precision to verify it."""
-    return RuntimeOptions(backend=_PROVERS[precision], device="cpu", emulate=True)

@@ -212,7 +212,8 @@ def _config(
     """
     clip = card.clip
     best, largest = batches
-    dims = list(clip.frames_shape)
+    dims = list(card.input_shape)
+    data_type = _Symbol("TYPE_UINT8" if card.input_type == "uint8" else "TYPE_FP32")
     facts = {
         "architecture": card.model.architecture,
         "precision": card.precision,
@@ -224,7 +225,7 @@ def _config(
         ("max_batch_size", largest),
         (
             "input",
-            _Message([("name", "frames"), ("data_type", _Symbol("TYPE_UINT8")), ("dims", dims)]),
+            _Message([("name", "frames"), ("data_type", data_type), ("dims", dims)]),
         ),
         (
             "output",
@@ -257,7 +258,7 @@ def _config(
     kind = "KIND_GPU" if is_engine else "KIND_AUTO"
     tunable.append(("instance_group", _Message([("count", 1), ("kind", _Symbol(kind))])))
     # Both ends: the first batch of a size costs a runtime more than the later ones.
-    frames = _Message([("data_type", _Symbol("TYPE_UINT8")), ("dims", dims), ("random_data", True)])
+    frames = _Message([("data_type", data_type), ("dims", dims), ("random_data", True)])
     inputs = _Message([("key", "frames"), ("value", frames)])
     for size in sorted({1, largest}):
         warmup = _Message([("name", f"batch {size}"), ("batch_size", size), ("inputs", inputs)])

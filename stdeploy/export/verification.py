@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,23 @@ from stdeploy.artifacts.parity import (
     scale_of,
 )
 from stdeploy.artifacts.spec import Precision
-from stdeploy.backends.base import Runtime
+from stdeploy.backends.base import Backend, Runtime, RuntimeOptions
+from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_builder import Progress
-from stdeploy.errors import ParityError, SpecError
+from stdeploy.errors import BackendError, ParityError, SpecError
+from stdeploy.hardware import cpu_emulates_bf16
+from stdeploy.optional_packages import require
 
 BATCHES = (1, 2, 5)
+
+# Who proves a precision here. ONNX Runtime has no bf16 convolution on a CPU; OpenVINO
+# emulates it where the processor has none.
+_PROVERS: dict[Precision, Backend] = {
+    "fp32": "onnxruntime",
+    "fp16": "onnxruntime",
+    "bf16": "openvino",
+    "int8": "onnxruntime",
+}
 
 _TITLES = {
     "max_error": "largest logit error",
@@ -187,6 +200,61 @@ def _measured(reference: Reference, actual: NDArray[np.floating]) -> dict[str, t
     whole = difference(reference.logits, actual, scale)
     everything = f"{len(actual)} clips" if len(groups) > 1 else next(iter(groups))
     return measured | {"top1_changed": (whole.top1_changed, everything)}
+
+
+def check_verifiable(precision: Precision) -> None:
+    """Refuse a precision that cannot be verified here, before any work.
+
+    Raises:
+        BackendError: this processor cannot run it.
+        MissingExtraError: what runs it is not installed.
+    """
+    require("onnxruntime", extra="cpu", purpose="verifying an ONNX file")
+    if _PROVERS[precision] == "openvino":
+        require("openvino", extra="openvino", purpose=f"verifying a {precision} file")
+        if not cpu_emulates_bf16():
+            raise BackendError(
+                "a bf16 file is verified by OpenVINO, for which this processor lacks AVX-512; "
+                "export on a host that has it, or with --precision fp16"
+            )
+
+
+def prove_file(
+    path: Path,
+    card: ModelCard,
+    reference: Reference,
+    allowed: Difference,
+    options: RuntimeOptions,
+    progress: Progress,
+) -> Proof:
+    """Run a file, and compare its answers with its parent's."""
+    with open_backend(path, card, options) as runtime:
+        return prove(runtime, reference, allowed, progress=progress)
+
+
+def reference_of_file(
+    onnx_file: Path,
+    card: ModelCard,
+    clips: NDArray[np.uint8] | None,
+    progress: Progress,
+) -> Reference:
+    """What a verified file answers on the CPU, for what is made from it.
+
+    Args:
+        onnx_file: of any precision.
+        card: its card.
+        clips: uint8 (N, T, H, W, 3), beside the synthetic ones.
+        progress: is told what is done, how much of it and of how much.
+    """
+    with open_runtime(onnx_file, card, prover(card.precision)) as runtime:
+        return Reference.of(
+            lambda frames: runtime.run(frames).astype(np.float64), card, clips, progress
+        )
+
+
+def prover(precision: Precision) -> RuntimeOptions:
+    """What runs a file of a precision to verify it."""
+    return RuntimeOptions(backend=_PROVERS[precision], device="cpu", emulate=True)
 
 
 def check(

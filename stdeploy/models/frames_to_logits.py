@@ -7,22 +7,27 @@ from torch import Tensor, nn
 
 from stdeploy.artifacts.card import GoldenClip
 from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
-from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.artifacts.spec import ClipSpec, InputFormat
 from stdeploy.errors import ArtifactError
 from stdeploy.models.base import ActionModel
 
 
 class FrameNormalisation(nn.Module):
-    """Turn uint8 frames (N, T, H, W, 3) into normalised input (N, 3, T, H, W).
+    """Turn frames into normalised input (N, 3, T, H, W).
 
     x = (frames / 255 - mean) / std, per colour.
+
+    Args:
+        clip: for mean and std.
+        input_format: of the frames; "float-ncthw" has them in their place already.
     """
 
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, clip: ClipSpec) -> None:
+    def __init__(self, clip: ClipSpec, input_format: InputFormat = "uint8-nthwc") -> None:
         super().__init__()
+        self._channels_first = input_format == "float-ncthw"
         mean = torch.tensor(clip.mean, dtype=torch.float64)
         std = torch.tensor(clip.std, dtype=torch.float64)
         self.register_buffer("scale", (1 / (255 * std)).float(), persistent=False)
@@ -30,6 +35,8 @@ class FrameNormalisation(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map (N, T, H, W, 3) uint8 to (N, 3, T, H, W) in the type of the buffers."""
+        if self._channels_first:
+            return frames * self.scale.view(3, 1, 1, 1) + self.offset.view(3, 1, 1, 1)
         return (frames.to(self.scale.dtype) * self.scale + self.offset).permute(0, 4, 1, 2, 3)
 
 
@@ -38,12 +45,19 @@ class FramesToLogits(nn.Module):
 
     Pixels are normalised in float32 (float64 for a float64 network), features go to the type of
     the head, so that a network whose trunk alone is in half precision works too.
+
+    Args:
+        model: any network.
+        clip: how its pixels are normalised.
+        input_format: what it is given; float32 (N, 3, T, H, W) of 0 to 255 for "float-ncthw".
     """
 
-    def __init__(self, model: ActionModel, clip: ClipSpec) -> None:
+    def __init__(
+        self, model: ActionModel, clip: ClipSpec, input_format: InputFormat = "uint8-nthwc"
+    ) -> None:
         super().__init__()
         weight = next(model.parameters())
-        self.normalise = FrameNormalisation(clip).to(weight.device)
+        self.normalise = FrameNormalisation(clip, input_format).to(weight.device)
         if weight.dtype == torch.float64:
             self.normalise.double()
         self.model = model

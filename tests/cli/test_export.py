@@ -68,3 +68,44 @@ def test_what_is_no_video_is_refused_in_one_line(inside: Inside, folder: Path) -
     assert shown.returncode == 2
     (line,) = shown.stderr.splitlines()
     assert "is neither folder nor .csv list; name a folder of videos, a .csv list" in line
+
+
+def test_files_for_other_programs_are_made_of_the_one_that_was_proven(
+    inside: Inside, folder: Path
+) -> None:
+    shown = inside("export", "--input", "float-ncthw", "--openvino", "--pt2", cwd=folder)
+    assert shown.returncode == 0, shown.stderr
+    names = {path.name for path in folder.glob("a.*")}
+    made = {f"a.float-ncthw.{suffix}" for suffix in ("onnx", "xml", "bin", "pt2")}
+    assert names == {"a.fused.safetensors", "a.onnx", *made}
+    for title in (
+        "float-ncthw against a.onnx",
+        "OpenVINO IR against a.float-ncthw.onnx",
+        "torch.export against a.fused.safetensors",
+    ):
+        assert title in shown.stdout
+    shown = inside("export", "a.onnx", "--input", "float-ncthw", "-o", "c.onnx", cwd=folder)
+    assert shown.returncode == 0, shown.stderr
+    assert read_card(folder / "c.onnx").input == "float-ncthw"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("a.onnx",), "--openvino and --input float-ncthw make other files"),
+        (("a.onnx", "--pt2"), "--pt2 takes a *.fused.safetensors file, and 'a.onnx' is a graph"),
+        (("--precision", "fp16", "--pt2"), "--pt2 writes fp32; leave --precision fp16 out"),
+        (("a.onnx", "--precision", "fp16", "--openvino"), "has its precision and its name already"),
+        (("a.onnx", "--openvino", "-o", "b.xml"), "has its precision and its name already"),
+    ],
+)
+def test_what_cannot_be_made_is_said_before_anything_is_written(
+    inside: Inside, folder: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    if not (folder / "a.onnx").exists():
+        assert inside("export", cwd=folder).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    shown = inside("export", *arguments, cwd=folder)
+    assert shown.returncode == 2, shown.stdout
+    assert said in shown.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before

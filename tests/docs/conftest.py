@@ -32,6 +32,7 @@ ARTIFACTS = {
     "docs/how-to/gpu-host.md": ["finetune"],
     "docs/how-to/kubernetes.md": ["finetune"],
     "docs/how-to/long-videos.md": ["starter", "finetune"],
+    "docs/how-to/other-runtimes.md": ["finetune"],
     "docs/how-to/precision.md": ["finetune"],
     "docs/how-to/temporal-lengths.md": ["finetune"],
     "docs/how-to/triton.md": ["finetune"],

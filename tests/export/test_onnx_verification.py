@@ -34,7 +34,7 @@ def test_nothing_is_written_where_a_channel_is_off_by_a_hundredth(
 ) -> None:
     """1 % of one channel changes answers less than lower precision does."""
     shutil.copy(exported_folder / "a.fused.safetensors", tmp_path)
-    save = exporter._save
+    save = exporter.save_graph
 
     def planting(graph: onnx.ModelProto, *rest: Any) -> None:
         changed = onnx.ModelProto()
@@ -42,7 +42,7 @@ def test_nothing_is_written_where_a_channel_is_off_by_a_hundredth(
         plant(changed, HUNDREDTH, PLACE)
         save(changed, *rest)
 
-    monkeypatch.setattr(exporter, "_save", planting)
+    monkeypatch.setattr(exporter, "save_graph", planting)
     message = (
         rf"^'a\.fused\.safetensors' in {precision} holds other numbers than its parent: in layer "
         r"'conv4\.1\.conv2', channel 5, its kernel is off by .*; nothing was written$"

@@ -19,7 +19,7 @@ from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, BackendError, DatasetError, ParityError, SpecError
-from stdeploy.export import onnx_verification
+from stdeploy.export import verification
 from stdeploy.export.calibration import named_videos, read_calibration
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
@@ -251,7 +251,7 @@ def test_impossible_wishes_are_refused(
 def test_bf16_is_not_written_where_it_cannot_be_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_verification, "cpu_emulates_bf16", lambda: False)
+    monkeypatch.setattr(verification, "cpu_emulates_bf16", lambda: False)
     fused = fused_file(tmp_path)
     with pytest.raises(BackendError, match="lacks AVX-512"):
         export_onnx(fused, precision="bf16")
