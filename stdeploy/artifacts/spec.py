@@ -83,6 +83,11 @@ class ModelSpec(Spec):
 InputFormat = Literal["uint8-nthwc", "float-ncthw"]
 
 
+# How a graph computes in time: by 3D convolutions, or by 2D ones of stacked frames, see
+# `stdeploy.models.planar`.
+Form = Literal["conv3d", "planar"]
+
+
 class ForeignSpec(Spec):
     """A network of another project: its graph is all that there is, and what its owner said of it.
 

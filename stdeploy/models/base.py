@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stdeploy.artifacts.spec import ModelSpec, Precision
+from stdeploy.artifacts.spec import Form, ModelSpec, Precision
 from stdeploy.errors import SpecError
 from stdeploy.layers.temporal import Padding, Size3, TemporalFilter
 
@@ -37,6 +37,7 @@ class ActionModel(nn.Module):
         head: features (N, C, t, h, w) -> logits (N, K).
         imagenet_url: where the 2D weights that it can start from are; "" where there are none.
         stored: type of the weights in the file that it was read from.
+        form: "conv3d"; "planar" of what `stdeploy.models.planar.planar_form` makes.
         keeps_places: whether a feature belongs to a place in the clip; where features are averages
             over the clip already, each depends on all of it.
     """
@@ -49,6 +50,7 @@ class ActionModel(nn.Module):
         self.spec = spec
         self.imagenet_url = ""
         self.stored: Precision = "fp32"
+        self.form: Form = "conv3d"
 
     def counterparts(self) -> Iterator[Counterpart]:
         """The filters that can start from 2D weights; none unless an architecture says so."""
@@ -56,12 +58,22 @@ class ActionModel(nn.Module):
 
     @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map normalised clips (N, 3, T, H, W) to features (N, C, t, h, w)."""
+        """Map normalised clips (N, 3, T, H, W) to features (N, C, t, h, w).
+
+        In planar form: frames (T N, 3, H, W), see `frames_to_batch`, to features (t N, C, h, w).
+        """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised clips (N, 3, T, H, W) to logits (N, K)."""
+        if self.form == "planar":
+            x = frames_to_batch(x)
         logits: Tensor = self.head(self.forward_features(x))
         return logits
+
+
+def frames_to_batch(x: Tensor) -> Tensor:
+    """Map clips (N, C, T, H, W) to frames (T N, C, H, W), as the planar form takes them."""
+    return x.permute(2, 0, 1, 3, 4).flatten(0, 1)
 
 
 class AveragePoolHead(nn.Module):
@@ -93,6 +105,22 @@ class AveragePoolHead(nn.Module):
             frames = torch.nn.functional.avg_pool1d(frames, self.window, stride=1)
         logits: Tensor = self.classifier(self.dropout(frames.mean(dim=2)))
         return logits
+
+
+class SlidingAverage(nn.Module):
+    """`sliding_average` as a module.
+
+    Args:
+        window: (t, h, w); 0 stands for all.
+    """
+
+    def __init__(self, window: Size3) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, T, H, W) to (N, C, T - t + 1, H - h + 1, W - w + 1)."""
+        return sliding_average(x, self.window)
 
 
 def sliding_average(x: Tensor, window: Size3) -> Tensor:

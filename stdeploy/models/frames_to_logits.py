@@ -9,7 +9,7 @@ from stdeploy.artifacts.card import GoldenClip
 from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
 from stdeploy.artifacts.spec import ClipSpec, InputFormat
 from stdeploy.errors import ArtifactError
-from stdeploy.models.base import ActionModel
+from stdeploy.models.base import ActionModel, frames_to_batch
 
 
 class FrameNormalisation(nn.Module):
@@ -66,7 +66,10 @@ class FramesToLogits(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map (N, T, H, W, 3) uint8 to (N, K)."""
-        features = self.model.forward_features(self.normalise(frames).to(self._trunk_dtype))
+        clips = self.normalise(frames).to(self._trunk_dtype)
+        if self.model.form == "planar":
+            clips = frames_to_batch(clips)
+        features = self.model.forward_features(clips)
         logits: Tensor = self.model.head(features.to(self._head_dtype))
         return logits
 

@@ -12,9 +12,9 @@ from stdeploy.errors import SpecError
 from stdeploy.models.base import (
     ActionModel,
     AveragePoolHead,
+    SlidingAverage,
     conv_norm,
     scaled,
-    sliding_average,
     wrong_layout,
 )
 from stdeploy.models.resnet import residual_blocks, stem_convolution, stem_pool
@@ -68,6 +68,39 @@ class TwoPaths(nn.Module):
         return slow, fast
 
 
+class SlowFrames(nn.Module):
+    """The frames of the slow path, of those of the fast one.
+
+    Args:
+        alpha: one of how many is taken.
+        spread: evenly between the first and the last, see `spread_frames`; else every alpha-th.
+    """
+
+    def __init__(self, alpha: int, *, spread: bool) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.spread = spread
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 3, T, H, W) to (N, 3, T / alpha, H, W).
+
+        Raises:
+            SpecError: T is no multiple of alpha.
+        """
+        return x[:, :, self.chosen(x.shape[2])]
+
+    def chosen(self, num_frames: int) -> list[int]:
+        """Numbers of the frames that are taken of T; see `forward`."""
+        if num_frames % self.alpha:
+            raise SpecError(
+                f"the slow path takes one of {self.alpha} frames, and a clip has {num_frames}; a "
+                f"multiple of {self.alpha} is wanted"
+            )
+        if self.spread:
+            return list(spread_frames(num_frames, num_frames // self.alpha))
+        return list(range(0, num_frames, self.alpha))
+
+
 class SlowFast(ActionModel):
     """Two residual networks with lateral connections, their averages and a linear classifier.
 
@@ -87,7 +120,6 @@ class SlowFast(ActionModel):
         layout = spec.layout
         if not isinstance(layout, SlowFastLayout):
             raise wrong_layout(spec)
-        self.layout = layout
         slow, c_slow = _stem(spec, layout.slow)
         fast, c_fast = _stem(spec, layout.fast)
         for number in (1, 2, 3, 4, 5):
@@ -103,6 +135,8 @@ class SlowFast(ActionModel):
                 lateral, added = _lateral(spec, layout, number, c_fast)
                 c_slow += added
             self.add_module(f"conv{number}", TwoPaths(slow, fast, lateral))
+        self.slow_frames = SlowFrames(layout.alpha, spread=layout.slow_frames != "every")
+        self.average = SlidingAverage((0, layout.window_side, layout.window_side))
         self.head = AveragePoolHead(c_slow + c_fast, spec.num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -111,22 +145,10 @@ class SlowFast(ActionModel):
         Raises:
             SpecError: T is no multiple of alpha.
         """
-        slow, fast = x[:, :, self._slow_frames(x.shape[2])], x
+        slow, fast = self.slow_frames(x), x
         for number in (1, 2, 3, 4, 5):
             slow, fast = self.get_submodule(f"conv{number}")(slow, fast)
-        window = (0, self.layout.window_side, self.layout.window_side)
-        return torch.cat([sliding_average(slow, window), sliding_average(fast, window)], dim=1)
-
-    def _slow_frames(self, num_frames: int) -> list[int]:
-        alpha = self.layout.alpha
-        if num_frames % alpha:
-            raise SpecError(
-                f"the slow path takes one of {alpha} frames, and a clip has {num_frames}; a "
-                f"multiple of {alpha} is wanted"
-            )
-        if self.layout.slow_frames == "every":
-            return list(range(0, num_frames, alpha))
-        return list(spread_frames(num_frames, num_frames // alpha))
+        return torch.cat([self.average(slow), self.average(fast)], dim=1)
 
 
 def _stem(spec: ModelSpec, layout: ResNetLayout) -> tuple[nn.Sequential, int]:

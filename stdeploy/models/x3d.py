@@ -7,9 +7,9 @@ from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.models.base import (
     ActionModel,
     AveragePoolHead,
+    SlidingAverage,
     conv_norm,
     scaled,
-    sliding_average,
     wrong_layout,
 )
 
@@ -97,16 +97,15 @@ class ProjectedAverage(nn.Module):
         super().__init__()
         projected = scaled(layout.projected, spec.width)
         self.out_channels = scaled(layout.features, spec.width)
-        self.window = layout.window
+        length, side = layout.window
+        self.average = SlidingAverage((length, side, side))
         self.project = conv_norm(spec, in_channels, projected, (1, 1, 1), eps=layout.eps)
         self.expand = conv_norm(spec, projected, self.out_channels, (1, 1, 1), eps=layout.eps)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, T, H, W) to (N, C_out, 1, 1, 1), or more where the window slides."""
-        length, side = self.window
-        average = sliding_average(self.relu(self.project(x)), (length, side, side))
-        features: Tensor = self.relu(self.expand(average))
+        features: Tensor = self.relu(self.expand(self.average(self.relu(self.project(x)))))
         return features
 
 
