@@ -16,6 +16,7 @@ from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path
 from stdeploy.artifacts.spec import (
     Arithmetic,
     ClipSpec,
+    Form,
     InputFormat,
     ModelSpec,
     NetworkSpec,
@@ -158,6 +159,7 @@ class ModelCard(Spec):
         kept: layers that stayed in fp32 because they spoil a lower precision.
         calibration: clips that a lower precision was measured on, if any were named.
         input: what it takes: pixels of 0 to 255, RGB, in either format.
+        form: how its graph computes in time, see `stdeploy.models.planar`.
     """
 
     model: NetworkSpec
@@ -227,6 +229,8 @@ class ModelCard(Spec):
                     f"{len(logits)} golden logits for {self.model.num_classes} classes"
                 )
         return self
+
+    form: Form = Field(default="conv3d", exclude_if=lambda value: value == "conv3d")
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:

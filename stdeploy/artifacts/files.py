@@ -54,9 +54,13 @@ def fused_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name.removesuffix(CHECKPOINT_SUFFIX) + FUSED_SUFFIX)
 
 
-def onnx_path(fused: Path, precision: str = "fp32") -> Path:
-    """Where `stdeploy export` writes: ckpt.fused.safetensors -> ckpt.onnx, or ckpt.int8.onnx."""
-    middle = "" if precision == "fp32" else f".{precision}"
+def onnx_path(fused: Path, precision: str = "fp32", form: str = "conv3d") -> Path:
+    """Where `stdeploy export` writes: ckpt.fused.safetensors -> ckpt.onnx, or ckpt.int8.onnx.
+
+    In planar form ckpt.planar.onnx, or ckpt.planar.int8.onnx.
+    """
+    middle = "" if form == "conv3d" else f".{form}"
+    middle += "" if precision == "fp32" else f".{precision}"
     return fused.with_name(fused.name.removesuffix(FUSED_SUFFIX) + middle + ONNX_SUFFIX)
 
 

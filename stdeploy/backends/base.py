@@ -123,6 +123,8 @@ class RuntimeOptions:
         precision: arithmetic of the convolutions; None takes the artifact's.
         allow_cpu: run on the CPU where the GPU that was asked for cannot be used.
         compile: generate code with torch.compile.
+        planar: run 2D convolutions of stacked frames instead of 3D ones, see
+            `stdeploy.models.planar`; an .onnx file has its form from its export.
         cuda_graphs: on a GPU: replay one CUDA graph per batch size.
         threads: of the CPU; None leaves it to the backend.
         rebuild: build an engine that does not fit this host again.
@@ -134,6 +136,7 @@ class RuntimeOptions:
     precision: Precision | None = None
     allow_cpu: bool = False
     compile: bool = False
+    planar: bool = False
     cuda_graphs: bool = False
     threads: int | None = None
     rebuild: bool = False
@@ -222,7 +225,7 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
         extra: of stdeploy, which brings that package; "" where pip has it under its own name.
         precisions: arithmetic that it can run convolutions in.
         devices: where it can run, "cpu" first.
-        options: of compile, cuda_graphs and rebuild those that it has.
+        options: of compile, planar, cuda_graphs and rebuild those that it has.
         automatic: whether "auto" may choose it.
     """
 

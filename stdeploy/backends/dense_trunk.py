@@ -59,6 +59,11 @@ class DenseTrunk:
                 f"a dense timeline needs uint8 frames, and {artifact.name!r} takes {card.input}; "
                 f"name {card.lineage.parent!r}, or pass --timeline windows"
             )
+        if card.form != "conv3d":
+            raise SpecError(
+                f"a dense timeline needs 3D convolutions, and {artifact.name!r} is in {card.form} "
+                "form; name the usual .onnx file, or pass --timeline windows"
+            )
         model = onnx.load(artifact)
         radius = _temporal_radius(model.graph, artifact)
         weight, bias = _cut(model.graph, artifact)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shlex
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch import Tensor  # noqa: E402
 
 from stdeploy.models.checkpoint import load_model  # noqa: E402
 from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk  # noqa: E402
+from stdeploy.models.planar import planar_form  # noqa: E402
 
 _DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -46,7 +48,7 @@ class TorchRuntime(BaseRuntime):
     extra = "train"
     precisions = ("fp32", "fp16", "bf16")
     devices = ("cpu", "cuda")
-    options = ("compile", "cuda_graphs")
+    options = ("compile", "planar", "cuda_graphs")
     automatic = True
 
     def __init__(
@@ -68,6 +70,7 @@ class TorchRuntime(BaseRuntime):
         self._captured: dict[int, _Captured] | None = {} if options.cuda_graphs else None
         self.precision = precision
         words = [torch.cuda.get_device_name() if self._on_gpu else "CPU"]
+        words += ["planar"] if options.planar else []
         words += ["compiled"] if options.compile else []
         words += ["CUDA graphs"] if options.cuda_graphs else []
         self.device = ", ".join(words)
@@ -97,6 +100,13 @@ class TorchRuntime(BaseRuntime):
             torch.set_num_threads(options.threads)
         model, _ = load_model(artifact)
         stored = model.stored
+        if options.planar:
+            if not card.model.fused:
+                raise BackendError(
+                    f"--planar is of fused networks, and {artifact.name!r} is none; run: stdeploy "
+                    f"fuse {shlex.quote(str(artifact))}"
+                )
+            model = planar_form(model, card.clip.num_frames)
         if precision != "fp32":
             halve_trunk(model, _DTYPES[precision])
         graph = FramesToLogits(model, card.clip).eval()
@@ -106,10 +116,12 @@ class TorchRuntime(BaseRuntime):
             except RuntimeError as error:  # no memory left, or a torch without code for this GPU
                 reason = str(error).splitlines()[0]
                 raise BackendError(f"torch cannot use this GPU: {reason}") from error
-            # Memory formats name 4 and 5 dimensions; only the convolutions have the latter.
+            # The layout that kernels for half precision want; what comes of them has it, too.
             for parameter in graph.parameters():
                 if parameter.dim() == 5:
                     parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+                elif parameter.dim() == 4:
+                    parameter.data = parameter.data.to(memory_format=torch.channels_last)
         return cls(graph, card, precision, options, stored)
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -147,6 +159,7 @@ class TorchRuntime(BaseRuntime):
         plain = RuntimeOptions(backend="torch", device="cpu", precision="fp32")
         yield plain
         if card.model.fused:
+            yield dataclasses.replace(plain, planar=True)
             yield dataclasses.replace(plain, compile=True)
         if not cls.sees_gpu():
             return
@@ -156,6 +169,10 @@ class TorchRuntime(BaseRuntime):
         if card.model.fused:
             yield dataclasses.replace(on_gpu, precision="bf16")
             yield dataclasses.replace(on_gpu, precision="bf16", cuda_graphs=True)
+            for precision in ("fp32", "bf16", "fp16"):
+                yield dataclasses.replace(on_gpu, precision=precision, planar=True)
+            yield dataclasses.replace(on_gpu, precision="bf16", planar=True, cuda_graphs=True)
+            yield dataclasses.replace(on_gpu, precision="bf16", planar=True, compile=True)
             yield dataclasses.replace(on_gpu, precision="fp16", compile=True)
 
     @classmethod

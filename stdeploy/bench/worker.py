@@ -58,6 +58,7 @@ class Case:
         own = self.precision == self.card.precision or not is_onnx
         extras = [
             *([] if own else [f"of {self.card.precision}"]),
+            *(["planar"] if self.card.form == "planar" or self.options.planar else []),
             *(["compiled"] if self.options.compile else []),
             *(["graphs"] if self.options.cuda_graphs else []),
             *(["unfused"] if not self.card.model.fused else []),
@@ -82,6 +83,7 @@ class Case:
         if self.precision != self.card.precision:
             options.append(f"--precision {self.precision}")
         options += ["--compile"] if self.options.compile else []
+        options += ["--planar"] if self.options.planar else []
         options += ["--cuda-graphs"] if self.options.cuda_graphs else []
         return f"stdeploy classify VIDEO -m {self.artifact} {' '.join(options)}"
 

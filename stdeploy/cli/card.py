@@ -53,6 +53,7 @@ def command(
             f"{clip.short_side_px}, {views}, short videos: {clip.short_video}"
         ),
         "input": "" if card.input == "uint8-nthwc" else f"{card.input}, 0 to 255, RGB",
+        "form": "" if card.form == "conv3d" else f"{card.form}: 2D convolutions of stacked frames",
         "labels": f"{len(card.labels)}: {', '.join(card.labels[:4])}"
         + (", ..." if len(card.labels) > 4 else ""),
         "accuracy": ", ".join(f"{value:.1%} {name}" for name, value in card.accuracies.items())

@@ -11,7 +11,7 @@ from stdeploy.artifacts.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, e
 from stdeploy.artifacts.spec import ForeignSpec
 from stdeploy.backends.tensorrt_builder import BuildOptions
 from stdeploy.cli.console import announced, note, out, phase_bars
-from stdeploy.cli.options import InputName, PrecisionName
+from stdeploy.cli.options import FormName, InputName, PrecisionName
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.optional_packages import require
 
@@ -34,6 +34,10 @@ _Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Default: ckpt.onnx beside the weights.")
 ]
 _Precision = Annotated[PrecisionName, typer.Option("--precision", help="Of the convolutions.")]
+_Form = Annotated[
+    FormName,
+    typer.Option("--form", help="planar: 2D convolutions of stacked frames instead of 3D ones."),
+]
 _Calibrate = Annotated[
     Path | None,
     typer.Option(
@@ -110,6 +114,7 @@ def command(
     fused: _Fused = None,
     output: _Output = None,
     precision: _Precision = PrecisionName.FP32,
+    form: _Form = FormName.CONV3D,
     calibrate: _Calibrate = None,
     calibration_clips: _CalibrationClips = 32,
     allow: _Allow = None,
@@ -145,7 +150,9 @@ def command(
         hardware_compatible=any_gpu,
         version_compatible=any_version,
     )
-    written = bool(output) or precision is not PrecisionName.FP32  # what an .onnx file has already
+    planar = form is FormName.PLANAR
+    # What an .onnx file has already.
+    written = bool(output) or precision is not PrecisionName.FP32 or planar
     if triton is not None:
         from stdeploy.export.triton import check_planned
 
@@ -169,14 +176,16 @@ def command(
             f"{str(source)!r} is exported already; --trt builds an engine from it, --openvino and "
             "--input float-ncthw make other files"
         )
-    if not exports and (precision is not PrecisionName.FP32 or (output and not float_input)):
+    if not exports and (
+        precision is not PrecisionName.FP32 or planar or (output and not float_input)
+    ):
         raise _is_exported(source)
     found = _videos_named(calibrate)
     if trt:
         from stdeploy.export.engine import checked_options
 
         engine = checked_options(engine)
-    artifact = _export(source, output, precision, found, gate) if exports else source
+    artifact = _export(source, output, precision, form, found, gate) if exports else source
     if float_input:
         artifact = _write_float_input(artifact, None if exports else output, found, gate)
     if openvino:
@@ -218,6 +227,7 @@ def _export(
     fused: Path,
     output: Path | None,
     precision: PrecisionName,
+    form: FormName,
     found: "NamedVideos | None",
     gate: _Gate,
 ) -> Path:
@@ -233,6 +243,7 @@ def _export(
             fused,
             output,
             precision=precision.value,
+            form=form.value,
             calibrate=found,
             progress=announced(what, progress),
             tell=note,
@@ -243,7 +254,7 @@ def _export(
     if result.card.kept:
         out.print(f"kept in fp32: {', '.join(result.card.kept)}", soft_wrap=True, markup=False)
     _print_written(result.path)
-    if precision is not PrecisionName.FP32:
+    if precision is not PrecisionName.FP32 or form is FormName.PLANAR:
         note(f"without --model, classify and serve take the newest .onnx: {result.path.name}")
     return result.path
 
@@ -332,7 +343,7 @@ def _write_program(
 
 def _is_exported(artifact: Path) -> SpecError:
     return SpecError(
-        f"{str(artifact)!r} has its precision and its name already; give the "
+        f"{str(artifact)!r} has its precision, form and name already; give the "
         f"*{FUSED_SUFFIX} file to export in another"
     )
 

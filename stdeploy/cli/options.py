@@ -27,6 +27,13 @@ class InputName(StrEnum):
     FLOAT = "float-ncthw"
 
 
+class FormName(StrEnum):
+    """How an exported graph computes in time."""
+
+    CONV3D = "conv3d"
+    PLANAR = "planar"
+
+
 class PrecisionName(StrEnum):
     """Arithmetic of the convolutions."""
 
@@ -79,6 +86,13 @@ _RUNTIME: dict[str, tuple[Any, Any]] = {
     ),
     "compile": (
         Annotated[bool, typer.Option("--compile", help="Generate code, with torch.compile.")],
+        False,
+    ),
+    "planar": (
+        Annotated[
+            bool,
+            typer.Option("--planar", help="Of torch: 2D convolutions of stacked frames, no 3D."),
+        ],
         False,
     ),
     "cuda_graphs": (

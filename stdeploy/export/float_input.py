@@ -124,8 +124,12 @@ def with_float_input(model: onnx.ModelProto, card: ModelCard, *, source: str) ->
         found.append(readers[0])
         name = readers[0].output[0]
     _, scale, offset, transpose = found
+    # What the axes of (N, T, H, W, 3) are in (N, 3, T, H, W).
+    permutation = [(0, 2, 3, 4, 1)[axis] for axis in transpose.attribute[0].ints]
+    in_place = permutation == sorted(permutation)
+    normalised = transpose.output[0] if in_place else "frames_normalised"
     nodes, before = list[onnx.NodeProto](), "frames"
-    for node, made in ((scale, "frames_scaled"), (offset, transpose.output[0])):
+    for node, made in ((scale, "frames_scaled"), (offset, normalised)):
         (constant,) = (each for each in node.input if each in constants)
         numbers = numpy_helper.to_array(constants[constant]).astype(np.float32)
         per_channel = f"{constant}.per_channel"
@@ -133,6 +137,12 @@ def with_float_input(model: onnx.ModelProto, card: ModelCard, *, source: str) ->
         graph.initializer.append(tensor)
         nodes.append(helper.make_node(node.op_type, [before, per_channel], [made], name=made))
         before = made
+    if not in_place:
+        nodes.append(
+            helper.make_node(
+                "Transpose", [before], transpose.output, name="frames_turned", perm=permutation
+            )
+        )
     rest = [node for node in graph.node if node not in found]
     del graph.node[:], graph.input[:]
     graph.node.extend([*nodes, *rest])

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.artifacts.spec import ClipSpec, Form
 from stdeploy.models.base import ActionModel
 from stdeploy.models.frames_to_logits import FrameNormalisation, FramesToLogits
+from stdeploy.models.planar import planar_form
 from stdeploy.models.registry import build
 
 FRAMES = "frames"
 
-# Numbers along T, H, W.
+# Numbers along T, H, W; of the planar form along H, W.
 Size = tuple[int, ...]
 
 
@@ -108,7 +109,8 @@ class Layer:
 
     Attributes:
         name: such as "conv3.0.conv1".
-        weight: (C_out, C_in / groups, t, kH, kW), of the classifier (K, C).
+        weight: (C_out, C_in / groups, t, kH, kW), of the classifier (K, C); in planar form
+            (C_out, t C_in / groups, kH, kW).
         bias: (C_out,).
         window: None for the classifier.
         inputs: names of the layers whose outputs come to it without passing another layer, or
@@ -144,12 +146,14 @@ class NetworkLayers:
         offset: what is added then, float32 (3,).
         layers: convolutions and classifier.
         pools: max poolings.
+        form: of the network.
     """
 
     scale: NDArray[np.float32]
     offset: NDArray[np.float32]
     layers: tuple[Layer, ...]
     pools: tuple[Pool, ...]
+    form: Form = "conv3d"
 
 
 def layers_of(model: ActionModel, clip: ClipSpec) -> NetworkLayers:
@@ -161,7 +165,10 @@ def layers_of(model: ActionModel, clip: ClipSpec) -> NetworkLayers:
         clip: the frames that it sees.
     """
     with torch.device("meta"):
-        shadow = FramesToLogits(build(model.spec), clip).eval()
+        network = build(model.spec).eval()
+        if model.form == "planar":
+            network = planar_form(network, clip.num_frames)
+        shadow = FramesToLogits(network, clip).eval()
         frames = torch.zeros((1, *clip.frames_shape), dtype=torch.uint8)
     recorder = _Recorder(_numbers_of(model))
     hooks = recorder.watch(shadow.model)
@@ -178,6 +185,7 @@ def layers_of(model: ActionModel, clip: ClipSpec) -> NetworkLayers:
         offset=normalise.offset.numpy(),
         layers=tuple(recorder.layers),
         pools=tuple(recorder.pools),
+        form=model.form,
     )
 
 
@@ -225,24 +233,26 @@ class _Recorder(TorchFunctionMode):
         """Hooks on all layers and pools; what removes them."""
         handles = []
         for name, module in model.named_modules():
-            if isinstance(module, nn.Conv3d | nn.Linear):
+            if isinstance(module, nn.Conv3d | nn.Conv2d | nn.Linear):
                 handles.append(module.register_forward_hook(partial(self._note_layer, name)))
-            elif isinstance(module, nn.MaxPool3d):
+            elif isinstance(module, nn.MaxPool3d | nn.MaxPool2d):
                 handles.append(module.register_forward_hook(self._note_pool))
         return [handle.remove for handle in handles]
 
     def _note_padding(
         self, result: Tensor, x: Tensor, pad: list[int], mode: str = "constant", value: float = 0
     ) -> None:
-        if mode == "constant" and not value:
-            sizes = [*pad, *[0] * (6 - len(pad))]  # the last axis comes first
-            own = Padding((sizes[4], sizes[2], sizes[0]), (sizes[5], sizes[3], sizes[1]))
+        axes = x.dim() - 2  # of a window
+        # Of channels and of the batch, where frames are in the planar form, it is no window's.
+        if mode == "constant" and not value and len(pad) <= 2 * axes:
+            sizes = [*pad, *[0] * (2 * axes - len(pad))]  # the last axis comes first
+            own = Padding(tuple(sizes[-2::-2]), tuple(sizes[-1::-2]))
             self._paddings[id(result)] = own.plus(self._paddings.get(id(x)))
 
     def _note_layer(self, name: str, module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
         (x,) = args
         window = None
-        if isinstance(module, nn.Conv3d):
+        if isinstance(module, nn.Conv3d | nn.Conv2d):
             # NOTE: a word such as "same" would mean a padding that depends on the kernel; the
             # convolutions that `conv_norm` and `TemporalFilter.fold` make have numbers.
             assert not isinstance(module.padding, str)
@@ -266,12 +276,13 @@ class _Recorder(TorchFunctionMode):
 
     def _note_pool(self, module: nn.Module, args: tuple[Tensor], _out: Tensor) -> None:
         (x,) = args
-        assert isinstance(module, nn.MaxPool3d)
+        assert isinstance(module, nn.MaxPool3d | nn.MaxPool2d)
+        axes = x.dim() - 2
         window = Window(
-            kernel=_size(module.kernel_size),
-            stride=_size(module.stride),
-            padding=self._padding(x, _size(module.padding)),
-            dilation=_size(module.dilation),
+            kernel=_size(module.kernel_size, axes),
+            stride=_size(module.stride, axes),
+            padding=self._padding(x, _size(module.padding, axes)),
+            dilation=_size(module.dilation, axes),
         )
         self.pools.append(Pool(window, self.inputs[id(x)]))
 
@@ -279,8 +290,8 @@ class _Recorder(TorchFunctionMode):
         return Padding(own, own).plus(self._paddings.get(id(x)))
 
 
-def _size(value: int | Size) -> Size:
-    return (value,) * 3 if isinstance(value, int) else value
+def _size(value: int | Size, axes: int) -> Size:
+    return (value,) * axes if isinstance(value, int) else value
 
 
 def _tensors(value: Any) -> list[Tensor]:

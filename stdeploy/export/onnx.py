@@ -8,6 +8,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -28,19 +29,21 @@ from stdeploy.artifacts.files import (
     whole_file,
 )
 from stdeploy.artifacts.parity import Difference
-from stdeploy.artifacts.spec import ForeignSpec, Precision
+from stdeploy.artifacts.spec import ForeignSpec, Form, Precision
 from stdeploy.backends.base import Backend, RuntimeOptions
 from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.datasets.loader import NamedVideos
-from stdeploy.errors import ArtifactError, SpecError, check_choice
+from stdeploy.errors import ArtifactError, ParityError, SpecError, check_choice
 from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
 from stdeploy.export.graph_precision import graph_in
 from stdeploy.export.onnx_verification import Parent
+from stdeploy.export.planar_verification import verify_planar
 from stdeploy.export.verification import Reference, check_verifiable, prove_file, prover, thresholds
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk
+from stdeploy.models.planar import planar_form
 from stdeploy.optional_packages import require
 
 # A convolution takes bfloat16 from opset 22 on; for the rest an older one is understood by more.
@@ -71,6 +74,7 @@ def export_onnx(
     output: StrPath | None = None,
     *,
     precision: Precision = "fp32",
+    form: Form = "conv3d",
     calibrate: StrPath | NamedVideos | None = None,
     max_clips: int = 32,
     allow: Mapping[str, float] | None = None,
@@ -85,6 +89,8 @@ def export_onnx(
         output: where to write; None puts ckpt.onnx (or ckpt.int8.onnx) beside
             ckpt.fused.safetensors.
         precision: arithmetic of the convolutions; the head is in fp32 always.
+        form: "planar" has 2D convolutions of stacked frames instead of 3D ones, which compute the
+            same, see `stdeploy.models.planar`.
         calibrate: real videos; needed for int8, and a sharper gate for the others. A folder, a .csv
             list, or a data set, of which only training videos are taken.
         max_clips: most clips of them, at least 1.
@@ -94,17 +100,19 @@ def export_onnx(
 
     Raises:
         ArtifactError: the file cannot be used or is not fused.
-        SpecError: int8 without calibration clips, an unknown precision or threshold.
+        SpecError: int8 without calibration clips, an unknown precision, form or threshold, or a
+            network whose planar form is not known.
         DatasetError: no video gives a clip that shows something, or for int8 one alone does.
         ParityError: the exported network answers differently; nothing is written.
         BackendError: this processor cannot verify the precision.
         MissingExtraError: onnxscript, ONNX Runtime or, for bf16, OpenVINO is not installed.
     """
     _check_possible(precision)
+    check_choice("form", form, get_args(Form))
     fused = existing(as_path(fused, "a fused network"))
     graph = fused.with_name(fused.name.removesuffix(ONNX_SUFFIX) + FUSED_SUFFIX)
     path = checked_output(
-        onnx_path(graph if fused.suffix == ONNX_SUFFIX else fused, precision)
+        onnx_path(graph if fused.suffix == ONNX_SUFFIX else fused, precision, form)
         if output is None
         else as_path(output, "an output"),
         ".onnx",
@@ -112,6 +120,10 @@ def export_onnx(
     )
     allowed = thresholds(precision, allow or {})
     if fused.suffix == ONNX_SUFFIX:
+        if form != "conv3d":
+            raise SpecError(
+                f"{str(fused)!r} is a graph, and its {form} form is made of a *{FUSED_SUFFIX} file"
+            )
         return _export_graph(
             fused, path, precision, calibrate, max_clips, allowed, progress=progress, tell=tell
         )
@@ -122,10 +134,33 @@ def export_onnx(
     clips = _calibration(card, precision, calibrate, max_clips, progress)
     for text in clips.notes if clips else ():
         tell(text)
-    parent = Parent.of(model, card, fused, clips, progress)
-    card = _unproven(card, fused, precision, clips)
+    parent = Parent.of(model, card, fused, clips, progress, form=form)
+    card = _unproven(card, fused, precision, clips).model_copy(update={"form": form})
+    if form == "planar":
+        rows, model = _proven_planar(model, card, fused)
+        card = card.model_copy(update={"parity": rows})
     card = _write_proven(path, lambda: to_onnx(model, card), card, clips, parent, allowed, progress)
     return ExportResult(path, card)
+
+
+def _proven_planar(
+    model: ActionModel, card: ModelCard, fused: Path
+) -> tuple[tuple[ParityRow, ...], ActionModel]:
+    """The planar form of a fused network, and how it was compared with it.
+
+    Raises:
+        ParityError: it computes something else.
+    """
+    planar = planar_form(model, card.clip.num_frames)
+    rows = tuple(verify_planar(model, planar, card.clip, seed=card.golden.seed))
+    failed = [row for row in rows if not row.passed]
+    if failed:
+        raise ParityError(
+            f"the planar form of {fused.name!r} differs from it: {failed[0].check} in "
+            f"{failed[0].precision} {failed[0].error:.1e}, allowed {failed[0].tolerance:.0e}; "
+            "nothing was written, please report it"
+        )
+    return rows, planar
 
 
 def _export_graph(
@@ -143,7 +178,7 @@ def _export_graph(
     card = read_card(artifact)
     if not isinstance(card.model, ForeignSpec) or card.precision != "fp32":
         raise ArtifactError(
-            f"{str(artifact)!r} has its precision and its name already; give the *{FUSED_SUFFIX} "
+            f"{str(artifact)!r} has its precision, form and name already; give the *{FUSED_SUFFIX} "
             "file to export in another, or of another project's network the imported file"
         )
     if precision == "fp32":
@@ -210,7 +245,8 @@ def _write_proven(
         golden = card.golden.model_copy(
             update={"verified": None if precision == "fp32" else proof.golden}
         )
-        card = card.model_copy(update={"parity": proof.rows, "golden": golden})
+        rows = (*card.parity, *proof.rows)
+        card = card.model_copy(update={"parity": rows, "golden": golden})
         save_graph(graph, card, temporary)
         # What was proven is a file without these rows; the file that stays is looked at once more.
         parent.check_kernels(temporary, precision, source=source, outcome=outcome)

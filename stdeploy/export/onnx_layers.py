@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from stdeploy.artifacts.spec import Form
 from stdeploy.errors import ParityError
 from stdeploy.export.layers import (
     FRAMES,
@@ -24,7 +25,8 @@ from stdeploy.export.layers import (
 )
 
 _ROUNDED = ("QuantizeLinear", "DequantizeLinear", "Cast")  # the same numbers behind them, nearly
-_TO_CHANNELS_FIRST = [0, 4, 1, 2, 3]  # (N, T, H, W, 3) to (N, 3, T, H, W)
+# (N, T, H, W, 3) to (N, 3, T, H, W), or in planar form to (T, N, 3, H, W).
+_TO_CHANNELS_FIRST: dict[Form, list[int]] = {"conv3d": [0, 4, 1, 2, 3], "planar": [1, 0, 4, 2, 3]}
 
 
 def read_layers(path: Path, parent: NetworkLayers) -> NetworkLayers:
@@ -43,7 +45,7 @@ def read_layers(path: Path, parent: NetworkLayers) -> NetworkLayers:
         ParityError: a layer is missing or is one too many, it could be several, or its numbers are
             not stored in the file.
     """
-    reader = _Reader(onnx.load(path).graph, path.name)
+    reader = _Reader(onnx.load(path).graph, path.name, parent.form)
     reader.read()
     names = _Names(parent, path.name).give(reader.layers, reader.claims)
     return NetworkLayers(
@@ -60,6 +62,7 @@ def read_layers(path: Path, parent: NetworkLayers) -> NetworkLayers:
             for layer in reader.layers
         ),
         pools=tuple(Pool(pool.window, _renamed(pool.inputs, names)) for pool in reader.pools),
+        form=parent.form,
     )
 
 
@@ -99,6 +102,7 @@ class _Reader:
     Args:
         graph: of an .onnx file.
         source: its name, for errors.
+        form: of the network that it was made from.
 
     Attributes:
         layers: in an order in which they can run.
@@ -112,7 +116,7 @@ class _Reader:
     scale: NDArray[np.float32]
     offset: NDArray[np.float32]
 
-    def __init__(self, graph: onnx.GraphProto, source: str) -> None:
+    def __init__(self, graph: onnx.GraphProto, source: str, form: Form = "conv3d") -> None:
         self.layers: list[Layer] = []
         self.claims: dict[str, tuple[str, str]] = {}
         self.pools: list[Pool] = []
@@ -120,6 +124,7 @@ class _Reader:
             raise ParityError(f"{source!r}: its graph takes no frames")
         self._graph = graph
         self._source = source
+        self._form = form
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self._makers = {name: node for node in graph.node for name in node.output}
         self._inputs = {graph.input[0].name: frozenset({FRAMES})}
@@ -242,10 +247,11 @@ class _Reader:
         pads = self._array(named["pads"], node).tolist()
         count = len(pads) // 2
         axes = self._array(named["axes"], node).tolist() if named.get("axes") else range(count)
-        before, after = [0] * 5, [0] * 5
+        rank = 5 if named.get("axes") else count
+        before, after = [0] * rank, [0] * rank
         for place, axis in enumerate(axes):
             before[axis], after[axis] = pads[place], pads[place + count]
-        if not any((*before[:2], *after[:2])):
+        if rank > 2 and not any((*before[:2], *after[:2])):
             own = Padding(tuple(before[2:]), tuple(after[2:]))
             self._paddings[node.output[0]] = own.plus(self._paddings.get(named["x"]))
 
@@ -267,10 +273,11 @@ class _Reader:
             elif node.op_type != "Cast":
                 break
             name = node.output[0]
-        if list(found) != ["Mul", "Add"] or permutation != _TO_CHANNELS_FIRST:
+        if list(found) != ["Mul", "Add"] or permutation != _TO_CHANNELS_FIRST[self._form]:
+            turned = "(N, 3, T, H, W)" if self._form == "conv3d" else "(T, N, 3, H, W)"
             raise ParityError(
                 f"{self._source!r}: its frames are not multiplied, then added to, then turned from "
-                "(N, T, H, W, 3) to (N, 3, T, H, W), as the network does"
+                f"(N, T, H, W, 3) to {turned}, as the network does"
             )
         self.scale, self.offset = found["Mul"], found["Add"]
 

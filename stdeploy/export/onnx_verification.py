@@ -11,7 +11,7 @@ from stdeploy.artifacts.card import ModelCard, ParityRow, read_card
 from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path, existing
 from stdeploy.artifacts.golden import check_golden
 from stdeploy.artifacts.parity import RUNTIME_TOLERANCE, Difference
-from stdeploy.artifacts.spec import Precision
+from stdeploy.artifacts.spec import Form, Precision
 from stdeploy.backends.base import Runtime
 from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.datasets.loader import NamedVideos
@@ -32,6 +32,7 @@ from stdeploy.export.verification import (
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.frames_to_logits import logits_of
+from stdeploy.models.planar import planar_form
 
 
 def verify_onnx(
@@ -95,7 +96,7 @@ def verify_onnx(
         clips = read_calibration(named_videos(calibrate), card.clip, max_clips=max_clips)
         for text in clips.notes:
             tell(text)
-    parent = Parent.of(model, parent_card, fused, clips, progress)
+    parent = Parent.of(model, parent_card, fused, clips, progress, form=card.form)
     precision = "" if card.precision == "fp32" else f" --precision {card.precision}"
     remedy = f"export it again: stdeploy export {shlex.quote(str(fused))}{precision}"
     return parent.verify(
@@ -123,8 +124,19 @@ class Parent:
         fused: Path,
         clips: CalibrationClips | None,
         progress: Progress,
+        *,
+        form: Form = "conv3d",
     ) -> "Parent":
-        """Take down the numbers of a network and its answers, which have to be its card's."""
+        """Take down the numbers of a network and its answers, which have to be its card's.
+
+        Args:
+            model: fused, float32.
+            card: of it.
+            fused: its file.
+            clips: real ones, if there are any.
+            progress: is told what is done, how much of it and of how much.
+            form: of the file that is verified; the numbers are those of this form.
+        """
         reference = Reference.of(
             lambda frames: logits_of(model, card.clip, frames),
             card,
@@ -139,6 +151,8 @@ class Parent:
             tolerance=RUNTIME_TOLERANCE["fp32"],
             source=f"{fused.name!r} on torch",
         )
+        if form == "planar":
+            model = planar_form(model, card.clip.num_frames)
         return cls(layers_of(model, card.clip), reference)
 
     @classmethod

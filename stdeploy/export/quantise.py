@@ -9,7 +9,7 @@ int8 products of its own (VNNI) weights take 7 of the 8 bits.
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -120,27 +120,56 @@ def _layers(graph: onnx.ModelProto) -> dict[str, str]:
 
 
 def _hold_concatenations(graph: onnx.ModelProto) -> None:
-    """Put max(x, 0) behind every concatenation of rectified branches, where it changes nothing.
+    """Put max(x, least) behind concatenations, where no number can be less, so nothing changes.
+
+    That is 0 behind branches that are rectified, in the planar form behind stacked frames of them;
+    and what a black pixel is normalised to, behind stacked frames of the clip.
 
     NOTE: OpenVINO (seen in 2026.4) otherwise moves the quantisation behind the concatenation into
     its branches and computes something else: on real clips half of the best classes changed. It
-    stops at a Clip, while it looks through a Relu.
+    stops at a Clip that cuts into the range of int8, while it looks through a Relu.
     """
     nodes = graph.graph.node
-    makers = {output: node.op_type for node in nodes for output in node.output}
-    zero = "concatenation_zero"
+    makers = {output: node for node in nodes for output in node.output}
+    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
     for concat in [node for node in nodes if node.op_type == "Concat"]:
-        if {makers.get(name) for name in concat.input} != {"Relu"}:
+        least = {_least(name, makers, constants) for name in concat.input}
+        if len(least) > 1 or None in least:
             continue
-        if zero not in {tensor.name for tensor in graph.graph.initializer}:
-            value = onnx.numpy_helper.from_array(np.zeros((), np.float32), zero)
-            graph.graph.initializer.append(value)
+        bound = f"{concat.name}_least"
+        value = onnx.numpy_helper.from_array(np.array(least.pop(), np.float32), bound)
+        graph.graph.initializer.append(value)
         joined = concat.output[0]
         concat.output[0] = f"{joined}_joined"
         clip = onnx.helper.make_node(
-            "Clip", [concat.output[0], zero], [joined], name=f"{concat.name}_clip"
+            "Clip", [concat.output[0], bound], [joined], name=f"{concat.name}_clip"
         )
         nodes.insert(list(nodes).index(concat) + 1, clip)
+
+
+def _least(
+    name: str,
+    makers: Mapping[str, onnx.NodeProto],
+    constants: Mapping[str, onnx.TensorProto],
+) -> float | None:
+    """The least number that a tensor can hold; None where the graph does not say."""
+    node = makers.get(name)
+    while node is not None and node.op_type in ("Reshape", "Slice", "Pad", "Transpose"):
+        node = makers.get(node.input[0])  # padding with zeros adds none that is less than these
+    if node is not None and node.op_type == "Relu":
+        return 0.0
+    if node is not None and node.op_type == "Add" and node.input[1] in constants:
+        scaled = makers.get(node.input[0])
+        pixels = makers.get(scaled.input[0]) if scaled is not None else None
+        if scaled is not None and scaled.op_type == "Mul" and _is_of_frames(pixels):
+            offset = onnx.numpy_helper.to_array(constants[node.input[1]])
+            return min(0.0, float(offset.min()))
+    return None
+
+
+def _is_of_frames(node: onnx.NodeProto | None) -> bool:
+    """Whether a node makes numbers of 0..255 of the frames."""
+    return node is not None and node.op_type == "Cast" and node.input[0] == "frames"
 
 
 @contextlib.contextmanager

@@ -66,10 +66,10 @@ class FramesToLogits(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map (N, T, H, W, 3) uint8 to (N, K)."""
-        clips = self.normalise(frames).to(self._trunk_dtype)
+        clips = self.normalise(frames)
         if self.model.form == "planar":
             clips = frames_to_batch(clips)
-        features = self.model.forward_features(clips)
+        features = self.model.forward_features(clips.to(self._trunk_dtype))
         logits: Tensor = self.model.head(features.to(self._head_dtype))
         return logits
 

@@ -95,8 +95,12 @@ def test_files_for_other_programs_are_made_of_the_one_that_was_proven(
         (("a.onnx",), "--openvino and --input float-ncthw make other files"),
         (("a.onnx", "--pt2"), "--pt2 takes a *.fused.safetensors file, and 'a.onnx' is a graph"),
         (("--precision", "fp16", "--pt2"), "--pt2 writes fp32; leave --precision fp16 out"),
-        (("a.onnx", "--precision", "fp16", "--openvino"), "has its precision and its name already"),
-        (("a.onnx", "--openvino", "-o", "b.xml"), "has its precision and its name already"),
+        (
+            ("a.onnx", "--precision", "fp16", "--openvino"),
+            "has its precision, form and name already",
+        ),
+        (("a.onnx", "--openvino", "-o", "b.xml"), "has its precision, form and name already"),
+        (("a.onnx", "--form", "planar", "--openvino"), "has its precision, form and name already"),
     ],
 )
 def test_what_cannot_be_made_is_said_before_anything_is_written(
@@ -109,3 +113,17 @@ def test_what_cannot_be_made_is_said_before_anything_is_written(
     assert shown.returncode == 2, shown.stdout
     assert said in shown.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_the_planar_form_has_its_own_name(inside: Inside, folder: Path) -> None:
+    shown = inside("export", "--form", "planar", cwd=folder)
+    assert shown.returncode == 0, shown.stderr
+    assert "planar form, golden clip" in shown.stdout
+    shown = inside("card", "a.planar.onnx", cwd=folder)
+    assert "form      planar: 2D convolutions of stacked frames" in shown.stdout
+    video = "clips/0.mp4"
+    shown = inside("classify", video, "-m", "a.planar.onnx", "--timeline", "dense", cwd=folder)
+    assert shown.returncode == 2
+    assert (
+        "is in planar form; name the usual .onnx file, or pass --timeline windows" in shown.stderr
+    )

@@ -10,6 +10,7 @@ from stdeploy.fusion import fuse_model
 from stdeploy.importing.source_weights import ConvNorm
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel
+from stdeploy.models.planar import planar_form
 from tests.helpers.models import randomise_norms
 
 
@@ -67,10 +68,13 @@ def noise(model: ActionModel, frames: int, side: int) -> Tensor:
 
 
 def check_same_and_folded(model: ActionModel, ours: ActionModel, *, frames: int, side: int) -> None:
-    """A network that was read computes what the other one does, folded too."""
+    """A network that was read computes what the other one does, folded and in planar form too."""
     x = noise(model, frames, side)
     with torch.inference_mode():
         expected, found = (network(x).double().numpy() for network in (model, ours))
-        folded = fuse_model(ours)(x.double()).numpy()
+        fused = fuse_model(ours)
+        folded = fused(x.double()).numpy()
+        planar = planar_form(fused, frames)(x.double()).numpy()
     assert relative_error(expected, found) < 1e-5
     assert relative_error(expected, folded) < 1e-5
+    assert relative_error(folded, planar) < 1e-12

@@ -227,7 +227,7 @@ def test_the_library_refuses_what_it_cannot_build(folder: Path, tmp_path: Path) 
         card.buildable("training")
     with pytest.raises(SpecError, match="is in fp32 already"):
         export_onnx(folder / "x.onnx", tmp_path / "y.onnx")
-    with pytest.raises(ArtifactError, match="has its precision and its name already"):
+    with pytest.raises(ArtifactError, match="has its precision, form and name already"):
         export_onnx(folder / "x.int8.onnx", tmp_path / "y.onnx", precision="fp16")
 
 

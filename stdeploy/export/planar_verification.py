@@ -1,0 +1,58 @@
+"""The planar form of a network against the network itself, before any graph is made of it."""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from stdeploy.artifacts.card import ParityRow
+from stdeploy.artifacts.golden import golden_clip
+from stdeploy.artifacts.parity import relative_error
+from stdeploy.artifacts.spec import Arithmetic, ClipSpec
+from stdeploy.models.base import ActionModel
+from stdeploy.models.frames_to_logits import logits_and_magnitude, logits_of
+
+# Sums in another order, which is all that differs.
+PLANAR_TOLERANCE: dict[Arithmetic, float] = {"fp64": 1e-12, "fp32": 1e-5}
+
+# float64 convolutions unfold their input; sides change nothing of what is compared.
+_MAX_SIDE_PX = 64
+
+_DTYPES: dict[Arithmetic, torch.dtype] = {"fp64": torch.float64, "fp32": torch.float32}
+
+
+def verify_planar(
+    model: ActionModel, planar: ActionModel, clip: ClipSpec, *, seed: int
+) -> Iterator[ParityRow]:
+    """Compare a network with its planar form, on noise and on the golden clip.
+
+    Both see all frames of a clip, of at most 64 x 64 pixels, in float64 and in float32.
+
+    Args:
+        model: fused, in evaluation mode.
+        planar: from `stdeploy.models.planar.planar_form`.
+        clip: what the network sees.
+        seed: of the golden clip and of the noise.
+
+    Yields:
+        One row a comparison; its error is relative to the terms that the classifier adds up.
+    """
+    side = min(clip.crop_px, _MAX_SIDE_PX)
+    shape = (clip.num_frames, side, side, 3)
+    clips = {
+        "noise": np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8),
+        "golden clip": golden_clip(seed, shape),
+    }
+    for precision, dtype in _DTYPES.items():
+        usual, other = (copy.deepcopy(network).to(dtype) for network in (model, planar))
+        for name, frames in clips.items():
+            expected, magnitude = logits_and_magnitude(usual, clip, frames[None])
+            actual = logits_of(other, clip, frames[None])
+            yield ParityRow(
+                check=f"planar form, {name}",
+                precision=precision,
+                error=relative_error(expected, actual, scale=magnitude),
+                tolerance=PLANAR_TOLERANCE[precision],
+                detail="x".join(str(size) for size in frames.shape[:3]),
+            )
