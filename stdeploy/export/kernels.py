@@ -128,6 +128,12 @@ def _of_layer(parent: Layer, file: Layer) -> Iterator[Deviation]:
     yield from _of_numbers(parent.name, "kernel", parent.weight, file.weight)
     yield from _of_bias(parent, file)
     yield from _of_window(parent, file)
+    if file.stacked != parent.stacked:
+        stops = [
+            "; ".join(f"{first}, {second}, ..." for first, second, *_ in each) or "each by itself"
+            for each in (file.stacked, parent.stacked)
+        ]
+        yield Deviation(parent.name, None, f"it sees frames {stops[0]}, not {stops[1]}")
     if file.inputs != parent.inputs:
         read = [", ".join(sorted(layer.inputs)) or "nothing" for layer in (file, parent)]
         yield Deviation(parent.name, None, f"it reads {read[0]}, not {read[1]}")

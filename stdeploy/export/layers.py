@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from stdeploy.artifacts.spec import ClipSpec, Form
 from stdeploy.models.base import ActionModel
 from stdeploy.models.frames_to_logits import FrameNormalisation, FramesToLogits
-from stdeploy.models.planar import planar_form
+from stdeploy.models.planar import StackedConv, SummedConv, planar_form
 from stdeploy.models.registry import build
 
 FRAMES = "frames"
@@ -115,6 +115,8 @@ class Layer:
         window: None for the classifier.
         inputs: names of the layers whose outputs come to it without passing another layer, or
             "frames".
+        stacked: in planar form, for each of the t frames that are stacked, or for the one that is
+            taken, its number at all stops, see `Taps.numbers`; empty where frames come as they are.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Layer:
     bias: Numbers | None
     window: Window | None
     inputs: frozenset[str]
+    stacked: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +209,7 @@ class _Recorder(TorchFunctionMode):
         self.pools: list[Pool] = []
         self.inputs: dict[int, frozenset[str]] = {}
         self._numbers = numbers
+        self._stacked: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._paddings: dict[int, Padding] = {}
         self._alive: list[Tensor] = []  # so that no id is used twice
 
@@ -235,6 +239,11 @@ class _Recorder(TorchFunctionMode):
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv3d | nn.Conv2d | nn.Linear):
                 handles.append(module.register_forward_hook(partial(self._note_layer, name)))
+            if isinstance(module, StackedConv) and not module.taps.in_place:
+                self._stacked[name] = module.taps.numbers
+            elif isinstance(module, SummedConv):
+                for tap, numbers in enumerate(module.taps.numbers):
+                    self._stacked[f"{name}.convs.{tap}"] = (numbers,)
             elif isinstance(module, nn.MaxPool3d | nn.MaxPool2d):
                 handles.append(module.register_forward_hook(self._note_pool))
         return [handle.remove for handle in handles]
@@ -270,6 +279,7 @@ class _Recorder(TorchFunctionMode):
                 bias=self._numbers.get(f"{name}.bias"),
                 window=window,
                 inputs=self.inputs[id(x)],
+                stacked=self._stacked.get(name, ()),
             )
         )
         self.inputs[id(out)] = frozenset({name})

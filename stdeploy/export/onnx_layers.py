@@ -58,6 +58,7 @@ def read_layers(path: Path, parent: NetworkLayers) -> NetworkLayers:
                 bias=layer.bias,
                 window=layer.window,
                 inputs=_renamed(layer.inputs, names),
+                stacked=layer.stacked,
             )
             for layer in reader.layers
         ),
@@ -184,7 +185,8 @@ class _Reader:
                 "which no layer of the network does"
             )
         inputs = self._inputs.get(node.input[0], frozenset())
-        self.layers.append(Layer(name, weight, bias, window, inputs))
+        stacked = self._stacked(node.input[0]) if self._form == "planar" else ()
+        self.layers.append(Layer(name, weight, bias, window, inputs, stacked))
         self.claims[name] = (
             self._claim(node, 1, ".weight"),
             self._claim(node, 2, ".bias") if bias else "",
@@ -237,6 +239,39 @@ class _Reader:
             dilation=tuple(attributes.get("dilations", [1] * axes)),
             groups=attributes.get("group", 1),
         )
+
+    def _stacked(self, name: str) -> tuple[tuple[int, ...], ...]:
+        """The frames that are stacked in a tensor, or taken for it; see `Layer.stacked`."""
+        node = self._makers.get(name)
+        while node is not None and node.op_type in (*_ROUNDED, "Clip"):
+            node = self._makers.get(node.input[0])
+        if node is None:
+            return ()
+        parts = list(node.input) if node.op_type == "Concat" else [node.output[0]]
+        found = [self._frames_taken(part) for part in parts]
+        return tuple(numbers for numbers in found if numbers is not None)
+
+    def _frames_taken(self, name: str) -> tuple[int, ...] | None:
+        """The numbers of the frames that a tensor has of another; None where it has all of them.
+
+        They are taken of rows (T, N C H W): Reshape, Pad, Slice, Reshape.
+        """
+        node = self._makers.get(name)
+        taken = self._makers.get(node.input[0]) if node is not None else None
+        if node is None or node.op_type != "Reshape" or taken is None or taken.op_type != "Slice":
+            return None
+        before, after, rows = 0, 0, self._makers[taken.input[0]]
+        if rows.op_type == "Pad":
+            pads = self._array(rows.input[1], rows).tolist()
+            before, after = pads[0], pads[len(pads) // 2]
+            rows = self._makers[rows.input[0]]
+        frames = int(self._array(rows.input[1], rows)[0])  # of a Reshape
+        first, last, step = (
+            int(self._array(taken.input[place], taken)[0]) if len(taken.input) > place else 1
+            for place in (1, 2, 4)
+        )
+        seen = range(-before, frames + after)
+        return tuple(seen[first:last:step])
 
     def _note_padding(self, node: onnx.NodeProto) -> None:
         """Remember zeros around (T, H, W); any other padding is no part of a window."""

@@ -57,6 +57,17 @@ class Taps(NamedTuple):
         """How many times it stops."""
         return (self.frames + self.before + self.after - self.length) // self.stride + 1
 
+    @property
+    def numbers(self) -> tuple[tuple[int, ...], ...]:
+        """For j of 0..t-1 the numbers of the frames at all stops; below 0, or from T on, zeros."""
+        stops = range(-self.before, self.outputs * self.stride - self.before, self.stride)
+        return tuple(tuple(stop + tap for stop in stops) for tap in range(self.length))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether each frame is seen by itself, as it comes."""
+        return self == (self.frames, 1, 1, 0, 0)
+
     def of(self, x: Tensor, *, repeat: bool = False) -> list[Tensor]:
         """The j-th frames of all stops, for j of 0..t-1.
 
@@ -67,7 +78,7 @@ class Taps(NamedTuple):
         Returns:
             t tensors (T' N, C, H, W).
         """
-        if self == (self.frames, 1, 1, 0, 0):
+        if self.in_place:
             return [x]
         if torch.compiler.is_exporting():
             # In a graph: shapes that are constant but for the batch, and no tensor of 5 dimensions.

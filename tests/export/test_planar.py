@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -108,6 +109,38 @@ def test_a_channel_that_is_off_is_found_and_named(planar_folder: Path, tmp_path:
     (found,) = deviations(tmp_path / "a.onnx", parent)
     assert (found.layer, found.channel) == ("conv4.1.conv2", 5)
     assert not deviations(planar_folder / "a.planar.onnx", parent)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("op", ["Slice", "Pad"])
+def test_a_window_that_moved_by_a_frame_is_found_and_named(
+    planar_folder: Path, tmp_path: Path, precision: str, op: str
+) -> None:
+    model, card = load_model(planar_folder / "a.fused.safetensors")
+    parent = layers_of(planar_form(model, card.clip.num_frames), card.clip)
+    name = "a.planar.onnx" if precision == "fp32" else "a.planar.int8.onnx"
+    assert not deviations(planar_folder / name, parent)
+    proto = onnx.load(planar_folder / name)
+    node = [each for each in proto.graph.node if each.op_type == op][-1]
+    makers = {output: each for each in proto.graph.node for output in each.output}
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+
+    def moved(place: int, change: np.ndarray) -> None:  # type: ignore[type-arg]
+        made = makers.get(node.input[place])
+        tensor = made.attribute[0].t if made else constants[node.input[place]]
+        numbers = onnx.numpy_helper.to_array(tensor) + change
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(numbers, f"moved_{place}"))
+        node.input[place] = f"moved_{place}"
+
+    if op == "Pad":
+        moved(1, np.array([1, 0, -1, 0]))
+    else:
+        moved(1, np.array([-1]))
+        moved(2, np.array([-1]))
+    write_signed(proto, tmp_path / "a.onnx")
+    (found,) = deviations(tmp_path / "a.onnx", parent)
+    assert found.layer == "conv5.1.conv2"
+    assert found.text.endswith("not -2, -1, ...; -1, 0, ...; 0, 1, ...; 1, 2, ...; 2, 3, ...")
 
 
 def test_it_is_verified_once_more_against_the_fused_network(planar_folder: Path) -> None:
