@@ -270,5 +270,9 @@ def _compared(model: ActionModel, clip: ClipSpec, owner: OwnerAnswer, source: Pa
             "order of colours may be right"
         )
     return ParityRow(
-        check="the owner's clip", precision="fp32", error=error, tolerance=OWNER_TOLERANCE
+        check="the owner's clip",
+        precision="fp32",
+        error=error,
+        tolerance=OWNER_TOLERANCE,
+        detail="against the owner's logits",
     )
