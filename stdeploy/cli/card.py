@@ -64,8 +64,8 @@ def command(
         "edited": _told(lineage.edits),
         "made with": ", ".join(f"{name} {version}" for name, version in lineage.versions.items()),
         "parity": (
-            f"{len(card.parity)} checks, the nearest to its limit {nearest.error:.1e} of "
-            f"{nearest.tolerance:.0e} ({nearest.check})"
+            f"{counted(len(card.parity), 'check')}, the nearest to its limit "
+            f"{nearest.error:.1e} of {nearest.tolerance:.0e} ({nearest.check})"
             if nearest is not None
             else "-"
         ),
