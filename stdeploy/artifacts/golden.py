@@ -12,6 +12,9 @@ from stdeploy.artifacts.parity import relative_error, scale_of
 from stdeploy.errors import ParityError
 
 GOLDEN_SEED = 2026
+_DIFFERS = (
+    "the weights, the normalisation or a kernel of this runtime differ from what was verified"
+)
 
 
 def golden_clip(seed: int, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
@@ -59,6 +62,7 @@ def check_golden(
     magnitude: float,
     tolerance: float,
     source: str,
+    cause: str | None = None,
 ) -> float:
     """Compare logits for the golden clip with those of the card.
 
@@ -68,6 +72,7 @@ def check_golden(
         magnitude: of what the classifier adds up, see `stdeploy.artifacts.card.GoldenClip`.
         tolerance: largest relative error allowed.
         source: artifact and runtime, for the error.
+        cause: what a wrong answer comes from, for the error; None: something has changed.
 
     Returns:
         The relative error.
@@ -84,7 +89,6 @@ def check_golden(
     if error > tolerance:
         raise ParityError(
             f"{source} answers the golden clip wrongly: relative error {error:.2e}, allowed "
-            f"{tolerance:.0e}; the weights, the normalisation or a kernel of this runtime differ "
-            "from those that were verified"
+            f"{tolerance:.0e}; {cause or _DIFFERS}"
         )
     return error

@@ -87,13 +87,22 @@ def replay_golden(runtime: Runtime, card: ModelCard, *, source: str) -> float:
         ParityError: the answer is wrong.
     """
     frames = golden_clip(card.golden.seed, card.clip.frames_shape)[None]
-    own = card.golden.verified if runtime.precision == card.precision else None
+    where, expected, cause = f"{source!r} on {runtime.name} ({runtime.device})", None, None
+    if runtime.precision == card.precision:
+        expected = card.golden.verified
+    else:
+        where += f" in {runtime.precision}"
+        cause = (
+            f"this network loses more to {runtime.precision} than that, or a kernel of this "
+            f"runtime is wrong; run it in {card.precision}"
+        )
     return check_golden(
-        card.golden.logits if own is None else own,
+        card.golden.logits if expected is None else expected,
         runtime.run(frames)[0],
         magnitude=card.golden.magnitude,
         tolerance=_tolerance(runtime),
-        source=f"{source!r} on {runtime.name} ({runtime.device})",
+        source=where,
+        cause=cause,
     )
 
 

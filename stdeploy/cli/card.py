@@ -11,6 +11,7 @@ from stdeploy.errors import SpecError
 
 if TYPE_CHECKING:
     from stdeploy.artifacts.card import Edit
+    from stdeploy.artifacts.layouts import Layout
     from stdeploy.artifacts.spec import ForeignSpec, ModelSpec
 
 _SHOWN_EDITS = 4
@@ -46,7 +47,7 @@ def command(
     views = counted(clip.views, "view")
     nearest = card.nearest_to_its_limit
     rows = {
-        "network": _network(model),
+        "network": network_in_words(model),
         "clip": (
             f"{clip.num_frames} frames every {clip.interval_seconds:.4g} s "
             f"({clip.span_seconds:.3g} s), {clip.crop_px} x {clip.crop_px} px of a short side of "
@@ -65,8 +66,8 @@ def command(
         "edited": _told(lineage.edits),
         "made with": ", ".join(f"{name} {version}" for name, version in lineage.versions.items()),
         "parity": (
-            f"{len(card.parity)} checks, the nearest to its limit {nearest.error:.1e} of "
-            f"{nearest.tolerance:.0e} ({nearest.check})"
+            f"{counted(len(card.parity), 'check')}, the nearest to its limit "
+            f"{nearest.error:.1e} of {nearest.tolerance:.0e} ({nearest.check})"
             if nearest is not None
             else "-"
         ),
@@ -76,7 +77,8 @@ def command(
             out.print(f"{name:<10}{text}", soft_wrap=True, markup=False)
 
 
-def _network(model: "ModelSpec | ForeignSpec") -> str:
+def network_in_words(model: "ModelSpec | ForeignSpec") -> str:
+    """What kind of network it is, how large, and whether it is fused, in one line."""
     from stdeploy.artifacts.spec import ForeignSpec
 
     if isinstance(model, ForeignSpec):
@@ -90,7 +92,31 @@ def _network(model: "ModelSpec | ForeignSpec") -> str:
         )
     lengths = "-".join(str(length) for length in model.temporal_lengths)
     kind = "fused" if model.fused else f"{model.branches}-branch, eta {model.eta:g}"
-    return f"{model.architecture}, temporal lengths {lengths}, width {model.width:g}, {kind}"
+    # A layout says itself how many channels there are.
+    size = f"width {model.width:g}" if model.layout is None else _laid_out(model.layout)
+    return f"{model.architecture}, temporal lengths {lengths}, {size}, {kind}"
+
+
+def _laid_out(layout: "Layout") -> str:
+    """The layout of a network of another project, in words: kind of blocks, how many, how wide."""
+    match layout.kind:
+        case "resnet":
+            blocks = "-".join(str(len(stage.lengths)) for stage in layout.stages)
+            how = "" if layout.convolution == "joint" else f" ({layout.convolution} convolutions)"
+            how = " (depthwise)" if layout.depthwise else how
+            return f"{layout.block} blocks {blocks}{how}, {_after_stem(layout.stem.channels)}"
+        case "x3d":
+            blocks = "-".join(str(len(stage.excitations)) for stage in layout.stages)
+            return f"blocks {blocks}, {_after_stem(layout.channels)}"
+        case "slowfast":
+            return f"slow: {_laid_out(layout.slow)}; fast: {_laid_out(layout.fast)}"
+        case "inception":
+            how = "separable" if layout.separable else "joint"
+            return f"{how} convolutions, {_after_stem(layout.channels[0])}"
+
+
+def _after_stem(channels: int) -> str:
+    return f"{counted(channels, 'channel')} after conv1"
 
 
 def _change(artifact: Path, texts: list[str]) -> None:

@@ -18,7 +18,13 @@ from torch.overrides import TorchFunctionMode
 from stdeploy.artifacts.spec import ClipSpec, Form
 from stdeploy.models.base import ActionModel
 from stdeploy.models.frames_to_logits import FrameNormalisation, FramesToLogits
-from stdeploy.models.planar import StackedConv, SummedConv, planar_form
+from stdeploy.models.planar import (
+    PlanarMaxPool,
+    PlanarSamePadding,
+    StackedConv,
+    SummedConv,
+    planar_form,
+)
 from stdeploy.models.registry import build
 
 FRAMES = "frames"
@@ -210,6 +216,7 @@ class _Recorder(TorchFunctionMode):
         self.inputs: dict[int, frozenset[str]] = {}
         self._numbers = numbers
         self._stacked: dict[str, tuple[tuple[int, ...], ...]] = {}
+        self._taken: dict[int, tuple[tuple[int, ...], ...]] = {}
         self._paddings: dict[int, Padding] = {}
         self._alive: list[Tensor] = []  # so that no id is used twice
 
@@ -239,6 +246,8 @@ class _Recorder(TorchFunctionMode):
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv3d | nn.Conv2d | nn.Linear):
                 handles.append(module.register_forward_hook(partial(self._note_layer, name)))
+            if isinstance(module, PlanarMaxPool | PlanarSamePadding):
+                handles.append(module.register_forward_hook(self._note_taken))
             if isinstance(module, StackedConv) and not module.taps.in_place:
                 self._stacked[name] = module.taps.numbers
             elif isinstance(module, SummedConv):
@@ -279,10 +288,17 @@ class _Recorder(TorchFunctionMode):
                 bias=self._numbers.get(f"{name}.bias"),
                 window=window,
                 inputs=self.inputs[id(x)],
-                stacked=self._stacked.get(name, ()),
+                stacked=self._stacked.get(name, self._taken.get(id(x), ())),
             )
         )
         self.inputs[id(out)] = frozenset({name})
+
+    def _note_taken(
+        self, module: PlanarMaxPool | PlanarSamePadding, _args: tuple[Tensor], out: Tensor
+    ) -> None:
+        """What takes some of its frames, and stacks none: in a graph the next layer shows it."""
+        if module.taps.length == 1 and not module.taps.in_place:
+            self._taken[id(out)] = module.taps.numbers
 
     def _note_pool(self, module: nn.Module, args: tuple[Tensor], _out: Tensor) -> None:
         (x,) = args

@@ -240,7 +240,7 @@ def _write_proven(
             progress,
             source=source,
             outcome=outcome,
-            hint="; thresholds can be set with --allow" if precision != "fp32" else "",
+            may_allow=precision != "fp32",
         )
         golden = card.golden.model_copy(
             update={"verified": None if precision == "fp32" else proof.golden}

@@ -195,7 +195,7 @@ class Parent:
         *,
         source: str,
         outcome: str,
-        hint: str = "",
+        may_allow: bool = False,
     ) -> Proof:
         """Compare a file: first its numbers, then its answers.
 
@@ -206,14 +206,14 @@ class Parent:
             progress: is told what is done, how much of it and of how much.
             source: what is verified, as the subject of a sentence.
             outcome: what follows from a failure.
-            hint: what could be done about wrong answers.
+            may_allow: name the options that allow such answers.
 
         Raises:
             ParityError: it deviates.
         """
         kernels = self.check_kernels(path, card.precision, source=source, outcome=outcome)
         proof = prove_file(path, card, self.reference, allowed, prover(card.precision), progress)
-        check(proof, source=source, outcome=outcome, hint=hint)
+        check(proof, source=source, outcome=outcome, may_allow=may_allow)
         return dataclasses.replace(proof, rows=(*proof.rows, *kernels))
 
     def check_kernels(

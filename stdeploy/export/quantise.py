@@ -22,6 +22,7 @@ from stdeploy.artifacts.card import ParityRow
 from stdeploy.artifacts.files import naming, unfinished_folder
 from stdeploy.artifacts.parity import difference
 from stdeploy.errors import ParityError
+from stdeploy.export.verification import wider_thresholds
 from stdeploy.hardware import cpu_multiplies
 from stdeploy.optional_packages import require
 
@@ -246,12 +247,14 @@ class Int8Search:
                 return graph, worst
             kept *= 2
         named = ", ".join(f"{name} ({error:.1e})" for name, error in ranking[:3])
+        wider = wider_thresholds(failed)
+        allowing = f"; to allow that: {wider}" if wider else ""
         raise ParityError(
             f"int8 fails its gate even with {kept // 2} of {len(layers)} layers in fp32: "
             f"{failed[0].check} {failed[0].error:.1e}, allowed {failed[0].tolerance:.1e} "
             f"({failed[0].detail}); the largest errors of single layers: {named}; nothing was "
-            "written. Use more clips that are like those to be classified, --precision fp16, or "
-            "other thresholds with --allow"
+            "written. Use more clips that are like those to be classified (--calibrate, "
+            f"--calibration-clips) or --precision fp16{allowing}"
         )
 
     def ranking(

@@ -1,7 +1,8 @@
 """What an artifact must show, against its parent, before it gets its name: the gate."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -257,8 +258,36 @@ def prover(precision: Precision) -> RuntimeOptions:
     return RuntimeOptions(backend=_PROVERS[precision], device="cpu", emulate=True)
 
 
+def wider_thresholds(failed: Sequence[ParityRow]) -> str:
+    """The options that allow what failed comparisons found: "--allow kl_nats=0.082".
+
+    Args:
+        failed: comparisons of an artifact with its parent.
+
+    Returns:
+        "" where one of them has a threshold that no option sets, or is not a number.
+    """
+    wider: dict[str, float] = {}
+    for row in failed:
+        name = next((name for name, title in _TITLES.items() if row.check.endswith(title)), None)
+        if name is None or not 0 < row.error < math.inf:
+            return ""
+        wider[name] = max(row.error, wider.get(name, 0.0))
+    return " ".join(f"--allow {name}={_rounded_up(error)}" for name, error in wider.items())
+
+
+def _rounded_up(error: float) -> str:
+    """Two digits, no less than the number itself.
+
+    >>> _rounded_up(2 / 37)
+    '0.055'
+    """
+    step = 10.0 ** (math.floor(math.log10(error)) - 1)
+    return f"{math.ceil(error / step) * step:.2g}"
+
+
 def check(
-    proof: Proof, *, source: str, outcome: str = "nothing was written", hint: str = ""
+    proof: Proof, *, source: str, outcome: str = "nothing was written", may_allow: bool = False
 ) -> None:
     """Refuse an artifact that did not pass.
 
@@ -266,7 +295,7 @@ def check(
         proof: from `prove`.
         source: what was tried, as the subject of a sentence.
         outcome: what follows from that.
-        hint: what could be done about it.
+        may_allow: name the options that allow what was found.
 
     Raises:
         ParityError: it names the worst comparison.
@@ -278,9 +307,11 @@ def check(
         return row.error / row.tolerance if row.tolerance else float("inf")
 
     worst = max(proof.failed, key=excess)
+    wider = wider_thresholds(proof.failed) if may_allow else ""
     raise ParityError(
         f"{source} differs from its parent: {worst.check} {worst.error:.1e}, allowed "
-        f"{worst.tolerance:.1e} ({worst.detail}); {outcome}{hint}"
+        f"{worst.tolerance:.1e} ({worst.detail}); {outcome}"
+        f"{f'; to allow that: {wider}' if wider else ''}"
     )
 
 

@@ -1,6 +1,7 @@
 """A checkpoint of another project to one of ours: recognised, loaded, compared, written."""
 
 import dataclasses
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
+from stdeploy.artifacts.contents import read_contents
 from stdeploy.artifacts.files import StrPath, as_path, checked_output, existing, sha256_of
 from stdeploy.artifacts.parity import relative_error
 from stdeploy.artifacts.spec import ClipSpec
@@ -167,11 +169,15 @@ def foreign_tensors(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     try:
         if path.suffix == ".safetensors":
+            if read_contents(path).card is not None:
+                raise ArtifactError(_already_ours(path, "export"))
             content: object = load_file(path)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # advice on how to run the code in other files
                 content = torch.load(path, map_location="cpu", weights_only=True)
+    except ArtifactError:
+        raise
     except SafetensorError as error:
         raise ArtifactError(f"{str(path)!r} is damaged: {error}") from error
     except Exception as error:  # a damaged file raises anything, AssertionError included
@@ -183,6 +189,8 @@ def foreign_tensors(path: Path) -> dict[str, Tensor]:
     fields = content if isinstance(content, dict) else {}
     for name in _KEPT_UNDER:
         if isinstance(fields.get(name), dict):
+            if isinstance(fields.get("card"), str):
+                raise ArtifactError(_already_ours(path, "fuse or train"))
             fields = fields[name]
             break
     tensors = {n: t for n, t in fields.items() if isinstance(n, str) and isinstance(t, Tensor)}
@@ -202,6 +210,13 @@ def foreign_tensors(path: Path) -> dict[str, Tensor]:
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _already_ours(path: Path, goes_on: str) -> str:
+    return (
+        f"{str(path)!r} is an artifact of stdeploy already, and needs no import: stdeploy card "
+        f"{shlex.quote(str(path))} shows what it is, and stdeploy {goes_on} takes it"
+    )
 
 
 def _output_beside(source: Path) -> Path:
@@ -254,7 +269,8 @@ def _compared(model: ActionModel, clip: ClipSpec, owner: OwnerAnswer, source: Pa
     if owner.frames.shape != clip.frames_shape or owner.frames.dtype != np.uint8:
         raise SpecError(
             f"the owner's clip is {owner.frames.dtype} {owner.frames.shape}; uint8 "
-            f"{clip.frames_shape} is wanted: T, H, W and RGB"
+            f"{clip.frames_shape} is wanted: T, H, W and RGB. Where the owner feeds clips of "
+            "another size, give it: --set num_frames=8 --set short_side_px=128 --set crop_px=112"
         )
     if owner.logits.shape != (model.spec.num_classes,):
         raise SpecError(
@@ -270,5 +286,9 @@ def _compared(model: ActionModel, clip: ClipSpec, owner: OwnerAnswer, source: Pa
             "order of colours may be right"
         )
     return ParityRow(
-        check="the owner's clip", precision="fp32", error=error, tolerance=OWNER_TOLERANCE
+        check="the owner's clip",
+        precision="fp32",
+        error=error,
+        tolerance=OWNER_TOLERANCE,
+        detail="against the owner's logits",
     )

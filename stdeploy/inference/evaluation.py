@@ -212,7 +212,13 @@ def evaluate(
 def _evaluate(
     classifier: Classifier, data: LabelledVideos, progress: Callable[[int, int], None]
 ) -> Evaluation:
-    data = data.with_labels(classifier.card.labels, source="the artifact")
+    try:
+        data = data.with_labels(classifier.card.labels, source="the artifact")
+    except DatasetError as error:
+        raise DatasetError(
+            f"{error}. If it means the same classes by other names: stdeploy card ARTIFACT --set "
+            "labels=FILE"
+        ) from error
     judged: list[Judged] = []
     rows = classifier.classify_many(sample.video for sample in data.samples)
     for sample, row in zip(data.samples, rows, strict=True):

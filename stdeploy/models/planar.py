@@ -391,7 +391,10 @@ def _lengths(model: ActionModel, num_frames: int) -> dict[str, int]:
     lengths: dict[str, int] = {}
 
     def note(name: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        lengths[name] = args[0].shape[2]
+        if lengths.setdefault(name, args[0].shape[2]) != args[0].shape[2]:
+            raise SpecError(
+                f"no planar form is known of {name!r}, which takes clips of two lengths"
+            )
 
     modules: Iterable[tuple[str, nn.Module]] = shadow.named_modules()
     for name, module in modules:

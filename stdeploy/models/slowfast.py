@@ -136,7 +136,8 @@ class SlowFast(ActionModel):
                 c_slow += added
             self.add_module(f"conv{number}", TwoPaths(slow, fast, lateral))
         self.slow_frames = SlowFrames(layout.alpha, spread=layout.slow_frames != "every")
-        self.average = SlidingAverage((0, layout.window_side, layout.window_side))
+        window = (0, layout.window_side, layout.window_side)
+        self.slow_average, self.fast_average = SlidingAverage(window), SlidingAverage(window)
         self.head = AveragePoolHead(c_slow + c_fast, spec.num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -148,7 +149,7 @@ class SlowFast(ActionModel):
         slow, fast = self.slow_frames(x), x
         for number in (1, 2, 3, 4, 5):
             slow, fast = self.get_submodule(f"conv{number}")(slow, fast)
-        return torch.cat([self.average(slow), self.average(fast)], dim=1)
+        return torch.cat([self.slow_average(slow), self.fast_average(fast)], dim=1)
 
 
 def _stem(spec: ModelSpec, layout: ResNetLayout) -> tuple[nn.Sequential, int]:

@@ -66,8 +66,11 @@ def start(recipe: Recipe, labels: tuple[str, ...]) -> Started:
     """
     torch.manual_seed(recipe.optimisation.seed)
     weights = recipe.start.weights
-    if weights and weights != IMAGENET and _is_checkpoint(existing(Path(weights))):
-        return _from_checkpoint(recipe, Path(weights), labels)
+    if weights and weights != IMAGENET:
+        path = existing(Path(weights))
+        # A recipe without a network takes it from a checkpoint, so the file has to be one.
+        if "architecture" not in recipe.model or _is_checkpoint(path):
+            return _from_checkpoint(recipe, path, labels)
     model = build(recipe.model_spec(len(labels)))
     clip = recipe.clip_spec()
     if not weights:

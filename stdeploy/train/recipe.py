@@ -6,11 +6,17 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final, Literal, Self
 
 from pydantic import Field
 
-from stdeploy.artifacts.files import CHECKPOINT_SUFFIX
+from stdeploy.artifacts.files import (
+    CHECKPOINT_SUFFIX,
+    ENGINE_SUFFIX,
+    FUSED_SUFFIX,
+    ONNX_SUFFIX,
+)
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.artifacts.values import Spec
 from stdeploy.errors import SpecError, did_you_mean
@@ -142,6 +148,15 @@ class Recipe(Spec):
             SpecError: a field that no network has, or a value that it cannot have.
         """
         inherited = parent.model_dump() if parent else {}
+        if parent and parent.layout and "layout" not in self.model:
+            wanted = self.model.get("temporal_lengths", parent.temporal_lengths)
+            if isinstance(wanted, list | tuple) and tuple(wanted) != parent.temporal_lengths:
+                lengths = ",".join(map(str, parent.temporal_lengths))
+                raise SpecError(
+                    f"model.temporal_lengths are {','.join(map(str, wanted))}, and the filters of "
+                    f"this network, which was imported, have {lengths}; leave --temporal-lengths "
+                    "and the recipe's field out to keep them"
+                )
         return ModelSpec.parse(
             {**inherited, **self.model, "num_classes": num_classes}, source="Recipe, [model]"
         )
@@ -202,12 +217,24 @@ class Recipe(Spec):
             check_architecture(spec.architecture)
             _check_inflation(recipe.start, spec)
         elif not recipe.start.weights.endswith(CHECKPOINT_SUFFIX):
+            weights = recipe.start.weights
             raise SpecError(
                 f"recipe {name_or_path!r} takes its network from a checkpoint, and there is "
-                f"{f'none in {recipe.start.weights!r}' if recipe.start.weights else 'none'}; name "
-                "one with --weights CKPT.pt, or set model.architecture"
+                f"{f'none in {weights!r}' if weights else 'none'}; name one with --weights "
+                f"CKPT.pt{_way_to_a_checkpoint(weights)}, or set model.architecture"
             )
         return recipe
+
+
+def _way_to_a_checkpoint(weights: str) -> str:
+    """Where the checkpoint is that belongs to a file that is none."""
+    if weights.endswith((FUSED_SUFFIX, ONNX_SUFFIX, ENGINE_SUFFIX)):
+        return (
+            " (the one that this file was made from: what is fused or exported is not trained on)"
+        )
+    if Path(weights).suffix:  # other than "imagenet"
+        return f" (of another project's weights one is made by: stdeploy import {quote(weights)})"
+    return ""
 
 
 def changed_fields(before: Recipe, now: Recipe) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stdeploy.artifacts.card import read_card
+from stdeploy.artifacts.spec import Precision
 from stdeploy.backends import loader, selection
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
@@ -103,6 +104,30 @@ def test_torch_in_bf16_runs_near_fp32(onnx_file: Path) -> None:
         assert runtime.precision == "bf16"
     with pytest.raises(BackendError, match="minutes a clip"):
         open_runtime(weights, options=RuntimeOptions(precision="fp16", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        (
+            "bf16",
+            r"on torch \(CPU\) in bf16 answers .* loses more to bf16 than that, or a kernel of "
+            r"this runtime is wrong; run it in fp32$",
+        ),
+        ("fp32", r"on torch \(CPU\) answers .* differ from what was verified$"),
+    ],
+)
+def test_a_wrong_answer_in_lower_precision_is_laid_to_it(
+    onnx_file: Path, precision: Precision, message: str
+) -> None:
+    weights = onnx_file.with_name("a.fused.safetensors")
+    card = read_card(weights)
+    other = tuple(1.5 * logit for logit in card.golden.logits)
+    wrong = card.model_copy(update={"golden": card.golden.model_copy(update={"logits": other})})
+    with open_runtime(weights, options=RuntimeOptions(precision=precision)) as runtime:
+        assert loader.replay_golden(runtime, card, source="a") < 0.05
+        with pytest.raises(ParityError, match=message):
+            loader.replay_golden(runtime, wrong, source="a")
 
 
 def test_cudnn_stays_on_and_tf32_off_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

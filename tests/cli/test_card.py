@@ -2,10 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stdeploy.artifacts.card import read_card
+from stdeploy.artifacts.layouts import (
+    InceptionLayout,
+    Layout,
+    ResNetLayout,
+    SlowFastLayout,
+    StageLayout,
+    StemLayout,
+    X3DLayout,
+    X3DStageLayout,
+)
+from stdeploy.artifacts.spec import ModelSpec
+from stdeploy.cli.card import network_in_words
 from stdeploy.models.checkpoint import save_checkpoint
 from tests.helpers.models import card_of, tiny_model
 from tests.helpers.program import Inside, stdeploy
@@ -46,6 +59,65 @@ def test_the_card_says_what_its_accuracy_was_measured_on(
     assert dumped["metrics"] == {"validation_top1": 0.958}
     save_checkpoint(tmp_path / "a.pt", model, plain)
     assert "accuracy" not in inside("card", "a.pt", cwd=tmp_path).stdout
+
+
+def _resnet(stem_channels: int = 64, **fields: Any) -> ResNetLayout:
+    blocks = {"block": "bottleneck", "stem": StemLayout(channels=stem_channels)} | fields
+    middles = 2 if blocks["block"] == "basic" else 1
+    separable = blocks.get("convolution", "joint") != "joint"
+    stages = [
+        StageLayout(
+            channels=8, lengths=(3,) * count, middles=((9,) * middles,) * (count * separable)
+        )
+        for count in (3, 4, 6, 2)
+    ]
+    return ResNetLayout(**blocks, stages=tuple(stages))
+
+
+_X3D_STAGES = tuple(
+    X3DStageLayout(channels=8, inner=9, excitations=(0,) * count) for count in (3, 5, 11, 7)
+)
+_PATHS = {"slow": _resnet(16), "fast": _resnet(2)}
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        (_resnet(), "bottleneck blocks 3-4-6-2, 64 channels after conv1"),
+        (
+            _resnet(depthwise=True),
+            "bottleneck blocks 3-4-6-2 (depthwise), 64 channels after conv1",
+        ),
+        (
+            _resnet(1, block="basic", convolution="time-space"),
+            "basic blocks 3-4-6-2 (time-space convolutions), 1 channel after conv1",
+        ),
+        (X3DLayout(stages=_X3D_STAGES), "blocks 3-5-11-7, 24 channels after conv1"),
+        (InceptionLayout(separable=True), "separable convolutions, 64 channels after conv1"),
+        (
+            SlowFastLayout(
+                **_PATHS,
+                alpha=4,
+                slow_frames="every",
+                lateral=(4, 4, 4, 4),
+                lateral_length=5,
+                lateral_relu=True,
+            ),
+            "slow: bottleneck blocks 3-4-6-2, 16 channels after conv1; "
+            "fast: bottleneck blocks 3-4-6-2, 2 channels after conv1",
+        ),
+    ],
+)
+def test_an_imported_network_is_described_by_its_layout(layout: Layout, words: str) -> None:
+    spec = ModelSpec(
+        architecture="any",
+        temporal_lengths=layout.temporal_lengths,
+        num_classes=3,
+        layout=layout,
+    )
+    shown = network_in_words(spec)
+    assert f", {words}, multi-branch, eta 2" in shown
+    assert "width" not in shown
 
 
 def test_card_shows_and_dumps(chain: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from stdeploy.artifacts.card import read_card
+from stdeploy.artifacts.card import ParityRow, read_card
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.parity import GATES, difference
 from stdeploy.backends.base import RuntimeOptions
@@ -22,6 +22,7 @@ from stdeploy.errors import ArtifactError, BackendError, DatasetError, ParityErr
 from stdeploy.export import verification
 from stdeploy.export.calibration import named_videos, read_calibration
 from stdeploy.export.onnx import export_onnx
+from stdeploy.export.verification import wider_thresholds
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import cpu_emulates_bf16
 from stdeploy.models.checkpoint import load_model, save_fused
@@ -215,6 +216,33 @@ def test_layers_that_spoil_int8_are_kept_and_named(tmp_path: Path, clips: Path) 
     assert kernels["model.conv3.0.conv1.weight_quantized"] == onnx.TensorProto.INT8
 
 
+@pytest.mark.parametrize(
+    ("found", "options"),
+    [
+        ([("top-1 changed", 2 / 37)], "--allow top1_changed=0.055"),
+        ([("top-1 changed", 1 / 37)], "--allow top1_changed=0.028"),
+        (
+            [("KL of the probabilities, nats", 0.0812), ("mean logit error", 0.05)],
+            "--allow kl_nats=0.082 --allow mean_error=0.05",
+        ),
+        ([("largest logit error", 9.96)], "--allow max_error=10"),
+        ([("largest logit error", 0.3), ("batch 2", 0.3)], ""),
+        ([("largest logit error", float("nan"))], ""),
+        ([("largest logit error", float("inf"))], ""),
+    ],
+)
+def test_the_thresholds_that_allow_what_was_found(
+    found: list[tuple[str, float]], options: str
+) -> None:
+    rows = [
+        ParityRow.model_construct(
+            check=f"onnxruntime, {check}", precision="int8", error=error, tolerance=0.0
+        )
+        for check, error in found
+    ]
+    assert wider_thresholds(rows) == options
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_nothing_is_written_where_the_gate_fails(
     tmp_path: Path, clips: Path, precision: str
@@ -226,8 +254,14 @@ def test_nothing_is_written_where_the_gate_fails(
         "allow": {"max_error": 1e-09},
     }
     message = "even with" if precision == "int8" else "allowed 1.0e-09"
-    with pytest.raises(ParityError, match=message):
+    with pytest.raises(ParityError, match=message) as told:
         export_onnx(fused, **options)
+    # The option that is named allows what was measured.
+    measured = re.search(r"largest logit error (\S+), allowed", str(told.value))
+    named = re.search(r"to allow that: --allow max_error=(\S+)$", str(told.value))
+    assert measured is not None
+    assert named is not None
+    assert float(measured[1]) * 0.95 <= float(named[1]) <= float(measured[1]) * 1.15
     assert [p.name for p in tmp_path.iterdir()] == [fused.name]
 
 

@@ -97,6 +97,7 @@ def test_logits_are_those_of_the_project(name: str, maker: ModuleType, tmp_path:
     answer = logits_of(model, card.clip, frames[None])[0]
     assert relative_error(logits, answer) < 1e-5
     assert card.parity[0].error < 1e-5
+    assert card.parity[0].detail == "against the owner's logits"
 
 
 @pytest.mark.parametrize("name", [name for name, (_, alone) in KNOWN.items() if not alone])

@@ -13,7 +13,7 @@ from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.layouts import ResNetLayout, StageLayout
 from stdeploy.artifacts.spec import ModelSpec
-from stdeploy.errors import ArtifactError
+from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_checkpoint, fuse_model
 from stdeploy.importing import resnets
@@ -294,6 +294,46 @@ def test_an_imported_network_is_trained_on_with_branches(name: str, tmp_path: Pa
     grown = [f.typed_branches()[0] for f in branches if len(f.typed_branches()) > 1]
     assert grown
     assert all(branch.norm.weight.abs().max() > 0 for branch in grown)
+
+
+def test_an_imported_network_keeps_its_temporal_lengths(tmp_path: Path) -> None:
+    path = imported_slow(tmp_path)
+    recipe = Recipe.load(
+        "finetune-imported", [f"start.weights={path}", "model.temporal_lengths=[1,1,3,3,5]"]
+    )
+    with pytest.raises(
+        SpecError, match=r"are 1,1,3,3,5, and the filters .* have 1,1,1,3,3; leave --temporal-l"
+    ):
+        start(recipe, ("a", "b", "c"))
+
+
+def test_weights_of_a_project_are_not_trained_on_before_they_are_imported(tmp_path: Path) -> None:
+    """A recipe without a network of its own, and a .pt file that another program wrote."""
+    imported_slow(tmp_path)
+    recipe = Recipe.load("finetune-imported", [f"start.weights={tmp_path / 'theirs.pt'}"])
+    with pytest.raises(ArtifactError, match=r"of another project: stdeploy import .*theirs\.pt"):
+        start(recipe, ("a", "b", "c"))
+
+
+def test_our_own_artifacts_are_not_imported_again(tmp_path: Path) -> None:
+    path = imported_slow(tmp_path)
+    fused = fuse_checkpoint(path).path
+    for ours, takes in ((path, "stdeploy fuse or train takes it"), (fused, "stdeploy export")):
+        with pytest.raises(ArtifactError, match=f"artifact of stdeploy already, .*{takes}"):
+            import_checkpoint(ours, tmp_path / "again.pt", labels=("a", "b", "c"))
+    assert not (tmp_path / "again.pt").exists()
+
+
+def imported_slow(folder: Path) -> Path:
+    """A small network of PyTorchVideo, as it was saved there (theirs.pt), and imported."""
+    name = "pytorchvideo/slow"
+    model = network(layout_of(name))
+    tensors = under_their_names(model, names_and_assumed(FAMILIES[name])[0])
+    torch.save({"model_state": tensors}, folder / "theirs.pt")
+    clip = {"num_frames": 8, "short_side_px": 32, "crop_px": 32}
+    labels = ("a", "b", "c")
+    ours = folder / "ours.pt"
+    return import_checkpoint(folder / "theirs.pt", ours, labels=labels, clip=clip).path
 
 
 def test_every_family_is_on_the_page() -> None:

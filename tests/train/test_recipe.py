@@ -148,6 +148,21 @@ def test_a_recipe_without_a_network_asks_for_a_checkpoint() -> None:
         Recipe.load("finetune", ["start.weights=imagenet"])
 
 
+@pytest.mark.parametrize(
+    ("weights", "way"),
+    [
+        ("x3d m.pyth", r"is made by: stdeploy import 'x3d m\.pyth'\)"),
+        ("net.safetensors", r"is made by: stdeploy import net\.safetensors\)"),
+        ("a.fused.safetensors", r"made from: what is fused or exported is not trained on\)"),
+        ("a.int8.onnx", r"made from: what is fused or exported is not trained on\)"),
+        ("imagenet", r"CKPT\.pt, or set model\.architecture$"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_told_the_way_to_one(weights: str, way: str) -> None:
+    with pytest.raises(SpecError, match=way):
+        Recipe.load("finetune-imported", [f"start.weights={weights}"])
+
+
 def test_changed_fields_are_those_that_decide_about_numbers() -> None:
     before = Recipe.load("starter", ["model.eta=inf"])
     again = Recipe.parse(json.loads(before.model_dump_json()))  # as a run's folder keeps it
