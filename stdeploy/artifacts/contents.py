@@ -3,15 +3,19 @@
 A checkpoint (.pt) has its card under the key "card", a .safetensors file in the metadata of its
 header and an .onnx file in metadata_props, there under CARD_KEY; always as JSON. An .engine has it
 in the file beside it (sidecar.py), so that its bytes stay TensorRT's. The digest stands beside the
-card. Files of others are read here, too: nothing is believed, and nothing large is made of little.
+card. Files for other programs (.xml, .pt2) have a card and no digest, because nothing here runs
+them. Files of others are read here, too: nothing is believed, and nothing large is made of little.
 """
 
 import dataclasses
 import functools
+import html
 import json
 import logging
+import re
 import shlex
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,8 +45,9 @@ from stdeploy.optional_packages import require
 _log = logging.getLogger(__name__)
 
 _MAX_CARD_CHARACTERS = 64 << 20
-# NOTE: torch evaluates expressions that stand in a .pt2 file, so one of a stranger is a program.
-_OF_OTHER_PROGRAMS = {OPENVINO_SUFFIX: "OpenVINO", TORCH_PROGRAM_SUFFIX: "torch.export.load"}
+# Where the card lies in a .pt2 file, which is a zip file; torch puts a folder before it.
+TORCH_PROGRAM_CARD = "stdeploy.card.json"
+_XML_CARD = re.compile(r'<stdeploy>\s*<card value="([^"]*)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +72,8 @@ class Contents:
         Raises:
             ArtifactError: it holds something else than was written.
         """
+        if self.path.suffix in (OPENVINO_SUFFIX, TORCH_PROGRAM_SUFFIX):
+            return  # nothing here runs them
         if self.digest is None:
             _note_no_digest(self.path)
             return
@@ -89,7 +96,8 @@ def read_contents(path: Path) -> Contents:
     """What a file of any kind holds; nothing is compared yet.
 
     Args:
-        path: a .pt, .safetensors, .onnx or .engine file, of ours or, but for .pt, of others.
+        path: a .pt, .safetensors, .onnx or .engine file, of ours or, but for .pt, of others; or
+            a file of ours for other programs, .xml or .pt2.
 
     Raises:
         ArtifactError: no such file, of no such kind, or damaged.
@@ -100,12 +108,9 @@ def read_contents(path: Path) -> Contents:
         ".safetensors": _of_safetensors,
         ".onnx": _of_onnx,
         ".engine": _of_sidecar,
+        OPENVINO_SUFFIX: _of_openvino,
+        TORCH_PROGRAM_SUFFIX: _of_torch_program,
     }
-    if path.suffix in _OF_OTHER_PROGRAMS:
-        raise ArtifactError(
-            f"{str(path)!r} is for {_OF_OTHER_PROGRAMS[path.suffix]} to open; stdeploy opens the "
-            "file that it was made from"
-        )
     if path.suffix not in readers:
         raise ArtifactError(
             f"{str(path)!r} is no artifact of stdeploy; those end in {', '.join(readers)}"
@@ -250,6 +255,32 @@ def _of_sidecar(path: Path) -> Contents:
         digest if digest is None else str(digest),
         lambda: [sidecar_part(fields)],
     )
+
+
+def _of_openvino(path: Path) -> Contents:
+    """The card in an .xml file of OpenVINO, which other programs open: there is no digest."""
+    if path.stat().st_size > _MAX_CARD_CHARACTERS:
+        raise ArtifactError(f"{str(path)!r} is larger than any file of OpenVINO's that we write")
+    found = _XML_CARD.search(path.read_text(encoding="utf-8", errors="replace"))
+    return Contents(path, found and html.unescape(found[1]), None, lambda: ())
+
+
+def _of_torch_program(path: Path) -> Contents:
+    """The card in a .pt2 file, likewise.
+
+    NOTE: torch evaluates expressions that stand in such a file, so it is not loaded.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [
+                each for each in archive.infolist() if each.filename.endswith(TORCH_PROGRAM_CARD)
+            ]
+            if any(each.file_size > _MAX_CARD_CHARACTERS for each in names):
+                raise ArtifactError(f"{str(path)!r} has a card that is longer than any of ours")
+            card = archive.read(names[0]).decode() if names else None
+    except (zipfile.BadZipFile, UnicodeDecodeError, OSError) as error:
+        raise ArtifactError(f"{str(path)!r} is no program of torch.export: {error}") from error
+    return Contents(path, card, None, lambda: ())
 
 
 @functools.cache  # once a file: several steps of one command read its card

@@ -84,6 +84,8 @@ def cache_folder() -> Path:
 def newest(folder: Path, *suffixes: str, made_by: str) -> Path:
     """The most recently written file of a folder with one of some suffixes.
 
+    Files for other programs, such as NAME.float-ncthw.onnx, are left out.
+
     Args:
         folder: where to look; not below it.
         suffixes: ends of names, such as ".onnx".
@@ -96,7 +98,10 @@ def newest(folder: Path, *suffixes: str, made_by: str) -> Path:
         path
         for path in folder.iterdir()
         # Unfinished files of another run start with a dot; see whole_file.
-        if path.name.endswith(suffixes) and not path.name.startswith(".") and path.is_file()
+        if path.name.endswith(suffixes)
+        and not path.name.startswith(".")
+        and not path.stem.endswith(FLOAT_INPUT)
+        and path.is_file()
     ]
     if not found:
         wanted = " or ".join(f"*{suffix}" for suffix in suffixes)

@@ -8,13 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from stdeploy.artifacts.files import ONNX_SUFFIX, cache_folder, sha256_of, whole_file
+from stdeploy.artifacts.files import (
+    ONNX_SUFFIX,
+    OPENVINO_SUFFIX,
+    TORCH_PROGRAM_SUFFIX,
+    cache_folder,
+    sha256_of,
+    whole_file,
+)
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import BACKENDS, Backend, RuntimeOptions, runtime_class
 from stdeploy.errors import ArtifactError
 from stdeploy.hardware import cpu_count, cpu_name
 
 _MEMORY = "choices.json"
+_OF_OTHER_PROGRAMS = {OPENVINO_SUFFIX: "OpenVINO", TORCH_PROGRAM_SUFFIX: "torch.export.load"}
 
 
 def rule() -> str:
@@ -38,6 +46,11 @@ def backends_for(artifact: Path) -> tuple[Backend, ...]:
         ArtifactError: none does.
     """
     possible = _of_suffix(artifact.suffix)
+    if not possible and artifact.suffix in _OF_OTHER_PROGRAMS:
+        raise ArtifactError(
+            f"{str(artifact)!r} is for {_OF_OTHER_PROGRAMS[artifact.suffix]} to run; name the "
+            ".onnx file that was written with it"
+        )
     if not possible:
         known = dict.fromkeys(suffix for one in BACKENDS.values() for suffix in one.runs)
         raise ArtifactError(

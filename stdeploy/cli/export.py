@@ -296,7 +296,12 @@ def _write_float_input(
 
     with phase_bars(f"opening {onnx_file.name}") as progress:
         result = export_float_input(
-            onnx_file, output, calibrate=found, progress=progress, tell=note, **gate
+            onnx_file,
+            output,
+            calibrate=found,
+            progress=announced(f"writing {onnx_file} once more for float-ncthw", progress),
+            tell=note,
+            **gate,
         )
     _print_parity(result.parity, f"{InputName.FLOAT.value} against {onnx_file.name}")
     _print_written(result.path)
@@ -308,7 +313,13 @@ def _write_openvino(onnx_file: Path, found: "NamedVideos | None", gate: _Gate) -
     from stdeploy.export.openvino_ir import export_openvino
 
     with phase_bars(f"opening {onnx_file.name}") as progress:
-        result = export_openvino(onnx_file, calibrate=found, progress=progress, tell=note, **gate)
+        result = export_openvino(
+            onnx_file,
+            calibrate=found,
+            progress=announced(f"writing {onnx_file} as OpenVINO IR", progress),
+            tell=note,
+            **gate,
+        )
     _print_parity(result.parity, f"OpenVINO IR against {onnx_file.name}")
     _print_written(result.path)
     _print_written(result.weights)
@@ -333,7 +344,7 @@ def _write_program(
             fused,
             input_format=input_format.value,
             calibrate=found,
-            progress=progress,
+            progress=announced(f"writing {fused} as a program of torch.export", progress),
             tell=note,
             **gate,
         )

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
+from stdeploy.artifacts.contents import TORCH_PROGRAM_CARD
 from stdeploy.artifacts.files import (
     FLOAT_INPUT,
     FUSED_SUFFIX,
@@ -30,8 +31,6 @@ from stdeploy.export.calibration import real_clips
 from stdeploy.export.verification import Reference, check, prove, thresholds
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.frames_to_logits import FramesToLogits, logits_of
-
-_CARD_FILE = "stdeploy.card.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +149,7 @@ class _Opened(ClosesOnExit):
 
 
 def _save(program: torch.export.ExportedProgram, card: ModelCard, path: Path) -> None:
-    torch.export.save(program, path, extra_files={_CARD_FILE: card.to_json()})
+    torch.export.save(program, path, extra_files={TORCH_PROGRAM_CARD: card.to_json()})
 
 
 def _lineage(card: ModelCard, fused: Path) -> Lineage:

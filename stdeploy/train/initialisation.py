@@ -43,12 +43,14 @@ class Started:
         clip: what it sees.
         origin: where the weights come from, in words, for the card.
         licence: of those weights.
+        notes: what is odd about it, in words.
     """
 
     model: ActionModel
     clip: ClipSpec
     origin: str = ""
     licence: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def start(recipe: Recipe, labels: tuple[str, ...]) -> Started:
@@ -183,7 +185,15 @@ def _from_checkpoint(recipe: Recipe, path: Path, labels: tuple[str, ...]) -> Sta
     model.load_state_dict(tensors)
     described = f"started from {path.name}"
     origin = f"{described} ({card.lineage.origin})" if card.lineage.origin else described
-    return Started(model, recipe.clip_spec(card.clip), origin, card.lineage.licence)
+    clip = recipe.clip_spec(card.clip)
+    notes: tuple[str, ...] = ()
+    if network.layout is not None and clip.frames_shape != card.clip.frames_shape:
+        sizes = (f"{each.num_frames} frames of {each.crop_px} px" for each in (clip, card.clip))
+        notes = (
+            "clips are {} here, as the recipe says, and were {} of this imported network; "
+            "--recipe finetune-imported keeps those".format(*sizes),
+        )
+    return Started(model, clip, origin, card.lineage.licence, notes)
 
 
 def _grown(parent: ActionModel, model: ActionModel) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The training loop: on one CPU or many GPUs, and after any break as if there had been none."""
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -44,6 +45,9 @@ from stdeploy.train.run_directory import STATE, RunFolder, open_run, refusal_to_
 from stdeploy.train.training_step import Learner, versions
 from stdeploy.train.validation import Accuracy, Validation
 
+# How many times the loss of guessing tells that training does not learn slowly, but diverges.
+_FAR_WORSE = 3.0
+
 
 def train(
     recipe: Recipe,
@@ -71,9 +75,10 @@ def train(
         resume: go on with the run in that folder.
         log_filters: write down after every epoch where the energy of the filters lies.
         begin: is told how many epochs are done, once nothing forbids the run.
-        tell: is told before the first step what a deterministic run costs, and after the first
-            epoch how many frames of its clips lay past the end of their video, if any did; like
-            begin and report in the first process only.
+        tell: is told before the first step what is odd about the start and what a deterministic run
+            costs, and after the first
+            epoch how many frames of its clips lay past the end of their video, if any did, and of
+            a loss far above that of guessing; like begin and report in the first process only.
         report: is called after every step and before every batch of validation videos.
 
     Returns:
@@ -163,6 +168,7 @@ class _Trainer:
         self.learner = Learner(recipe, data.labels, fabric)
         self._fingerprint = fingerprint(recipe, data, validation, fabric.world_size)
         self.progress = Progress()
+        self._classes = len(data.labels)
         self._unreadable: set[str] = set()  # validation videos
         self._before_last_step: RunState | None = None  # of the epoch that goes on
         self._past_end = (0, 0)  # frames past the end of their video, and clips, seen so far
@@ -220,12 +226,16 @@ class _Trainer:
             ):
                 # DDP about kernels of 1 x 1 x 1, whose strides can be read in two ways.
                 warnings.filterwarnings("ignore", message="Grad strides do not match bucket")
+                if self._folder is not None and not self.progress.epoch:
+                    for words in self.learner.notes:
+                        tell(words)
                 if how.deterministic and self.progress.epoch < how.epochs:
                     self._tell_cost(tell)
                 while self.progress.epoch < how.epochs:
                     self._epoch(stop)
                     if self.progress.epoch == 1:
                         self._tell_past_end(tell)
+                        self._tell_high_loss(tell)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the memory of the GPU is too small for {how.batch_size} clips "
@@ -256,6 +266,19 @@ class _Trainer:
         self._folder.log(words)
         if past_end:
             tell(words)
+
+    def _tell_high_loss(self, tell: Callable[[str], None]) -> None:
+        """Say it where the first epoch did far worse than guessing, which costs log(K)."""
+        loss, guessing = self.progress.rows[-1]["loss"], math.log(self._classes)
+        if self._folder is None or loss <= _FAR_WORSE * guessing:
+            return
+        words = (
+            f"the mean loss of epoch 1 is {loss:.3g}, and guessing would be at {guessing:.2g}: "
+            "steps are too long for these weights; begin anew with a tenth of the learning rate: "
+            f"--set optimisation.learning_rate={self._how.learning_rate / 10:g}"
+        )
+        self._folder.log(words)
+        tell(words)
 
     def _counted(self, batches: Iterator[Batch | BrokenVideo]) -> Iterator[Batch | BrokenVideo]:
         """The same batches; their clips are counted on the way."""

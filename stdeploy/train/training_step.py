@@ -75,6 +75,11 @@ class Learner:
         return self._started.clip
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about how it started, in words."""
+        return self._started.notes
+
+    @property
     def learning_rate(self) -> float:
         """Of the last step."""
         return float(self._optimiser.param_groups[0]["lr"])

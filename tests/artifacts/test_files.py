@@ -33,6 +33,7 @@ def test_newest_is_by_time_of_writing(tmp_path: Path) -> None:
     for name, age in (("b.onnx", 30), ("a.onnx", 10), ("c.onnx", 20), ("z.pt", 0)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1_000_000 - age, 1_000_000 - age))
+    (tmp_path / "a.float-ncthw.onnx").touch()  # newer, but for other programs
     (tmp_path / ".writing-x.onnx").touch()  # another run's unfinished file, or a killed one's
     assert newest(tmp_path, ".onnx", made_by="stdeploy export").name == "a.onnx"
 

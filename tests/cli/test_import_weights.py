@@ -104,3 +104,24 @@ def test_an_owners_clip_of_another_size_names_the_option(inside: Inside, folder:
     assert "uint8 (8, 32, 32, 3); uint8 (16, 112, 112, 3) is wanted" in refused.stderr
     assert "--set num_frames=8" in refused.stderr
     assert not (folder / "theirs.pt").exists()
+
+
+def test_a_recipe_that_changes_the_size_of_an_imported_networks_clips_says_so(
+    inside: Inside, folder: Path
+) -> None:
+    labels = ("import", "theirs.pth", "--labels", "labels.txt", *SIZE)
+    assert inside(*labels, cwd=folder).returncode == 0
+    small = ["--set", "optimisation.epochs=1", "--set", "optimisation.batch_size=4"]
+    small += ["--set", "optimisation.workers=0", "--set", "clip.views=1"]
+    for number, (size, said) in enumerate(
+        {("clip.num_frames=16",): True, (): False, ("clip.frame_stride=2",): False}.items()
+    ):
+        shown = inside(
+            *("train", "--recipe", "finetune-imported", "--weights", "theirs.pt"),
+            *("--data", "list.csv", "-o", f"{number}.pt", *small),
+            *(word for field in size for word in ("--set", field)),
+            cwd=folder,
+        )
+        assert shown.returncode == 0, shown.stderr
+        told = "clips are 16 frames of 32 px here, as the recipe says, and were 8 frames of 32 px"
+        assert (told in shown.stderr) == said

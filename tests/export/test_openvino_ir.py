@@ -78,5 +78,9 @@ def test_nothing_is_written_where_answers_differ(
 
 def test_stdeploy_names_what_it_opens(exported_folder: Path, tmp_path: Path) -> None:
     written = export_openvino(exported_folder / "a.onnx", tmp_path / "a.xml")
-    with pytest.raises(ArtifactError, match="is for OpenVINO to open; stdeploy opens the file"):
+    assert read_card(written.path) == read_card(exported_folder / "a.onnx")
+    with pytest.raises(ArtifactError, match=r"is for OpenVINO to run; name the \.onnx file"):
+        open_runtime(written.path)
+    written.path.write_text("<net/>")
+    with pytest.raises(ArtifactError, match="carries no model card"):
         read_card(written.path)

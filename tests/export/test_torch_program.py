@@ -41,7 +41,11 @@ def test_its_name_says_its_input(exported_folder: Path) -> None:
     assert export_torch_program(fused).path.name == "a.pt2"
     float_one = export_torch_program(fused, input_format="float-ncthw")
     assert float_one.path.name == "a.float-ncthw.pt2"
-    with pytest.raises(ArtifactError, match=r"is for torch\.export\.load to open"):
+    assert read_card(float_one.path) == float_one.card
+    with pytest.raises(ArtifactError, match=r"is for torch\.export\.load to run"):
+        open_runtime(float_one.path)
+    float_one.path.write_bytes(b"PK")
+    with pytest.raises(ArtifactError, match=r"is no program of torch\.export"):
         read_card(float_one.path)
 
 

@@ -313,6 +313,21 @@ def test_a_diverging_run_says_so_and_writes_nothing(folder: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize(("learning_rate", "told"), [(1e-3, False), (3.0, True)])
+def test_a_loss_far_above_guessing_is_told_with_a_way_out(
+    folder: Path, tmp_path: Path, learning_rate: float, told: bool
+) -> None:
+    said: list[str] = []
+    recipe = small_recipe(epochs=1, learning_rate=learning_rate, warmup_epochs=0.0)
+    data = read_something(folder, "train")
+    train(recipe, data, tmp_path / "a.pt", run=tmp_path / "a", tell=said.append)
+    found = [words for words in said if "guessing would be at" in words]
+    assert bool(found) == told
+    if told:
+        assert found[0].endswith("--set optimisation.learning_rate=0.3")
+        assert found[0] in (tmp_path / "a" / "log.txt").read_text()
+
+
 def test_weights_spoilt_by_the_last_step_are_told_and_the_state_before_it_is_kept(
     folder: Path, tmp_path: Path
 ) -> None:
