@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
 from stdeploy.artifacts.files import StrPath, as_path, checked_output, existing, sha256_of
+from stdeploy.artifacts.label_files import check_classes
 from stdeploy.artifacts.parity import relative_error
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.artifacts.values import printable, what_is_allowed
@@ -77,6 +78,7 @@ def import_checkpoint(
     source = existing(as_path(source, "a checkpoint"))
     path = _output_beside(source) if output is None else as_path(output, "an output")
     path = checked_output(path, ".pt", source=source)
+    check_classes(labels, source="labels")
     tensors = foreign_tensors(source)
     taken, found = recognise(tensors, source=str(source), family=family)
     if len(labels) != found.spec.num_classes:
@@ -121,10 +123,8 @@ def recognise(
         SpecError: an unknown name, or several networks have such weights.
     """
     if family is not None and family not in FAMILIES:
-        raise SpecError(
-            f"--as {family!r} is not known{did_you_mean(family, FAMILIES)}; there are "
-            f"{', '.join(FAMILIES)}"
-        )
+        near = did_you_mean(family, FAMILIES) or f"; there are {', '.join(FAMILIES)}"
+        raise SpecError(f"--as {family!r} is not known{near}")
     candidates = [FAMILIES[family]] if family else list(FAMILIES.values())
     fitting: list[tuple[Family, Found]] = []
     reasons: dict[str, str] = {}

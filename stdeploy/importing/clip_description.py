@@ -8,15 +8,15 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from stdeploy.artifacts.files import StrPath, as_path, existing
+from stdeploy.artifacts.label_files import check_classes, read_labels
 from stdeploy.artifacts.spec import Channels, ClipSpec, ShortVideo
-from stdeploy.artifacts.values import Line, Spec, check_labels
+from stdeploy.artifacts.values import Line, Spec
 from stdeploy.errors import SpecError
 
 _MOST_TOML_BYTES = 16 << 20
-_MOST_CLASSES = 1_000_000
 _AXES = "NCTHW"
 # Of a std in 0..1: others make all pixels nearly alike, or of a size that nobody trains on.
 _LEAST_STD, _LARGEST_STD = 0.02, 5.0
@@ -42,7 +42,7 @@ class PathDescription(Spec):
 
     name: str = Field(min_length=1)
     every: int | None = Field(default=None, ge=1, le=100_000)
-    frames: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    frames: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
@@ -140,13 +140,20 @@ class OwnerFiles(Spec):
     logits: str
 
 
+def _are_labels(said: object) -> object:
+    texts = said if isinstance(said, list | tuple) else [said]
+    if not all(isinstance(each, str) for each in texts):
+        raise ValueError('the name of a text file or a list such as ["a", "b"] is allowed')
+    return said
+
+
 class Described(Spec):
     """The fields of the TOML file."""
 
     name: Line = ""
     origin: Line = ""
     licence: Line = ""
-    labels: tuple[str, ...] | str
+    labels: Annotated[tuple[str, ...] | str, BeforeValidator(_are_labels)]
     clip: ClipTaken
     input: InputDescription
     output: OutputDescription
@@ -273,28 +280,10 @@ def _rgb(values: Channels, order: str) -> Channels:
 
 def _labels(said: tuple[str, ...] | str, path: Path) -> tuple[str, ...]:
     """The names of the classes, from the list itself or the file that it names."""
-    labels = said
-    if isinstance(labels, str):
-        file = path.parent / labels
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-            raise SpecError(
-                f"{path}: labels = {labels!r}: {reason}; name a text file with the name of one "
-                "class a line, in the order of the classes"
-            ) from error
-        lines = text.split("\n")
-        labels = tuple(line.rstrip("\r") for line in (lines if lines[-1] else lines[:-1]))
-    if not 1 <= len(labels) <= _MOST_CLASSES or not all(label.strip() for label in labels):
-        raise SpecError(
-            f"{path}: {len(labels)} labels; 1 to {_MOST_CLASSES} names are allowed, none empty"
-        )
-    try:
-        check_labels(labels)
-    except ValueError as error:
-        raise SpecError(f"{path}: {error}") from error
-    return labels
+    if isinstance(said, str):
+        said = tuple(read_labels(path.parent / said, option=f"{path}: labels"))
+    check_classes(said, source=str(path))
+    return said
 
 
 def _array(path: Path, name: str, field: str) -> NDArray[np.generic]:

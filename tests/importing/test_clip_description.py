@@ -17,8 +17,12 @@ from tests.importing.networks import CLASSES, golden_frames, owners_input, write
     [
         ({"labels": None}, "labels is missing"),
         ({"labels": ["a", "a"]}, "labels 0 and 1 are both 'a'"),
-        ({"labels": ["a", " "]}, "1 to 1000000 names are allowed, none empty"),
-        ({"labels": "none.txt"}, "labels = 'none.txt': No such file"),
+        ({"labels": ["a", " "]}, "label 1 is empty; every class has a name"),
+        ({"labels": []}, "0 labels; 2 to 1000000 are allowed"),
+        ({"labels": ["fight"]}, "the softmax of one number is 1 for every video"),
+        ({"labels": [1, 2]}, "labels = [1, 2]: the name of a text file or a list such as"),
+        ({"labels": 7}, "labels = 7: the name of a text file or a list such as"),
+        ({"labels": "a\0b"}, "labels='"),
         ({"clip": {"fps": None}}, "clip.fps is missing"),
         ({"clip": {"num_frames": 0}}, "clip.num_frames = 0: 1 or more is allowed"),
         ({"clip": {"crop_px": 48}}, "crop_px 48 is larger than short_side_px 40"),
@@ -41,6 +45,8 @@ from tests.importing.networks import CLASSES, golden_frames, owners_input, write
             "look like those of 0..1",
         ),
         ({"input": {"paths": [{"name": "slow"}]}}, "either every = 4 or frames = [0, 4, ...]"),
+        ({"input": {"paths": [{"name": "slow", "frames": []}]}}, "a list of 1 or more values"),
+        ({"input": {"paths": [{"name": "", "every": 4}]}}, "a text that is not empty is wanted"),
         (
             {"input": {"paths": [{"name": "slow", "frames": [0, 8]}]}},
             "'slow' takes frame 8; a clip has frames 0 to 7",
@@ -77,10 +83,34 @@ def test_numbers_that_real_networks_have_are_taken(
     assert np.allclose(np.array(found.clip.std) * 255, std)
 
 
-def test_labels_come_from_a_file_beside_the_description(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("\n".join(f"n{k}" for k in range(CLASSES)) + "\n")
+@pytest.mark.parametrize(
+    "text",
+    ["a\nb\nc", "a\nb\nc\n", "a\nb\nc\n\n \n", "a\r\nb\r\nc\r\n", "\ufeffa\nb\nc\n"],
+    ids=["no end", "plain", "blank lines at its end", "of Windows", "with a byte order mark"],
+)
+def test_labels_come_from_a_file_beside_the_description(tmp_path: Path, text: str) -> None:
+    (tmp_path / "names.txt").write_bytes(text.encode())
     found = ClipDescription.read(write_toml(tmp_path / "clip.toml", labels="names.txt"))
-    assert found.labels == tuple(f"n{k}" for k in range(CLASSES))
+    assert found.labels == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a\n\nc\n", "label 1 is empty; every class has a name"),
+        (b"a\nb\na\n", "labels 0 and 2 are both 'a'"),
+        ("a\nb\n".encode("utf-16"), "it is no text in UTF-8"),
+        (None, "No such file or directory; name a text file"),
+    ],
+)
+def test_a_file_of_labels_that_cannot_be_used_is_told(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(SpecError, match=said) as error:
+        ClipDescription.read(write_toml(tmp_path / "clip.toml", labels="names.txt"))
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_an_array_that_holds_objects_is_not_opened(tmp_path: Path) -> None:
