@@ -9,7 +9,7 @@ import pytest
 
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.importing.clip_description import ClipDescription, inputs_of
-from tests.importing.networks import CLASSES, golden_frames, owners_input, write_toml
+from tests.importing.networks import golden_frames, owners_input, write_toml
 
 
 @pytest.mark.parametrize(
