@@ -54,8 +54,9 @@ def compare(
         if error > _TOLERANCE:
             raise ParityError(
                 f"the imported network differs from the original at a batch of {batch}: relative "
-                f"error {error:.1e}, allowed {_TOLERANCE:.0e}; nothing was written. Where the "
-                "original is fixed at a batch, export it with a dynamic one"
+                f"error {error:.1e}, allowed {_TOLERANCE:.0e}; nothing was written. Either what it "
+                "answers to a clip depends on the others of a batch, or the batch that it was "
+                "exported at was not made free: export it with a dynamic one"
             )
     return tuple(rows)
 

@@ -9,17 +9,11 @@ from onnx import TensorProto
 
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.export.graph_shapes import shapes_of
-from stdeploy.importing.graph_editing import GraphEditor
+from stdeploy.importing.graph_editing import GraphEditor, sizes_of
+from stdeploy.importing.graph_output import last_activation
 from stdeploy.importing.hostile_graphs import read_graph
 
 _UNKNOWN_FRAMES, _UNKNOWN_SIDE, _UNKNOWN_CLASSES = 16, 224, 2
-# What leaves probabilities probabilities.
-_AVERAGES = frozenset(
-    (
-        *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "ReduceMean"),
-        *("AveragePool", "GlobalAveragePool"),
-    )
-)
 _FEWEST_PARTS = 2  # of a known project, among the names of a graph's weights
 
 
@@ -115,7 +109,7 @@ class _Input:
     @classmethod
     def of(cls, value: onnx.ValueInfoProto, path: Path) -> "_Input":
         kind = value.type.tensor_type
-        sizes = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+        sizes = sizes_of(value)
         shown = ", ".join("?" if size is None else str(size) for size in sizes)
         wrong = (
             f"{str(path)!r} takes {value.name!r} of shape ({shown}); float32 clips of 5 axes, or "
@@ -207,11 +201,7 @@ def _output(
         shape = shapes_of(sized, source="it")[name]
     except ArtifactError:
         shape = ()
-    makers = editor.makers()
-    node = makers.get(name)
-    while node is not None and node.op_type in _AVERAGES:
-        node = makers.get(node.input[0])
-    return shape, node is not None and node.op_type == "Softmax"
+    return shape, last_activation(editor, name) == "Softmax"
 
 
 def _text(value: str) -> str:

@@ -18,6 +18,12 @@ ORIGINAL = "_of_the_original"  # how the names end of what was called as ours is
 _PASSES_ON = ("Identity", "Dropout")  # in inference
 
 
+def sizes_of(value: onnx.ValueInfoProto) -> list[int | None]:
+    """The sizes of the axes of an input, None for any."""
+    dimensions = value.type.tensor_type.shape.dim
+    return [each.dim_value if each.HasField("dim_value") else None for each in dimensions]
+
+
 class GraphEditor:
     """A graph taken apart, to be changed and put together again.
 

@@ -100,6 +100,10 @@ def read_graph(path: Path) -> onnx.ModelProto:
         raise ArtifactError(
             f"{str(path)!r} is no valid ONNX graph: {' '.join(str(error).split())[:200]}"
         ) from error
+    for value in model.graph.input:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.HasField("dim_value") and dimension.dim_value <= 0:
+                dimension.Clear()  # some exporters write 0 or -1 for any size
     return model
 
 

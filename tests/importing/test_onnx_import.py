@@ -102,24 +102,90 @@ def test_a_fixed_batch_is_made_free(
     assert any(f"fixed at {batch}" in note for note in result.notes)
 
 
+class Steps(torch.nn.Module):
+    """Features of each frame through an LSTM, whose first states exporters write as constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torch.nn.Conv2d(3, 6, 8, stride=8)
+        self.steps = torch.nn.LSTM(6, 10, batch_first=True)
+        self.classifier = torch.nn.Linear(10, CLASSES)
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        """Map (N, 3, T, H, W) to (N, K)."""
+        n, c, t = clip.shape[:3]
+        frames = clip.transpose(1, 2).reshape(n * t, c, *clip.shape[3:])
+        features = torch.relu(self.features(frames)).mean((2, 3)).view(n, t, -1)
+        logits: torch.Tensor = self.classifier(self.steps(features)[0][:, -1])
+        return logits
+
+
+class Shifted(torch.nn.Module):
+    """A temporal shift, which joins frames of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torch.nn.Conv2d(3, 6, 8, stride=8)
+        self.classifier = torch.nn.Linear(6, CLASSES)
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        """Map (N, 3, T, H, W) to (N, K)."""
+        n, c, t = clip.shape[:3]
+        frames = clip.transpose(1, 2).reshape(n * t, c, *clip.shape[3:])
+        x = self.features(frames).view(n, t, 6, -1)
+        moved = torch.cat([x[:, 1:, :3], torch.zeros_like(x[:, :1, :3])], dim=1)
+        x = torch.relu(torch.cat([moved, x[:, :, 3:]], dim=2)).mean(3).flatten(0, 1)
+        logits: torch.Tensor = self.classifier(x).view(n, t, -1).mean(1)
+        return logits
+
+
 @pytest.mark.parametrize("legacy", [False, True])
-def test_the_token_of_a_transformer_is_repeated_for_each_clip(tmp_path: Path, legacy: bool) -> None:
-    model = built(lambda: Transformer(attention=False))
-    file = write_onnx(model, tmp_path / "net.onnx", CLIP, batch=1, legacy=legacy)
+@pytest.mark.parametrize("batch", [1, 2, None])
+@pytest.mark.parametrize("make", [Transformer, Steps, Shifted])
+def test_other_structures_take_any_batch(
+    tmp_path: Path, make: Callable[[], torch.nn.Module], batch: int | None, legacy: bool
+) -> None:
+    """Their batch lies within heads, between time and features, or is joined to constants."""
+    model = built(make)
+    file = write_onnx(model, tmp_path / "net.onnx", CLIP, batch=batch, legacy=legacy)
     result = imported(file, tmp_path)
     assert close(answers(result.path), owners_answer(model, owners_input(golden_frames(3))))
+    assert any("made free" in note for note in result.notes) == (batch is not None)
 
 
-def test_a_fixed_batch_that_cannot_be_told_is_refused(tmp_path: Path) -> None:
-    """This attention has the time first, and its batch within the heads."""
-    file = write_onnx(built(Transformer), tmp_path / "net.onnx", CLIP, batch=1)
-    with pytest.raises(ArtifactError, match=r"cannot take another batch .* with a dynamic batch"):
+class OneClip(TinyNetwork):
+    """Says that it gives one row, whatever batch it takes."""
+
+    def _classify(self, features: torch.Tensor) -> torch.Tensor:
+        return super()._classify(features.view(1, 12))
+
+
+@pytest.mark.parametrize("size", [None, 0, -1])
+def test_a_batch_that_is_free_in_name_only_is_made_free(tmp_path: Path, size: int | None) -> None:
+    file = write_onnx(built(OneClip), tmp_path / "net.onnx", CLIP, batch=1, legacy=True)
+    graph = onnx.load(file)
+    batch = graph.graph.input[0].type.tensor_type.shape.dim[0]
+    batch.Clear()
+    if size is None:
+        batch.dim_param = "n"
+    else:
+        batch.dim_value = size
+    onnx.save(graph, file)
+    result = imported(file, tmp_path)
+    assert close(answers(result.path), expected())
+    assert any("fixed at 1" in note for note in result.notes)
+
+
+def test_clips_that_change_each_others_answers_are_refused(tmp_path: Path) -> None:
+    class Mixing(TinyNetwork):
+        def forward(self, clip: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(clip)
+            return logits - logits.mean(0, keepdim=True)
+
+    file = write_onnx(built(Mixing), tmp_path / "net.onnx", CLIP)
+    with pytest.raises(ParityError, match="depends on the others of a batch"):
         imported(file, tmp_path)
-    free = write_onnx(built(Transformer), tmp_path / "free.onnx", CLIP)
-    assert close(
-        answers(imported(free, tmp_path).path),
-        owners_answer(built(Transformer), owners_input(golden_frames(3))),
-    )
+    assert not (tmp_path / "x.onnx").exists()
 
 
 def test_batch_norms_are_gone_and_the_input_is_ours(
