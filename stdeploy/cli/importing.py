@@ -1,11 +1,9 @@
 """stdeploy import: networks of other projects to artifacts, compared with what they come from."""
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.table import Table
 
 from stdeploy.artifacts.card import ModelCard
@@ -13,7 +11,7 @@ from stdeploy.artifacts.files import ONNX_SUFFIX, existing
 from stdeploy.artifacts.label_files import read_labels
 from stdeploy.artifacts.spec import ClipSpec, ForeignSpec
 from stdeploy.cli.console import announced, note, out, phase_bars
-from stdeploy.errors import ArtifactError, SpecError
+from stdeploy.errors import SpecError
 from stdeploy.optional_packages import require
 
 _Network = Annotated[
@@ -138,9 +136,7 @@ def _import_weights(
         names = list(kinetics_labels())
     else:
         names = read_labels(Path(labels), option="--labels")
-    answer = None
-    if owner is not None:
-        answer = OwnerAnswer(*(_array(path) for path in owner))
+    answer = None if owner is None else OwnerAnswer.read(*owner, source="--owner")
     result = import_checkpoint(
         weights, output, labels=names, family=family, clip=_fields(clip), owner=answer
     )
@@ -167,15 +163,6 @@ def _fields(settings: list[str]) -> dict[str, object]:
             raise SpecError(f"--set {setting!r}: write FIELD=VALUE; there are {known}")
         fields[name] = value.split(",") if name in ("mean", "std") else value
     return fields
-
-
-def _array(path: Path) -> NDArray[Any]:
-    try:
-        return cast(NDArray[Any], np.load(existing(path, wanted="an array"), allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise ArtifactError(
-            f"{str(path)!r} is no array of NumPy; numpy.save writes one: {error}"
-        ) from error
 
 
 def _import_onnx(network: Path, description: Path | None, output: Path | None) -> None:

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -251,16 +250,7 @@ def _compared(model: ActionModel, clip: ClipSpec, owner: OwnerAnswer, source: Pa
         SpecError: a clip or logits of another shape.
         ParityError: they differ.
     """
-    if owner.frames.shape != clip.frames_shape or owner.frames.dtype != np.uint8:
-        raise SpecError(
-            f"the owner's clip is {owner.frames.dtype} {owner.frames.shape}; uint8 "
-            f"{clip.frames_shape} is wanted: T, H, W and RGB"
-        )
-    if owner.logits.shape != (model.spec.num_classes,):
-        raise SpecError(
-            f"the owner's logits have shape {owner.logits.shape}; ({model.spec.num_classes},) is "
-            "wanted"
-        )
+    owner = owner.checked(clip, model.spec.num_classes, source="owner")
     answer = logits_of(model, clip, owner.frames[None])[0]
     error = relative_error(owner.logits, answer)
     if not error <= OWNER_TOLERANCE:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from stdeploy.artifacts.files import StrPath, as_path, existing
 from stdeploy.artifacts.label_files import check_classes, read_labels
 from stdeploy.artifacts.spec import Channels, ClipSpec, ShortVideo
 from stdeploy.artifacts.values import Line, Spec
-from stdeploy.errors import SpecError
+from stdeploy.errors import ArtifactError, SpecError
 
 _MOST_TOML_BYTES = 16 << 20
 _AXES = "NCTHW"
@@ -162,15 +162,62 @@ class Described(Spec):
 
 @dataclasses.dataclass(frozen=True)
 class OwnerAnswer:
-    """What the owner's program answers.
+    """What the owner's program answers to a clip.
 
     Attributes:
-        frames: uint8 (T, H, W, 3).
+        frames: uint8 (T, H, W, 3), RGB, resized and cropped.
         logits: float64 (K,); probabilities where the network gives those.
     """
 
     frames: NDArray[np.uint8] = dataclasses.field(repr=False)
     logits: NDArray[np.float64] = dataclasses.field(repr=False)
+
+    @classmethod
+    def read(cls, frames: Path, logits: Path, *, source: str) -> Self:
+        """Open two .npy files, in which nothing is run.
+
+        Args:
+            frames: the clip.
+            logits: the answer.
+            source: where the user named them, for errors.
+
+        Raises:
+            SpecError: one is no such file.
+        """
+        return cls(
+            _array(frames, "the owner's clip", source), _array(logits, "the owner's logits", source)
+        )
+
+    def checked(self, clip: ClipSpec, classes: int, *, source: str) -> Self:
+        """The same, if a network of such clips and classes can be compared with it.
+
+        Args:
+            clip: what the network sees.
+            classes: K.
+            source: where it was given, for errors.
+
+        Returns:
+            uint8 (T, H, W, 3) and float64 (K,), of which a batch of one is taken off.
+
+        Raises:
+            SpecError: other shapes or types, or numbers that are not finite.
+        """
+        frames, logits, shape = np.asarray(self.frames), np.asarray(self.logits), clip.frames_shape
+        if frames.dtype != np.uint8 or frames.shape not in (shape, (1, *shape)):
+            raise SpecError(
+                f"{source}: the owner's clip is {frames.dtype} {frames.shape}; uint8 {shape} is "
+                "wanted: the frames as they are shown, RGB, resized and cropped, before mean and "
+                "std"
+            )
+        if logits.dtype.kind != "f" or logits.size != classes or math.prod(logits.shape[:-1]) != 1:
+            raise SpecError(
+                f"{source}: the owner's logits are {logits.dtype} {logits.shape}; floats "
+                f"({classes},) are wanted, one for each label"
+            )
+        numbers = logits.astype(np.float64).reshape(-1)
+        if not np.isfinite(numbers).all():
+            raise SpecError(f"{source}: the owner's logits hold a number that is not finite")
+        return type(self)(np.array(frames).reshape(shape), numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,9 +283,10 @@ class ClipDescription:
         labels = _labels(said.labels, path)
         owner = None
         if said.owner is not None:
-            frames = _array(path, said.owner.clip, "owner.clip")
-            logits = _array(path, said.owner.logits, "owner.logits")
-            owner = _owner_answer(frames, logits, clip, len(labels), path)
+            files = (path.parent / name for name in (said.owner.clip, said.owner.logits))
+            owner = OwnerAnswer.read(*files, source=str(path)).checked(
+                clip, len(labels), source=str(path)
+            )
         return cls(said, clip, labels, owner)
 
     @property
@@ -286,35 +334,13 @@ def _labels(said: tuple[str, ...] | str, path: Path) -> tuple[str, ...]:
     return said
 
 
-def _array(path: Path, name: str, field: str) -> NDArray[np.generic]:
-    file = path.parent / name
+def _array(path: Path, what: str, source: str) -> NDArray[Any]:
     try:
         # Mapped: a file that announces more than it holds is refused, and nothing is allocated.
-        return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no .npy file"
-        raise SpecError(f"{path}: {field} = {name!r}: {reason}; save it with numpy.save") from error
-
-
-def _owner_answer(
-    frames: NDArray[np.generic],
-    logits: NDArray[np.generic],
-    clip: ClipSpec,
-    classes: int,
-    path: Path,
-) -> OwnerAnswer:
-    shape = clip.frames_shape
-    if frames.dtype != np.uint8 or frames.shape not in (shape, (1, *shape)):
-        raise SpecError(
-            f"{path}: owner.clip is {frames.dtype} {frames.shape}; uint8 {shape} is wanted: the "
-            "frames as they are shown, RGB, resized and cropped, before mean and std"
-        )
-    if logits.dtype.kind != "f" or logits.size != classes or math.prod(logits.shape[:-1]) != 1:
-        raise SpecError(
-            f"{path}: owner.logits is {logits.dtype} {logits.shape}; floats ({classes},) are "
-            "wanted, one for each label"
-        )
-    numbers = np.asarray(logits, dtype=np.float64).reshape(-1)
-    if not np.isfinite(numbers).all():
-        raise SpecError(f"{path}: owner.logits holds a number that is not finite")
-    return OwnerAnswer(np.array(frames, dtype=np.uint8).reshape(shape), numbers)
+        found = np.load(existing(path, wanted="an array"), mmap_mode="r", allow_pickle=False)
+    except (ArtifactError, OSError, ValueError, EOFError) as error:
+        known = str(error) if isinstance(error, ArtifactError) else f"{str(path)!r} is no .npy file"
+        raise SpecError(f"{source}: {what}: {known}; save it with numpy.save") from error
+    if not isinstance(found, np.ndarray):  # several arrays in one file
+        raise SpecError(f"{source}: {what}: {str(path)!r} is no .npy file; save it with numpy.save")
+    return found

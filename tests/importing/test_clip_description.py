@@ -53,8 +53,8 @@ from tests.importing.networks import golden_frames, owners_input, write_toml
         ),
         ({"output": {"gives": "scores"}}, "'logits' or 'probabilities' is allowed"),
         ({"owner": {"clip": "a.npy"}}, "owner.logits is missing"),
-        ({"owner": {"clip": "a.npy", "logits": "b.npy"}}, "owner.clip = 'a.npy': No such file"),
-        ({"owner": {"clip": "clip.toml", "logits": "b"}}, "no .npy file; save it with numpy.save"),
+        ({"owner": {"clip": "a.npy", "logits": "b.npy"}}, "does not exist; name an array"),
+        ({"owner": {"clip": "clip.toml", "logits": "b"}}, "is no .npy file; save it with num"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(
@@ -115,9 +115,11 @@ def test_a_file_of_labels_that_cannot_be_used_is_told(
 
 def test_an_array_that_holds_objects_is_not_opened(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object))
-    owner = {"clip": "a.npy", "logits": "a.npy"}
-    with pytest.raises(SpecError, match=r"no \.npy file"):
-        ClipDescription.read(write_toml(tmp_path / "clip.toml", owner=owner))
+    np.savez(tmp_path / "a.npz", np.zeros(3))
+    for name in ("a.npy", "a.npz"):
+        owner = {"clip": name, "logits": name}
+        with pytest.raises(SpecError, match=r"the owner's clip: .* is no \.npy file"):
+            ClipDescription.read(write_toml(tmp_path / "clip.toml", owner=owner))
 
 
 def test_no_toml_is_told(tmp_path: Path) -> None:

@@ -365,10 +365,10 @@ def test_the_owners_clip_is_that_of_the_description(
     files: Callable[..., Path], tmp_path: Path
 ) -> None:
     owner = with_owner(tmp_path, expected()[0][:-1])
-    with pytest.raises(SpecError, match=r"owner.logits is float64 \(6,\); floats \(7,\)"):
+    with pytest.raises(SpecError, match=r"the owner's logits are float64 \(6,\); floats \(7,\)"):
         imported(files(), tmp_path, owner=owner)
     np.save(tmp_path / "clip.npy", golden_frames()[0][:4])
-    with pytest.raises(SpecError, match=r"owner.clip is uint8 \(4, 32, 32, 3\); uint8 \(8, 32"):
+    with pytest.raises(SpecError, match=r"clip is uint8 \(4, 32, 32, 3\); uint8 \(8, 32"):
         imported(files(), tmp_path, owner=owner)
 
 
@@ -390,6 +390,16 @@ def test_a_description_that_does_not_fit_is_told(
     with pytest.raises(SpecError, match=said):
         imported(files(), tmp_path, **changes)
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_sigmoid_is_found_behind_an_average(tmp_path: Path) -> None:
+    class Averaged(TinyNetwork):
+        def forward(self, clip: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(super().forward(clip)).mean(1)
+
+    file = write_onnx(built(lambda: Averaged(end="per frame")), tmp_path / "net.onnx", CLIP)
+    with pytest.raises(SpecError, match="ends in a sigmoid"):
+        imported(file, tmp_path)
 
 
 def test_a_softmax_is_not_taken_for_logits(files: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""A file of weights, and what is given beside it: what cannot be used is one line."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stdeploy.errors import StdeployError
+from stdeploy.importing.checkpoint import import_checkpoint
+from stdeploy.importing.clip_description import OwnerAnswer
+from stdeploy.importing.families import FAMILIES
+from stdeploy.models.checkpoint import load_model
+from stdeploy.models.frames_to_logits import logits_of
+from tests.helpers.program import stdeploy as run
+from tests.importing import test_slowfast
+
+FAMILY = "mmaction2/slowfast"
+CLIP: Mapping[str, object] = {"num_frames": 8, "short_side_px": 40, "crop_px": 32}
+SETTINGS = [part for name, value in CLIP.items() for part in ("--set", f"{name}={value}")]
+FRAMES = np.zeros((8, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a narrow SlowFast of three classes, under the names of mmaction2."""
+    path = tmp_path_factory.mktemp("weights") / "net.pth"
+    torch.save(
+        {"state_dict": test_slowfast.weights_of(test_slowfast.network(FAMILY), FAMILY)}, path
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"labels": ["a", "", "c"]}, "label 1 is empty; every class has a name"),
+        ({"labels": ["a", "b", "a"]}, "labels 0 and 2 are both 'a'"),
+        ({"labels": ["a"]}, "the softmax of one number is 1 for every video"),
+        ({"labels": ["a", "b"]}, "2 labels for a network of 3 classes"),
+        ({"family": "mmaction/slowfast"}, "is not known; did you mean 'mmaction2/slowfast'?"),
+        ({"family": "nothing"}, f"is not known; there are {', '.join(FAMILIES)}"),
+        ({"owner": OwnerAnswer(FRAMES[1:], np.zeros(3))}, "the owner's clip is uint8 (7, 32, 32"),
+        ({"owner": OwnerAnswer(FRAMES, np.zeros(4))}, "logits are float64 (4,); floats (3,)"),
+        ({"owner": OwnerAnswer(FRAMES, np.full(3, np.nan))}, "hold a number that is not finite"),
+        ({"owner": OwnerAnswer(FRAMES, np.ones((1, 3)))}, "other logits than its owner's"),
+    ],
+)
+def test_what_does_not_fit_the_weights_is_told(
+    weights: Path, tmp_path: Path, arguments: dict[str, Any], said: str
+) -> None:
+    given = {"labels": ["a", "b", "c"], "clip": CLIP, **arguments}
+    with pytest.raises(StdeployError, match=re.escape(said)) as error:
+        import_checkpoint(weights, tmp_path / "ours.pt", **given)
+    assert len(str(error.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_program_compares_with_files_of_numpy(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("a\r\nb\r\nc\r\n\r\n")
+    imported = import_checkpoint(weights, tmp_path / "ours.pt", labels=["a", "b", "c"], clip=CLIP)
+    frames = np.random.default_rng(0).integers(0, 255, FRAMES.shape, dtype=np.uint8)
+    model, card = load_model(imported.path)
+    np.save(tmp_path / "clip.npy", frames)
+    np.save(tmp_path / "logits.npy", logits_of(model, card.clip, frames[None]))  # (1, K)
+    np.savez(tmp_path / "both.npz", frames)
+    given = ("import", str(weights), "--labels", "names.txt", *SETTINGS, "-o", "x.pt", "--owner")
+    done = run(*given, "clip.npy", "logits.npy", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the owner's clip" in done.stdout
+    (tmp_path / "x.pt").unlink()
+    for name in ("both.npz", "none.npy", "names.txt"):
+        failed = run(*given, name, "logits.npy", cwd=tmp_path)
+        assert failed.returncode == 2
+        assert failed.stderr.startswith("stdeploy: --owner: the owner's clip: ")
+        assert len(failed.stderr.splitlines()) == 1
+        assert not (tmp_path / "x.pt").exists()
