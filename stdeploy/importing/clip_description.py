@@ -229,12 +229,15 @@ class ClipDescription:
         clip: for the card: mean and std in 0..1 and for R, G, B.
         labels: names of the K classes.
         owner: clip and answer of the owner, if there are any.
+        answered_by: whose answer that is. A module in Python answers a clip that was normalised
+            here, so that it cannot tell a wrong mean.
     """
 
     said: Described
     clip: ClipSpec
     labels: tuple[str, ...]
     owner: OwnerAnswer | None = None
+    answered_by: Literal["its owner", "its module"] = "its owner"
 
     @classmethod
     def read(cls, path: StrPath) -> "ClipDescription":

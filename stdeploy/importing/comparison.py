@@ -67,7 +67,7 @@ def compare_with_owner(
     description: ClipDescription,
     owner: OwnerAnswer,
 ) -> ParityRow:
-    """Compare a file with what its owner's own program answers to a clip.
+    """Compare a file with what its owner's own program, or a module in Python, answers to a clip.
 
     Raises:
         ParityError: it answers otherwise; the message says which other description would be right,
@@ -77,6 +77,12 @@ def compare_with_owner(
     expected = owner.logits[None]
     scale = _spread(expected)
     error = relative_error(expected, as_described(runtime.run(clip), description), scale)
+    whose = description.answered_by.removeprefix("its ")
+    if error > _TOLERANCE and whose == "module":
+        raise ParityError(
+            f"the exported graph answers a clip otherwise than the module: relative error "
+            f"{error:.1e}, allowed {_TOLERANCE:.0e}; nothing was written"
+        )
     if error > _TOLERANCE:
         hint = next(
             (
@@ -90,7 +96,9 @@ def compare_with_owner(
             f"the owner's clip is answered otherwise than its owner says: relative error "
             f"{error:.1e}, allowed {_TOLERANCE:.0e}{hint}; nothing was written"
         )
-    return _row(runtime, "the owner's clip", error, "against its owner's answer, of its spread")
+    return _row(
+        runtime, f"the {whose}'s clip", error, f"against its {whose}'s answer, of its spread"
+    )
 
 
 def _spread(answer: NDArray[np.float64]) -> float:

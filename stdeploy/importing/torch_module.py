@@ -104,7 +104,9 @@ def import_network(
     frames = golden_clip(GOLDEN_SEED, description.clip.frames_shape)
     (taken,) = inputs_of(description, frames[None])
     answer = _answer(network, torch.from_numpy(taken), description)
-    description = dataclasses.replace(description, owner=OwnerAnswer(frames, answer))
+    description = dataclasses.replace(
+        description, owner=OwnerAnswer(frames, answer), answered_by="its module"
+    )
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / f"{path.name.removesuffix(ONNX_SUFFIX)}{ONNX_SUFFIX}"
         progress("writing the graph", 0, 1)

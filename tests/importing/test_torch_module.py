@@ -69,9 +69,11 @@ def test_the_artifact_answers_as_the_module(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer(result.path, frames), expected(network, frames), atol=1e-5)
     model = result.card.model
     assert isinstance(model, ForeignSpec)
-    assert (model.name, model.compared_with) == ("net", "its owner")
-    assert any("the owner's clip" in row.check for row in result.parity)
+    assert (model.name, model.compared_with) == ("net", "its module")
+    assert any("the module's clip" in row.check for row in result.parity)
     assert list(tmp_path.iterdir()) == [result.path]
+    # It cannot tell a wrong mean: its clip was normalised as the arguments say.
+    assert result.card.lineage.origin == "net; compared with its module's answer"
 
 
 def test_channels_may_be_the_other_way_round(tmp_path: Path) -> None:
