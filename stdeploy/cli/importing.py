@@ -94,7 +94,7 @@ def command(
     """
     existing(network, wanted="a network of another project")
     of_weights = {"--as": family, "--labels": labels, "--set": clip, "--owner": owner}
-    if network.suffix == ONNX_SUFFIX:
+    if network.suffix.lower() == ONNX_SUFFIX:
         for option, value in of_weights.items():
             if value:
                 raise SpecError(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
+from stdeploy.artifacts.contents import read_contents
 from stdeploy.artifacts.files import StrPath, as_path, checked_output, existing, sha256_of
 from stdeploy.artifacts.label_files import check_classes
 from stdeploy.artifacts.parity import relative_error
@@ -76,6 +77,8 @@ def import_checkpoint(
     """
     source = existing(as_path(source, "a checkpoint"))
     path = _output_beside(source) if output is None else as_path(output, "an output")
+    if output is None and path.exists():
+        _check_ours(path)
     path = checked_output(path, ".pt", source=source)
     check_classes(labels, source="labels")
     tensors = foreign_tensors(source)
@@ -207,6 +210,20 @@ def _output_beside(source: Path) -> Path:
     name = source.name.removesuffix(".tar")
     output = source.with_name(name).with_suffix(".pt")
     return output.with_suffix(".imported.pt") if output == source else output
+
+
+def _check_ours(path: Path) -> None:
+    """Refuse to write over what nobody named and another program wrote.
+
+    Raises:
+        ArtifactError: it is no checkpoint of ours.
+    """
+    try:
+        read_contents(path)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{str(path)!r} exists, and stdeploy did not write it; name another output: -o NET.pt"
+        ) from error
 
 
 def _check_all_taken(weights: SourceWeights) -> None:

@@ -86,10 +86,10 @@ def import_onnx(
         MissingExtraError: ONNX Runtime is not installed.
     """
     original = existing(as_path(original, "a network"), wanted="an .onnx file")
-    if original.suffix != ONNX_SUFFIX:
+    if original.suffix.lower() != ONNX_SUFFIX:
         raise ArtifactError(f"{str(original)!r}: an {ONNX_SUFFIX} file is wanted")
     path = checked_output(
-        original.with_name(f"{original.name.removesuffix(ONNX_SUFFIX)}.stdeploy{ONNX_SUFFIX}")
+        original.with_name(f"{original.stem}.stdeploy{ONNX_SUFFIX}")
         if output is None
         else as_path(output, "an output"),
         ONNX_SUFFIX,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stdeploy.errors import StdeployError
+from stdeploy.errors import ArtifactError, StdeployError
 from stdeploy.importing.checkpoint import import_checkpoint
 from stdeploy.importing.clip_description import OwnerAnswer
 from stdeploy.importing.families import FAMILIES
@@ -57,6 +57,19 @@ def test_what_does_not_fit_the_weights_is_told(
         import_checkpoint(weights, tmp_path / "ours.pt", **given)
     assert len(str(error.value).splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_what_another_program_wrote_is_not_written_over(weights: Path, tmp_path: Path) -> None:
+    source, other = tmp_path / "net.pth", tmp_path / "net.pt"
+    source.write_bytes(weights.read_bytes())
+    torch.save({"theirs": torch.ones(2)}, other)
+    before = other.read_bytes()
+    with pytest.raises(ArtifactError, match="exists, and stdeploy did not write it; name another"):
+        import_checkpoint(source, labels=["a", "b", "c"], clip=CLIP)
+    assert other.read_bytes() == before
+    other.unlink()
+    for _ in range(2):  # ours is made anew
+        assert import_checkpoint(source, labels=["a", "b", "c"], clip=CLIP).path == other
 
 
 def test_the_program_compares_with_files_of_numpy(weights: Path, tmp_path: Path) -> None:

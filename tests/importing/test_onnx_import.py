@@ -1,5 +1,6 @@
 """Anyone's .onnx file to an artifact that repeats its answers."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -433,7 +434,11 @@ def test_the_command_imports_and_says_what_it_did(
     shown = run("card", "net.stdeploy.onnx", cwd=tmp_path)
     assert "another project's (tiny): it took NCTHW, RGB in 0..1, and gave logits" in shown.stdout
     assert f"labels    {CLASSES}: class 0" in shown.stdout
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "NET.ONNX").write_bytes(b"nothing")
     for arguments, said in (
+        (("pipe.onnx",), "is no regular file"),
+        (("NET.ONNX", "--card", "clip.toml"), "'NET.ONNX' is no ONNX file"),
         (("net.onnx",), "describe it in a TOML file: --card clip.toml"),
         (("clip.toml", "--labels", "clip.toml"), "cannot be read: it is damaged, or holds objects"),
         (("nothing.onnx",), "does not exist"),
@@ -441,4 +446,5 @@ def test_the_command_imports_and_says_what_it_did(
         failed = run("import", *arguments, cwd=tmp_path)
         assert failed.returncode == 2
         assert said in failed.stderr
-        assert len(failed.stderr.splitlines()) == 1
+        assert failed.stderr.splitlines()[-1].startswith("stdeploy: ")
+        assert len(failed.stderr.splitlines()) <= 2
