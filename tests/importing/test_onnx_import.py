@@ -327,6 +327,17 @@ def test_the_mean_of_another_data_set_is_named(files: Callable[..., Path], tmp_p
         imported(files(), tmp_path, owner=owner)
 
 
+def test_the_range_of_mean_0_and_std_1_is_told_by_the_owners_answer_alone(
+    files: Callable[..., Path], tmp_path: Path
+) -> None:
+    clip = torch.from_numpy((golden_frames(4)[3:] / 255).transpose(0, 4, 1, 2, 3)).float()
+    owner = with_owner(tmp_path, owners_answer(built(TinyNetwork), clip)[0])
+    wrong = {"range": "0..255", "mean": [0, 0, 0], "std": [1, 1, 1]}
+    imported(files(), tmp_path, input=wrong)
+    with pytest.raises(ParityError, match=r"with mean 0 and std 1 in the range 0\.\.1 it answers"):
+        imported(files(), tmp_path, owner=owner, input=wrong)
+
+
 def test_swapped_paths_of_as_many_frames_are_found_by_the_owners_answer(tmp_path: Path) -> None:
     shape = (3, 2, SIDE, SIDE)
     file = write_onnx(built(TwoPaths), tmp_path / "two.onnx", shape, shape)
