@@ -1,7 +1,6 @@
 """A checkpoint of another project to one of ours: recognised, loaded, compared, written."""
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
-from stdeploy.artifacts.contents import read_contents
+from stdeploy.artifacts.contents import foreign_tensors, read_contents, torch_content
 from stdeploy.artifacts.files import StrPath, as_path, checked_output, existing, sha256_of
 from stdeploy.artifacts.label_files import check_classes
 from stdeploy.artifacts.parity import relative_error
@@ -28,8 +27,6 @@ from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.frames_to_logits import golden_of, logits_of
 from stdeploy.models.registry import build
 
-# Under which names training programs keep the weights in their files.
-_KEPT_UNDER = ("state_dict", "model_state", "model_state_dict", "model")
 # What stands before all names: of processes in parallel, of torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
 OWNER_TOLERANCE = 1e-4  # relative to the largest of the owner's logits
@@ -81,7 +78,7 @@ def import_checkpoint(
         _check_ours(path)
     path = checked_output(path, ".pt", source=source)
     check_classes(labels, source="labels")
-    tensors = foreign_tensors(source)
+    tensors = read_weights(source)
     taken, found = recognise(tensors, source=str(source), family=family)
     if len(labels) != found.spec.num_classes:
         raise SpecError(
@@ -160,46 +157,17 @@ def recognise(
     )
 
 
-def foreign_tensors(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """The weights in a file of another program, without running code from it.
 
     Raises:
         ArtifactError: the file is damaged, or holds no weights.
     """
-    size = path.stat().st_size
     try:
-        if path.suffix == ".safetensors":
-            content: object = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # advice on how to run the code in other files
-                content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_file(path) if path.suffix == ".safetensors" else torch_content(path)
     except SafetensorError as error:
         raise ArtifactError(f"{str(path)!r} is damaged: {error}") from error
-    except Exception as error:  # a damaged file raises anything, AssertionError included
-        raise ArtifactError(
-            f"{str(path)!r} cannot be read: it is damaged, or holds objects beside tensors, which "
-            "would run code; where it was made, save its state_dict alone: "
-            "torch.save(model.state_dict(), 'weights.pth')"
-        ) from error
-    fields = content if isinstance(content, dict) else {}
-    for name in _KEPT_UNDER:
-        if isinstance(fields.get(name), dict):
-            fields = fields[name]
-            break
-    tensors = {n: t for n, t in fields.items() if isinstance(n, str) and isinstance(t, Tensor)}
-    if not tensors:
-        raise ArtifactError(
-            f"{str(path)!r} holds no weights; a state_dict is wanted, alone or under "
-            f"{', '.join(map(repr, _KEPT_UNDER))}"
-        )
-    for name, tensor in tensors.items():
-        # A tensor may name a few bytes as many times as it likes: copied, it takes all memory.
-        plain = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
-        if not plain or tensor.numel() * tensor.element_size() > size:
-            raise ArtifactError(
-                f"{str(path)!r} holds {printable(name)!r}, which is no plain tensor of the file"
-            )
+    tensors = foreign_tensors(content, path)
     for wrapper in _WRAPPERS:
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}

@@ -59,6 +59,35 @@ def test_what_does_not_fit_the_weights_is_told(
     assert not list(tmp_path.iterdir())
 
 
+def of_itself() -> dict[str, object]:
+    content: dict[str, object] = {}
+    content["model"] = content
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"w": torch.zeros(1).expand(10**6, 10**6)}, "holds 'w', which is no tensor with numbers"),
+        ({"model": {"w": torch.ones(2, 2).to_sparse()}}, "holds 'w', which is no tensor with num"),
+        ([torch.ones(2)], "holds no weights; a state_dict is wanted"),
+        ({"epoch": 3}, "holds no weights; a state_dict is wanted"),
+        (of_itself(), "holds no weights; a state_dict is wanted"),
+        ({"w\x1b[2J": torch.ones(2)}, r"holds 1 tensors \('w\\\\x1b\[2J', \.\.\.\)"),
+    ],
+    ids=["bomb", "sparse", "list", "no tensor", "table of itself", "escape"],
+)
+def test_files_without_plain_weights_are_refused(
+    tmp_path: Path, content: object, said: str
+) -> None:
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(ArtifactError, match=said):
+        import_checkpoint(tmp_path / "net.pth", labels=["a", "b"])
+    (tmp_path / "net.pth").write_bytes((tmp_path / "net.pth").read_bytes()[:200])
+    with pytest.raises(ArtifactError, match="cannot be read as a checkpoint: it is damaged"):
+        import_checkpoint(tmp_path / "net.pth", labels=["a", "b"])
+
+
 def test_what_another_program_wrote_is_not_written_over(weights: Path, tmp_path: Path) -> None:
     source, other = tmp_path / "net.pth", tmp_path / "net.pt"
     source.write_bytes(weights.read_bytes())

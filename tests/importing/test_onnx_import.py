@@ -451,7 +451,10 @@ def test_the_command_imports_and_says_what_it_did(
         (("pipe.onnx",), "is no regular file"),
         (("NET.ONNX", "--card", "clip.toml"), "'NET.ONNX' is no ONNX file"),
         (("net.onnx",), "describe it in a TOML file: --card clip.toml"),
-        (("clip.toml", "--labels", "clip.toml"), "cannot be read: it is damaged, or holds objects"),
+        (
+            ("clip.toml", "--labels", "clip.toml"),
+            "cannot be read as a checkpoint: it is damaged, or holds",
+        ),
         (("nothing.onnx",), "does not exist"),
     ):
         failed = run("import", *arguments, cwd=tmp_path)
