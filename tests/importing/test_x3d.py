@@ -129,6 +129,19 @@ def test_sizes_with_the_same_weights_have_to_be_told() -> None:
             {"backbone.layer2.1.conv2.conv.weight": torch.zeros(6, 1, 5, 3, 3)},
             r"have lengths \[3, 5\]$",
         ),
+        ({"cls_head.fc1.weight": torch.tensor(1.0)}, "fc1.weight is a single number$"),
+        (
+            {"backbone.conv5.conv.bias": torch.zeros(8)},
+            r"conv5\.conv\.bias has shape \(8,\), not \(9,\)$",
+        ),
+        (
+            {"backbone.conv5.conv.weight": torch.zeros(9, 6, 1, 1, 1, dtype=torch.int8)},
+            r"is torch.int8 \(9, 6, 1, 1, 1\); floating-point numbers are wanted$",
+        ),
+        (
+            {"backbone.layer2.0.conv1.conv.weight": torch.zeros(6, 4, 0, 1, 1)},
+            r"is torch.float32 \(6, 4, 0, 1, 1\); floating-point numbers are wanted$",
+        ),
         (
             {"cls_head.fc1.weight": torch.zeros(10, 8)},
             r"\(10, 8, 1, 1, 1\), not \(10, 9, 1, 1, 1\)",
