@@ -7,6 +7,10 @@ from stdeploy.artifacts.values import check_labels
 from stdeploy.errors import SpecError
 
 _MOST_CLASSES = 1_000_000
+OF_ONE_LOGIT = (
+    "a network that gives one logit z for yes or no has to give two: "
+    "torch.cat([torch.zeros_like(z), z], dim=1)"
+)
 
 
 def read_labels(path: Path, *, option: str) -> list[str]:
@@ -45,8 +49,7 @@ def check_classes(labels: Sequence[str], *, source: str) -> None:
     if len(labels) == 1:
         raise SpecError(
             f"{source}: 1 label, and the softmax of one number is 1 for every video; 2 or more are "
-            "wanted. A network that gives one logit z for yes or no has to give two: "
-            "torch.cat([torch.zeros_like(z), z], dim=1)"
+            f"wanted; {OF_ONE_LOGIT}"
         )
     if not 1 < len(labels) <= _MOST_CLASSES:
         raise SpecError(f"{source}: {len(labels)} labels; 2 to {_MOST_CLASSES} are allowed")

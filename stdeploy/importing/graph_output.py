@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from stdeploy.artifacts.label_files import OF_ONE_LOGIT
 from stdeploy.errors import SpecError
 from stdeploy.export.graph_shapes import Shapes
 from stdeploy.importing.clip_description import ClipDescription
@@ -83,6 +84,8 @@ def time_axis(shape: Sequence[int], description: ClipDescription, *, source: str
     of_classes = [axis for axis in rest if shape[axis] == classes]
     others = [axis for axis in rest if axis not in of_classes[-1:]]
     text = f"{source!r} gives ({', '.join(['N', *map(str, shape[1:])])})"
+    if not rest:
+        raise SpecError(f"{text}, one number for {classes} labels; {OF_ONE_LOGIT}")
     if not of_classes:
         raise SpecError(f"{text}, which has no axis for {classes} labels; name one label a class")
     if not others:

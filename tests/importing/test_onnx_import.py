@@ -404,6 +404,16 @@ def test_a_description_that_does_not_fit_is_told(
     assert not (tmp_path / "x.onnx").exists()
 
 
+def test_one_logit_for_two_labels_is_told(tmp_path: Path) -> None:
+    class YesOrNo(TinyNetwork):
+        def forward(self, clip: torch.Tensor) -> torch.Tensor:
+            return super().forward(clip)[:, :1]
+
+    file = write_onnx(built(YesOrNo), tmp_path / "net.onnx", CLIP)
+    with pytest.raises(SpecError, match=r"gives \(N, 1\), one number for 2 labels; a network that"):
+        imported(file, tmp_path, labels=["fight", "noFight"])
+
+
 def test_a_sigmoid_is_found_behind_an_average(tmp_path: Path) -> None:
     class Averaged(TinyNetwork):
         def forward(self, clip: torch.Tensor) -> torch.Tensor:
