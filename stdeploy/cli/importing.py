@@ -16,7 +16,9 @@ from stdeploy.optional_packages import require
 
 _Network = Annotated[
     Path,
-    typer.Argument(help="Of another project: an .onnx file, or weights (.pth, .pyth, .pt, .tar)."),
+    typer.Argument(
+        help="Of another project: an .onnx file, or weights (.pth, .pyth, .pt, .tar, .safetensors)."
+    ),
 ]
 _Card = Annotated[
     Path | None,

@@ -163,10 +163,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ArtifactError: the file is damaged, or holds no weights.
     """
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch_content(path)
-    except SafetensorError as error:
-        raise ArtifactError(f"{str(path)!r} is damaged: {error}") from error
+    if path.suffix == ".safetensors":
+        ours = read_contents(path).card is not None
+        try:
+            content: object = load_file(path)
+        except SafetensorError as error:
+            raise ArtifactError(f"{str(path)!r} is damaged: {error}") from error
+    else:
+        content = torch_content(path)
+        ours = isinstance(content, dict) and isinstance(content.get("card"), str)
+    if ours:
+        raise ArtifactError(
+            f"{str(path)!r} carries a model card of stdeploy already; use it as it is"
+        )
     tensors = foreign_tensors(content, path)
     for wrapper in _WRAPPERS:
         if all(name.startswith(wrapper) for name in tensors):

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stdeploy.errors import ArtifactError, StdeployError
+from stdeploy.fusion import fuse_checkpoint
 from stdeploy.importing.checkpoint import import_checkpoint
 from stdeploy.importing.clip_description import OwnerAnswer
 from stdeploy.importing.families import FAMILIES
@@ -57,6 +59,25 @@ def test_what_does_not_fit_the_weights_is_told(
         import_checkpoint(weights, tmp_path / "ours.pt", **given)
     assert len(str(error.value).splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_ours_already_is_told(weights: Path, tmp_path: Path) -> None:
+    ours = tmp_path / "ours.pt"
+    import_checkpoint(weights, ours, labels=["a", "b", "c"], clip=CLIP)
+    for path in (ours, fuse_checkpoint(ours).path):
+        with pytest.raises(ArtifactError, match="carries a model card of stdeploy already; use it"):
+            import_checkpoint(path, tmp_path / "x.pt", labels=["a", "b", "c"])
+
+
+def test_weights_in_safetensors_are_taken(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    tensors = torch.load(weights, weights_only=True)["state_dict"]
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    imported = import_checkpoint(path, labels=["a", "b", "c"], clip=CLIP)
+    assert (imported.family.name, imported.path) == (FAMILY, tmp_path / "net.pt")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ArtifactError, match="is no safetensors file"):
+        import_checkpoint(path, labels=["a", "b", "c"], clip=CLIP)
 
 
 def of_itself() -> dict[str, object]:
