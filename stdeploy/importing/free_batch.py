@@ -120,12 +120,14 @@ class _Walk:
             node.input[place] = f"{base}.repeated"
 
     def _expand(self, node: onnx.NodeProto) -> None:
-        """Of a constant with a row for each clip, all alike, leave one, which Expand repeats."""
+        """Of a constant with a row for each clip, all alike, leave one, which Expand repeats.
+
+        Which axis has the rows cannot be told where several have as many; Expand makes all anew.
+        """
         for axis in range(len(self._narrow.get(node.input[0], ()))):
             one = self._one_of_all(node.input[0], axis)
             if one is not None:
                 node.input[0] = self._editor.add_constant(f"{OURS}{node.name}.one", one)
-                return
 
     def _one_of_all(self, name: str, axis: int) -> NDArray[np.generic] | None:
         """One slice of a constant that has one for each clip, all alike; else None."""

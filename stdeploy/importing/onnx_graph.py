@@ -124,12 +124,13 @@ def _imported(
     inputs = _inputs_in_order(editor, description)
     fixed = _set_sizes(inputs, description, source=source) or assumed
     output = _output_named(editor, description)
+    editor.keep(output)
     sized = editor.model("sized", inputs, [onnx.ValueInfoProto(name=output, type=_FLOAT)])
     shapes = shapes_of(sized, source=source)
     cost = cost_of(sized, shapes)
     _check_affordable(cost, source=source)
     norms = editor.fold_norms(lambda name: len(shapes[name]))
-    output, found = _output_named(editor, description), shapes[output]
+    (output,), found = editor.outputs, shapes[output]
     if fixed is not None:
         free_batch(editor, [each.name for each in inputs], shapes, fixed)
     softmax = put_logits_behind(editor, output, description, {**shapes, output: found})

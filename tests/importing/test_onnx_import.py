@@ -109,7 +109,7 @@ class Steps(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = torch.nn.Conv2d(3, 6, 8, stride=8)
-        self.steps = torch.nn.LSTM(6, 10, batch_first=True)
+        self.steps = torch.nn.LSTM(6, 5, batch_first=True, bidirectional=True)
         self.classifier = torch.nn.Linear(10, CLASSES)
 
     def forward(self, clip: torch.Tensor) -> torch.Tensor:
@@ -187,6 +187,27 @@ def test_clips_that_change_each_others_answers_are_refused(tmp_path: Path) -> No
     with pytest.raises(ParityError, match="depends on the others of a batch"):
         imported(file, tmp_path)
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_what_the_chosen_output_does_not_need_is_left_out(tmp_path: Path) -> None:
+    """Here a norm that follows no convolution, behind another output."""
+
+    class TwoOutputs(TinyNetwork):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm4 = torch.nn.BatchNorm3d(3)
+
+        def forward(self, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return super().forward(clip), self.norm4(clip).mean((2, 3, 4))
+
+    file = write_onnx(built(TwoOutputs), tmp_path / "net.onnx", CLIP, legacy=True)
+    graph = onnx.load(file).graph
+    names = [value.name for value in graph.output]
+    with pytest.raises(SpecError, match=r"has the outputs 'logits', .*; output.name chooses one"):
+        imported(file, tmp_path)
+    result = imported(file, tmp_path, output={"name": names[0]})
+    assert close(answers(result.path), expected())
+    assert not any("norm4" in t.name for t in onnx.load(result.path).graph.initializer)
 
 
 def test_batch_norms_are_gone_and_the_input_is_ours(
