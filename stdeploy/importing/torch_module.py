@@ -108,7 +108,7 @@ def import_network(
         description, owner=OwnerAnswer(frames, answer), answered_by="its module"
     )
     with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / f"{path.name.removesuffix(ONNX_SUFFIX)}{ONNX_SUFFIX}"
+        graph = Path(folder) / path.name
         progress("writing the graph", 0, 1)
         twice = torch.zeros((2, *taken.shape[1:])) if example is None else example
         _export(network, twice, graph)
