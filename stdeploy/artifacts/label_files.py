@@ -17,7 +17,8 @@ def read_labels(path: Path, *, option: str) -> list[str]:
     """Names of classes, one a line, in the order of the classes.
 
     Args:
-        path: a text file in UTF-8; empty lines at its end count for nothing.
+        path: a text file in UTF-8. Empty lines at its end count for nothing, and neither do spaces
+            around a name.
         option: where the user named it, for the error.
 
     Raises:
@@ -33,7 +34,7 @@ def read_labels(path: Path, *, option: str) -> list[str]:
         ) from error
     while lines and not lines[-1].strip():
         lines.pop()
-    return lines
+    return [line.strip() for line in lines]
 
 
 def check_classes(labels: Sequence[str], *, source: str) -> None:

@@ -85,8 +85,15 @@ def test_numbers_that_real_networks_have_are_taken(
 
 @pytest.mark.parametrize(
     "text",
-    ["a\nb\nc", "a\nb\nc\n", "a\nb\nc\n\n \n", "a\r\nb\r\nc\r\n", "\ufeffa\nb\nc\n"],
-    ids=["no end", "plain", "blank lines at its end", "of Windows", "with a byte order mark"],
+    ["a\nb\nc", "a\nb\nc\n", "a\nb\nc\n\n \n", "a\r\nb\r\nc\r\n", "\ufeffa\nb\nc\n", "a \n\tb\nc"],
+    ids=[
+        "no end",
+        "plain",
+        "blank lines at its end",
+        "of Windows",
+        "with a byte order mark",
+        "spaces",
+    ],
 )
 def test_labels_come_from_a_file_beside_the_description(tmp_path: Path, text: str) -> None:
     (tmp_path / "names.txt").write_bytes(text.encode())
