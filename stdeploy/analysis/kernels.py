@@ -2,24 +2,21 @@
 
 import dataclasses
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.artifacts.contents import check_if_ours
+from stdeploy.artifacts.contents import check_if_ours, foreign_tensors, torch_content
 from stdeploy.artifacts.files import existing
 from stdeploy.errors import ArtifactError
-from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
     from stdeploy.layers.temporal import TemporalFilter
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx")
-_NESTS = ("state_dict", "model_state_dict", "model_state", "model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,24 +160,12 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _from_torch(path: Path, *, folded: bool) -> Mapping[str, NDArray[np.floating]]:
-    torch = require("torch", extra="analysis", purpose=f"reading {path.name!r}")
-    try:
-        # Mapped, not copied, where it can be: of ours only the card is looked at here.
-        mapped = zipfile.is_zipfile(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a damaged file raises anything
-        raise ArtifactError(
-            f"{str(path)!r} cannot be read: it is damaged, or holds other things than tensors. "
-            "Of another program's file, save the state_dict alone: "
-            "torch.save(model.state_dict(), 'weights.pth')"
-        ) from error
+    content = torch_content(path, extra="analysis")
     if isinstance(content, dict) and isinstance(content.get("card"), str):
         del content  # it is read once more, checked against its card
         return dict(_of_our_checkpoint(path, folded=folded))
-    tensors = _state_dict(content)
-    if not tensors:
-        raise ArtifactError(f"{str(path)!r} holds no state_dict: a dict of names and tensors")
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+    tensors = foreign_tensors(content, path)
+    return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
 
 
 def _of_our_checkpoint(path: Path, *, folded: bool) -> Iterator[tuple[str, NDArray[np.floating]]]:
@@ -209,13 +194,3 @@ def kernel_of(layer: "TemporalFilter", *, folded: bool = False) -> NDArray[np.fl
     # Folding is in float64, as always; a whole network in it would take gigabytes.
     kernel: NDArray[np.floating] = layer.fold().weight.detach().float().cpu().numpy()
     return kernel
-
-
-def _state_dict(content: Any) -> dict[str, Any]:
-    """The tensors of a plain state_dict, or of one that lies in a checkpoint of a trainer."""
-    if not isinstance(content, dict):
-        return {}
-    for nest in _NESTS:
-        if isinstance(content.get(nest), dict):
-            return _state_dict(content[nest])
-    return {str(name): value for name, value in content.items() if hasattr(value, "ndim")}

@@ -39,6 +39,7 @@ from stdeploy.artifacts.files import (
     existing,
     sidecar_path,
 )
+from stdeploy.artifacts.values import printable
 from stdeploy.errors import ArtifactError
 from stdeploy.optional_packages import require
 
@@ -48,6 +49,9 @@ _MAX_CARD_CHARACTERS = 64 << 20
 # Where the card lies in a .pt2 file, which is a zip file; torch puts a folder before it.
 TORCH_PROGRAM_CARD = "stdeploy.card.json"
 _XML_CARD = re.compile(r'<stdeploy>\s*<card value="([^"]*)"')
+# Under which names training programs keep the weights in their files.
+_KEPT_UNDER = ("state_dict", "model_state_dict", "model_state", "model")
+_MOST_NESTED = 4  # one in another; a file may hold a table that holds itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,17 +190,7 @@ def _contents_of_fields(path: Path, fields: Mapping[str, Any]) -> Contents:
 
 
 def _checkpoint_fields(path: Path) -> dict[str, Any]:
-    torch = require("torch", extra="train", purpose=f"reading {path.name!r}")
-    existing(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice on how to run the code in other files
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises anything, AssertionError included
-        raise ArtifactError(
-            f"{str(path)!r} cannot be read as a checkpoint: it is damaged, or holds other things "
-            "than tensors, or was not written by stdeploy"
-        ) from error
+    content = torch_content(existing(path))
     fields: dict[str, Any] = content if isinstance(content, dict) else {}
     if (
         not isinstance(fields.get("card"), str)
@@ -207,9 +201,73 @@ def _checkpoint_fields(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is no checkpoint of stdeploy: it lacks 'card' or 'state_dict'; weights "
             f"of another project: stdeploy import {shlex.quote(str(path))}"
         )
+    _check_numbers(fields["state_dict"], path)
+    return fields
+
+
+def torch_content(path: Path, *, extra: str = "train") -> Any:
+    """What anyone has put into a file with torch.save, without running code from it.
+
+    Args:
+        path: of the file.
+        extra: what brings torch, for the error.
+
+    Raises:
+        ArtifactError: it is damaged, or holds more than tensors and plain values.
+        MissingExtraError: torch is not installed.
+    """
+    torch = require("torch", extra=extra, purpose=f"reading {path.name!r}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on how to run the code in other files
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises anything, AssertionError included
+        raise ArtifactError(
+            f"{str(path)!r} cannot be read as a checkpoint: it is damaged, or holds objects beside "
+            "tensors, which would run code; where another program made it, save the state_dict "
+            "alone: torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
+
+
+def foreign_tensors(content: object, path: Path) -> dict[str, Any]:
+    """The tensors of a plain state_dict, or of one that lies in a checkpoint of a trainer.
+
+    Args:
+        content: of the file.
+        path: of the file, whose size bounds what a tensor may have.
+
+    Raises:
+        ArtifactError: there are none, or one holds more numbers than the file.
+    """
+    fields = content if isinstance(content, dict) else {}
+    for _ in range(_MOST_NESTED):
+        nested = (fields[name] for name in _KEPT_UNDER if isinstance(fields.get(name), dict))
+        fields = next(nested, fields)
+    tensors = {
+        name: value
+        for name, value in fields.items()
+        if isinstance(name, str) and hasattr(value, "is_meta")
+    }
+    if not tensors:
+        raise ArtifactError(
+            f"{str(path)!r} holds no weights; a state_dict is wanted, alone or under "
+            f"{', '.join(map(repr, _KEPT_UNDER))}"
+        )
+    _check_numbers(tensors, path)
+    return tensors
+
+
+def _check_numbers(tensors: Mapping[Any, Any], path: Path) -> None:
+    """Refuse what is no tensor with numbers of its own in the file.
+
+    A tensor may name a few bytes as many times as it likes: copied, it takes all memory.
+
+    Raises:
+        ArtifactError: one is not.
+    """
+    torch = require("torch", extra="train", purpose=f"reading {path.name!r}")
     size = path.stat().st_size
-    for name, tensor in fields["state_dict"].items():
-        # A tensor may name a few bytes as many times as it likes: copied, it takes all memory.
+    for name, tensor in tensors.items():
         if (
             not isinstance(name, str)
             or not isinstance(tensor, torch.Tensor)
@@ -219,10 +277,9 @@ def _checkpoint_fields(path: Path) -> dict[str, Any]:
             or tensor.numel() * tensor.element_size() > size
         ):
             raise ArtifactError(
-                f"{str(path)!r} is no checkpoint of stdeploy: {str(name)[:80]!r} is no tensor with "
+                f"{str(path)!r} holds {printable(str(name)[:80])!r}, which is no tensor with "
                 "numbers of its own"
             )
-    return fields
 
 
 def _of_safetensors(path: Path) -> Contents:

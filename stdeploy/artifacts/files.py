@@ -123,6 +123,8 @@ def existing(path: Path, *, wanted: str = "an artifact file", also: Iterable[str
         ArtifactError: there is no such file, or it is empty.
     """
     if not path.is_file():
+        if path.exists() and not path.is_dir():  # a pipe, a device
+            raise ArtifactError(f"{str(path)!r} is no regular file; name {wanted}")
         what = "is a folder" if path.is_dir() else "does not exist"
         others = tuple(also)
         near = did_you_mean(

@@ -101,7 +101,9 @@ class ForeignSpec(Spec):
         output: what it gave; an artifact gives logits always.
         per_frame: whether it gave one row for each step in time, which the artifact averages.
         compared_with: "itself": the artifact repeats the answers of the graph that it was made
-            from, read as its description says; "its owner": also those that its owner gave.
+            from, read as its description says; "its owner": also those that its owner gave; "its
+            module": also those of the torch module, whose clips were normalised as the arguments
+            said.
     """
 
     architecture: Literal["foreign"] = "foreign"
@@ -112,7 +114,7 @@ class ForeignSpec(Spec):
     colour_order: Literal["RGB", "BGR"]
     output: Literal["logits", "probabilities"]
     per_frame: bool = False
-    compared_with: Literal["itself", "its owner"] = "itself"
+    compared_with: Literal["itself", "its owner", "its module"] = "itself"
 
     @property
     def fused(self) -> bool:

@@ -45,8 +45,10 @@ _ALLOWED = {
     "less_than_equal": "{le:.10g} or less is allowed",
     "literal_error": "{expected} is allowed",
     "model_type": "a table is wanted",
+    "string_too_short": "a text that is not empty is wanted",
     "string_type": "text is allowed",
     "too_long": "a list of {max_length} values is wanted",
+    "too_short": "a list of {min_length} or more values is wanted",
     "union_tag_invalid": "kind {tag!r} is not known; {expected_tags} is allowed",
     "tuple_type": 'a list in brackets is wanted, such as [1, 2] or ["a", "b"]',
 }
@@ -56,10 +58,12 @@ def check_labels(labels: Sequence[str]) -> None:
     """Refuse names of classes that cannot be told apart or cannot be shown.
 
     Raises:
-        ValueError: two are equal, or one holds a control character.
+        ValueError: two are equal, or one is empty or holds a control character.
     """
     places: dict[str, int] = {}
     for number, label in enumerate(labels):
+        if not label.strip():
+            raise ValueError(f"label {number} is empty; every class has a name")
         if label != printable(label):
             raise ValueError(f"label {number} holds a control character: {label[:80]!r}")
         if label in places:

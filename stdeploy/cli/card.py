@@ -84,11 +84,12 @@ def network_in_words(model: "ModelSpec | ForeignSpec") -> str:
     if isinstance(model, ForeignSpec):
         name = f" ({model.name})" if model.name else ""
         frames = ", a row for each step in time" if model.per_frame else ""
-        compared = {"itself": "with itself only", "its owner": "with its owner's answers"}
+        other = model.compared_with
+        compared = "with itself only" if other == "itself" else f"with {other}'s answers"
         return (
             f"another project's{name}: it took {model.layout}, {model.colour_order} in "
             f"{model.pixel_range}, and gave {model.output}{frames}; compared "
-            f"{compared[model.compared_with]}"
+            f"{compared}"
         )
     lengths = "-".join(str(length) for length in model.temporal_lengths)
     kind = "fused" if model.fused else f"{model.branches}-branch, eta {model.eta:g}"

@@ -1,24 +1,24 @@
 """stdeploy import: networks of other projects to artifacts, compared with what they come from."""
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.table import Table
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import ONNX_SUFFIX, existing
 from stdeploy.artifacts.label_files import read_labels
 from stdeploy.artifacts.spec import ClipSpec, ForeignSpec
-from stdeploy.cli.console import announced, note, out, phase_bars
-from stdeploy.errors import ArtifactError, SpecError
+from stdeploy.cli.console import announced, counted, note, out, phase_bars
+from stdeploy.errors import SpecError
 from stdeploy.optional_packages import require
 
 _Network = Annotated[
     Path,
-    typer.Argument(help="Of another project: an .onnx file, or weights (.pth, .pyth, .pt, .tar)."),
+    typer.Argument(
+        help="Of another project: an .onnx file, or weights (.pth, .pyth, .pt, .tar, .safetensors)."
+    ),
 ]
 _Card = Annotated[
     Path | None,
@@ -96,7 +96,7 @@ def command(
     """
     existing(network, wanted="a network of another project")
     of_weights = {"--as": family, "--labels": labels, "--set": clip, "--owner": owner}
-    if network.suffix == ONNX_SUFFIX:
+    if network.suffix.lower() == ONNX_SUFFIX:
         for option, value in of_weights.items():
             if value:
                 raise SpecError(
@@ -138,22 +138,27 @@ def _import_weights(
         names = list(kinetics_labels())
     else:
         names = read_labels(Path(labels), option="--labels")
-    answer = None
-    if owner is not None:
-        answer = OwnerAnswer(*(_array(path) for path in owner))
+    answer = None if owner is None else OwnerAnswer.read(*owner, source="--owner")
     result = import_checkpoint(
         weights, output, labels=names, family=family, clip=_fields(clip), owner=answer
     )
     known, seen = result.family, result.card.clip
     note(f"taken for {known.name} of {known.source}; assumed: {known.assumed}")
     note(
-        f"its clips are taken to be {seen.num_frames} frames, one in {seen.frame_stride} at "
-        f"{seen.fps:g} fps, {seen.crop_px} px; --set changes that"
+        f"its clips are taken to be {seen.num_frames} frames, one every "
+        f"{seen.interval_seconds:.3g} s (frame_stride {seen.frame_stride} at {seen.fps:g} fps), "
+        f"{seen.crop_px} x {seen.crop_px} px of a short side of {seen.short_side_px}, RGB, "
+        f"mean {', '.join(f'{value:g}' for value in seen.mean)}, "
+        f"std {', '.join(f'{value:g}' for value in seen.std)}, "
+        f"{counted(seen.views, 'clip')} of a video; --set FIELD=VALUE changes that"
     )
     if result.card.parity:
         _print_parity(result.card)
     else:
-        note("compared with nothing of its owner's; --owner CLIP LOGITS does that")
+        note(
+            "not compared with its owner's program: --owner CLIP LOGITS does that; only that finds "
+            "a wrong mean or stride"
+        )
     out.print(f"{result.path}  next: stdeploy fuse {result.path}", soft_wrap=True, markup=False)
 
 
@@ -167,15 +172,6 @@ def _fields(settings: list[str]) -> dict[str, object]:
             raise SpecError(f"--set {setting!r}: write FIELD=VALUE; there are {known}")
         fields[name] = value.split(",") if name in ("mean", "std") else value
     return fields
-
-
-def _array(path: Path) -> NDArray[Any]:
-    try:
-        return cast(NDArray[Any], np.load(existing(path, wanted="an array"), allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise ArtifactError(
-            f"{str(path)!r} is no array of NumPy; numpy.save writes one: {error}"
-        ) from error
 
 
 def _import_onnx(network: Path, description: Path | None, output: Path | None) -> None:

@@ -66,7 +66,8 @@ def _in_newer_opset(model: onnx.ModelProto, precision: Precision) -> onnx.ModelP
 def _halve(model: onnx.ModelProto, kind: int) -> None:
     """Turn all but the ends of a graph to a type of half precision, in place."""
     graph = model.graph
-    exact = _exact_nodes(graph)
+    opset = max(entry.version for entry in model.opset_import)
+    exact = _exact_nodes(graph, kind, opset)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     floats = {n for n, tensor in constants.items() if tensor.data_type == TensorProto.FLOAT}
     made_half = {
@@ -114,11 +115,12 @@ def _halve(model: onnx.ModelProto, kind: int) -> None:
     _name_as_before(graph, kind)
 
 
-def _exact_nodes(graph: onnx.GraphProto) -> set[int]:
-    """Numbers of the nodes in float32: those that normalise, and those that decide.
+def _exact_nodes(graph: onnx.GraphProto, kind: int, opset: int) -> set[int]:
+    """Numbers of the nodes in float32: those that normalise, that decide, or that know no other.
 
     What decides has no convolution or product behind it.
     """
+    half = f"tensor({TensorProto.DataType.Name(kind).lower()})"
     before_weights: set[str] = set()
     exact = set()
     for number, node in reversed(list(enumerate(graph.node))):
@@ -126,7 +128,9 @@ def _exact_nodes(graph: onnx.GraphProto) -> set[int]:
             exact.add(number)
         if node.op_type in _WEIGHTED or number not in exact:
             before_weights.update(node.input)
-        if node.name.startswith(_FRONT) or node.op_type in _KEPT:
+        takes = onnx.defs.get_schema(node.op_type, opset).inputs
+        known = any(half in each.types for each in takes)
+        if node.name.startswith(_FRONT) or node.op_type in _KEPT or not known:
             exact.add(number)
     return exact
 
@@ -150,9 +154,6 @@ def _halve_attributes(node: onnx.NodeProto, kind: int) -> None:
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = kind
-        if node.op_type == "ConstantOfShape" and attribute.t.data_type == TensorProto.FLOAT:
-            values = numpy_helper.to_array(attribute.t)
-            attribute.t.CopyFrom(_stored(values, attribute.t.name, kind))
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

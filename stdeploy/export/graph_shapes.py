@@ -137,9 +137,9 @@ class ConstantFolder:
             for name, tensor in zip(filter(None, node.input), tensors, strict=True)
         }
         if node.op_type in ("Expand", "ConstantOfShape"):
-            sizes = np.maximum(np.asarray(arrays[node.input[-1]], dtype=np.float64), 1)
+            sizes = np.maximum(arrays[node.input[-1]].astype(np.float64), 1)
             given = math.prod(tensors[0].dims) if node.op_type == "Expand" else 1
-            if math.prod(sizes.tolist()) * given > _MOST_NUMBERS:
+            if sizes.ndim != 1 or sizes.prod() * given > _MOST_NUMBERS:
                 return None
         self._left -= 1
         return self._computed(node, arrays)

@@ -2,25 +2,27 @@
 
 import dataclasses
 import shlex
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
-from stdeploy.artifacts.contents import read_contents
+from stdeploy.artifacts.contents import foreign_tensors, read_contents, torch_content
 from stdeploy.artifacts.files import StrPath, as_path, checked_output, existing, sha256_of
+from stdeploy.artifacts.label_files import check_classes
 from stdeploy.artifacts.parity import relative_error
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.artifacts.values import printable, what_is_allowed
 from stdeploy.errors import ArtifactError, ParityError, SpecError, did_you_mean
 from stdeploy.importing.clip_description import OwnerAnswer
+from stdeploy.importing.comparison import KNOWN_NORMALISATIONS
 from stdeploy.importing.families import FAMILIES
 from stdeploy.importing.family import Family, Found
 from stdeploy.importing.source_weights import MismatchError, SourceWeights
@@ -29,8 +31,6 @@ from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.frames_to_logits import golden_of, logits_of
 from stdeploy.models.registry import build
 
-# Under which names training programs keep the weights in their files.
-_KEPT_UNDER = ("state_dict", "model_state", "model_state_dict", "model")
 # What stands before all names: of processes in parallel, of torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
 OWNER_TOLERANCE = 1e-4  # relative to the largest of the owner's logits
@@ -78,8 +78,11 @@ def import_checkpoint(
     """
     source = existing(as_path(source, "a checkpoint"))
     path = _output_beside(source) if output is None else as_path(output, "an output")
+    if output is None and path.exists():
+        _check_ours(path)
     path = checked_output(path, ".pt", source=source)
-    tensors = foreign_tensors(source)
+    check_classes(labels, source="labels")
+    tensors = read_weights(source)
     taken, found = recognise(tensors, source=str(source), family=family)
     if len(labels) != found.spec.num_classes:
         raise SpecError(
@@ -123,10 +126,8 @@ def recognise(
         SpecError: an unknown name, or several networks have such weights.
     """
     if family is not None and family not in FAMILIES:
-        raise SpecError(
-            f"--as {family!r} is not known{did_you_mean(family, FAMILIES)}; there are "
-            f"{', '.join(FAMILIES)}"
-        )
+        near = did_you_mean(family, FAMILIES) or f"; there are {', '.join(FAMILIES)}"
+        raise SpecError(f"--as {family!r} is not known{near}")
     candidates = [FAMILIES[family]] if family else list(FAMILIES.values())
     fitting: list[tuple[Family, Found]] = []
     reasons: dict[str, str] = {}
@@ -160,52 +161,25 @@ def recognise(
     )
 
 
-def foreign_tensors(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """The weights in a file of another program, without running code from it.
 
     Raises:
         ArtifactError: the file is damaged, or holds no weights.
     """
-    size = path.stat().st_size
-    try:
-        if path.suffix == ".safetensors":
-            if read_contents(path).card is not None:
-                raise ArtifactError(_already_ours(path, "export"))
+    if path.suffix == ".safetensors":
+        ours = read_contents(path).card is not None
+        try:
             content: object = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # advice on how to run the code in other files
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except ArtifactError:
-        raise
-    except SafetensorError as error:
-        raise ArtifactError(f"{str(path)!r} is damaged: {error}") from error
-    except Exception as error:  # a damaged file raises anything, AssertionError included
-        raise ArtifactError(
-            f"{str(path)!r} cannot be read: it is damaged, or holds objects beside tensors, which "
-            "would run code; where it was made, save its state_dict alone: "
-            "torch.save(model.state_dict(), 'weights.pth')"
-        ) from error
-    fields = content if isinstance(content, dict) else {}
-    for name in _KEPT_UNDER:
-        if isinstance(fields.get(name), dict):
-            if isinstance(fields.get("card"), str):
-                raise ArtifactError(_already_ours(path, "fuse or train"))
-            fields = fields[name]
-            break
-    tensors = {n: t for n, t in fields.items() if isinstance(n, str) and isinstance(t, Tensor)}
-    if not tensors:
-        raise ArtifactError(
-            f"{str(path)!r} holds no weights; a state_dict is wanted, alone or under "
-            f"{', '.join(map(repr, _KEPT_UNDER))}"
-        )
-    for name, tensor in tensors.items():
-        # A tensor may name a few bytes as many times as it likes: copied, it takes all memory.
-        plain = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
-        if not plain or tensor.numel() * tensor.element_size() > size:
-            raise ArtifactError(
-                f"{str(path)!r} holds {printable(name)!r}, which is no plain tensor of the file"
-            )
+        except SafetensorError as error:
+            raise ArtifactError(f"{str(path)!r} is damaged: {error}") from error
+    else:
+        content = torch_content(path)
+        ours = isinstance(content, dict) and isinstance(content.get("card"), str)
+    if ours:
+        verbs = "export" if path.suffix == ".safetensors" else "fuse or train"
+        raise ArtifactError(_already_ours(path, verbs))
+    tensors = foreign_tensors(content, path)
     for wrapper in _WRAPPERS:
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
@@ -223,6 +197,20 @@ def _output_beside(source: Path) -> Path:
     name = source.name.removesuffix(".tar")
     output = source.with_name(name).with_suffix(".pt")
     return output.with_suffix(".imported.pt") if output == source else output
+
+
+def _check_ours(path: Path) -> None:
+    """Refuse to write over what nobody named and another program wrote.
+
+    Raises:
+        ArtifactError: it is no checkpoint of ours.
+    """
+    try:
+        read_contents(path)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{str(path)!r} exists, and stdeploy did not write it; name another output: -o NET.pt"
+        ) from error
 
 
 def _check_all_taken(weights: SourceWeights) -> None:
@@ -266,24 +254,14 @@ def _compared(model: ActionModel, clip: ClipSpec, owner: OwnerAnswer, source: Pa
         SpecError: a clip or logits of another shape.
         ParityError: they differ.
     """
-    if owner.frames.shape != clip.frames_shape or owner.frames.dtype != np.uint8:
-        raise SpecError(
-            f"the owner's clip is {owner.frames.dtype} {owner.frames.shape}; uint8 "
-            f"{clip.frames_shape} is wanted: T, H, W and RGB. Where the owner feeds clips of "
-            "another size, give it: --set num_frames=8 --set short_side_px=128 --set crop_px=112"
-        )
-    if owner.logits.shape != (model.spec.num_classes,):
-        raise SpecError(
-            f"the owner's logits have shape {owner.logits.shape}; ({model.spec.num_classes},) is "
-            "wanted"
-        )
+    owner = owner.checked(clip, model.spec.num_classes, source="owner")
     answer = logits_of(model, clip, owner.frames[None])[0]
     error = relative_error(owner.logits, answer)
     if not error <= OWNER_TOLERANCE:
         raise ParityError(
             f"{source.name!r} gives other logits than its owner's: relative error {error:.1e}, "
-            f"{OWNER_TOLERANCE:.0e} is allowed; nothing was written. Another --as, mean, std or "
-            "order of colours may be right"
+            f"{OWNER_TOLERANCE:.0e} is allowed; nothing was written. "
+            + _what_is_right(model, clip, owner)
         )
     return ParityRow(
         check="the owner's clip",
@@ -292,3 +270,22 @@ def _compared(model: ActionModel, clip: ClipSpec, owner: OwnerAnswer, source: Pa
         tolerance=OWNER_TOLERANCE,
         detail="against the owner's logits",
     )
+
+
+def _what_is_right(model: ActionModel, clip: ClipSpec, owner: OwnerAnswer) -> str:
+    """What gives the owner's answer instead, in a sentence."""
+
+    def fits(other: ClipSpec, frames: NDArray[np.uint8]) -> bool:
+        answer = logits_of(model, other, np.ascontiguousarray(frames)[None])[0]
+        return relative_error(owner.logits, answer) <= OWNER_TOLERANCE
+
+    if fits(clip, owner.frames[..., ::-1]):
+        return (
+            "With the clip as BGR they agree: save the clip in RGB; where the network itself takes "
+            'BGR, import its .onnx file with colour_order = "BGR"'
+        )
+    for name, (mean, std) in KNOWN_NORMALISATIONS.items():
+        if fits(clip.model_copy(update={"mean": mean, "std": std}), owner.frames):
+            texts = (",".join(f"{number:g}" for number in three) for three in (mean, std))
+            return "{} would be right: --set mean={} --set std={}".format(name, *texts)
+    return "Another --as, mean, std or order of colours may be right"

@@ -4,19 +4,19 @@ import dataclasses
 import math
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from stdeploy.artifacts.files import StrPath, as_path, existing
+from stdeploy.artifacts.label_files import check_classes, read_labels
 from stdeploy.artifacts.spec import Channels, ClipSpec, ShortVideo
-from stdeploy.artifacts.values import Line, Spec, check_labels
-from stdeploy.errors import SpecError
+from stdeploy.artifacts.values import Line, Spec
+from stdeploy.errors import ArtifactError, SpecError
 
 _MOST_TOML_BYTES = 16 << 20
-_MOST_CLASSES = 1_000_000
 _AXES = "NCTHW"
 # Of a std in 0..1: others make all pixels nearly alike, or of a size that nobody trains on.
 _LEAST_STD, _LARGEST_STD = 0.02, 5.0
@@ -42,7 +42,7 @@ class PathDescription(Spec):
 
     name: str = Field(min_length=1)
     every: int | None = Field(default=None, ge=1, le=100_000)
-    frames: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    frames: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
@@ -140,13 +140,20 @@ class OwnerFiles(Spec):
     logits: str
 
 
+def _are_labels(said: object) -> object:
+    texts = said if isinstance(said, list | tuple) else [said]
+    if not all(isinstance(each, str) for each in texts):
+        raise ValueError('the name of a text file or a list such as ["a", "b"] is allowed')
+    return said
+
+
 class Described(Spec):
     """The fields of the TOML file."""
 
     name: Line = ""
     origin: Line = ""
     licence: Line = ""
-    labels: tuple[str, ...] | str
+    labels: Annotated[tuple[str, ...] | str, BeforeValidator(_are_labels)]
     clip: ClipTaken
     input: InputDescription
     output: OutputDescription
@@ -155,15 +162,63 @@ class Described(Spec):
 
 @dataclasses.dataclass(frozen=True)
 class OwnerAnswer:
-    """What the owner's program answers.
+    """What the owner's program answers to a clip.
 
     Attributes:
-        frames: uint8 (T, H, W, 3).
+        frames: uint8 (T, H, W, 3), RGB, resized and cropped.
         logits: float64 (K,); probabilities where the network gives those.
     """
 
     frames: NDArray[np.uint8] = dataclasses.field(repr=False)
     logits: NDArray[np.float64] = dataclasses.field(repr=False)
+
+    @classmethod
+    def read(cls, frames: Path, logits: Path, *, source: str) -> Self:
+        """Open two .npy files, in which nothing is run.
+
+        Args:
+            frames: the clip.
+            logits: the answer.
+            source: where the user named them, for errors.
+
+        Raises:
+            SpecError: one is no such file.
+        """
+        return cls(
+            _array(frames, "the owner's clip", source), _array(logits, "the owner's logits", source)
+        )
+
+    def checked(self, clip: ClipSpec, classes: int, *, source: str) -> Self:
+        """The same, if a network of such clips and classes can be compared with it.
+
+        Args:
+            clip: what the network sees.
+            classes: K.
+            source: where it was given, for errors.
+
+        Returns:
+            uint8 (T, H, W, 3) and float64 (K,), of which a batch of one is taken off.
+
+        Raises:
+            SpecError: other shapes or types, or numbers that are not finite.
+        """
+        frames, logits, shape = np.asarray(self.frames), np.asarray(self.logits), clip.frames_shape
+        if frames.dtype != np.uint8 or frames.shape not in (shape, (1, *shape)):
+            raise SpecError(
+                f"{source}: the owner's clip is {frames.dtype} {frames.shape}; uint8 {shape} is "
+                "wanted: the frames as they are shown, RGB, resized and cropped, before mean and "
+                "std. Where the owner feeds clips of another size, give it, as [clip] of a "
+                "description, or for weights: --set num_frames=8 --set crop_px=112"
+            )
+        if logits.dtype.kind != "f" or logits.size != classes or math.prod(logits.shape[:-1]) != 1:
+            raise SpecError(
+                f"{source}: the owner's logits are {logits.dtype} {logits.shape}; floats "
+                f"({classes},) are wanted, one for each label"
+            )
+        numbers = logits.astype(np.float64).reshape(-1)
+        if not np.isfinite(numbers).all():
+            raise SpecError(f"{source}: the owner's logits hold a number that is not finite")
+        return type(self)(np.array(frames).reshape(shape), numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,12 +230,15 @@ class ClipDescription:
         clip: for the card: mean and std in 0..1 and for R, G, B.
         labels: names of the K classes.
         owner: clip and answer of the owner, if there are any.
+        answered_by: whose answer that is. A module in Python answers a clip that was normalised
+            here, so that it cannot tell a wrong mean.
     """
 
     said: Described
     clip: ClipSpec
     labels: tuple[str, ...]
     owner: OwnerAnswer | None = None
+    answered_by: Literal["its owner", "its module"] = "its owner"
 
     @classmethod
     def read(cls, path: StrPath) -> "ClipDescription":
@@ -229,9 +287,10 @@ class ClipDescription:
         labels = _labels(said.labels, path)
         owner = None
         if said.owner is not None:
-            frames = _array(path, said.owner.clip, "owner.clip")
-            logits = _array(path, said.owner.logits, "owner.logits")
-            owner = _owner_answer(frames, logits, clip, len(labels), path)
+            files = (path.parent / name for name in (said.owner.clip, said.owner.logits))
+            owner = OwnerAnswer.read(*files, source=str(path)).checked(
+                clip, len(labels), source=str(path)
+            )
         return cls(said, clip, labels, owner)
 
     @property
@@ -273,59 +332,19 @@ def _rgb(values: Channels, order: str) -> Channels:
 
 def _labels(said: tuple[str, ...] | str, path: Path) -> tuple[str, ...]:
     """The names of the classes, from the list itself or the file that it names."""
-    labels = said
-    if isinstance(labels, str):
-        file = path.parent / labels
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-            raise SpecError(
-                f"{path}: labels = {labels!r}: {reason}; name a text file with the name of one "
-                "class a line, in the order of the classes"
-            ) from error
-        lines = text.split("\n")
-        labels = tuple(line.rstrip("\r") for line in (lines if lines[-1] else lines[:-1]))
-    if not 1 <= len(labels) <= _MOST_CLASSES or not all(label.strip() for label in labels):
-        raise SpecError(
-            f"{path}: {len(labels)} labels; 1 to {_MOST_CLASSES} names are allowed, none empty"
-        )
-    try:
-        check_labels(labels)
-    except ValueError as error:
-        raise SpecError(f"{path}: {error}") from error
-    return labels
+    if isinstance(said, str):
+        said = tuple(read_labels(path.parent / said, option=f"{path}: labels"))
+    check_classes(said, source=str(path))
+    return said
 
 
-def _array(path: Path, name: str, field: str) -> NDArray[np.generic]:
-    file = path.parent / name
+def _array(path: Path, what: str, source: str) -> NDArray[Any]:
     try:
         # Mapped: a file that announces more than it holds is refused, and nothing is allocated.
-        return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no .npy file"
-        raise SpecError(f"{path}: {field} = {name!r}: {reason}; save it with numpy.save") from error
-
-
-def _owner_answer(
-    frames: NDArray[np.generic],
-    logits: NDArray[np.generic],
-    clip: ClipSpec,
-    classes: int,
-    path: Path,
-) -> OwnerAnswer:
-    shape = clip.frames_shape
-    if frames.dtype != np.uint8 or frames.shape not in (shape, (1, *shape)):
-        raise SpecError(
-            f"{path}: owner.clip is {frames.dtype} {frames.shape}; uint8 {shape} is wanted: the "
-            "frames as they are shown, RGB, resized and cropped, before mean and std"
-        )
-    if logits.dtype.kind != "f" or logits.size != classes or math.prod(logits.shape[:-1]) != 1:
-        raise SpecError(
-            f"{path}: owner.logits is {logits.dtype} {logits.shape}; floats ({classes},) are "
-            "wanted, one for each label"
-        )
-    numbers = np.asarray(logits, dtype=np.float64).reshape(-1)
-    if not np.isfinite(numbers).all():
-        raise SpecError(f"{path}: owner.logits holds a number that is not finite")
-    return OwnerAnswer(np.array(frames, dtype=np.uint8).reshape(shape), numbers)
+        found = np.load(existing(path, wanted="an array"), mmap_mode="r", allow_pickle=False)
+    except (ArtifactError, OSError, ValueError, EOFError) as error:
+        known = str(error) if isinstance(error, ArtifactError) else f"{str(path)!r} is no .npy file"
+        raise SpecError(f"{source}: {what}: {known}; save it with numpy.save") from error
+    if not isinstance(found, np.ndarray):  # several arrays in one file
+        raise SpecError(f"{source}: {what}: {str(path)!r} is no .npy file; save it with numpy.save")
+    return found

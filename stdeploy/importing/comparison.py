@@ -54,8 +54,9 @@ def compare(
         if error > _TOLERANCE:
             raise ParityError(
                 f"the imported network differs from the original at a batch of {batch}: relative "
-                f"error {error:.1e}, allowed {_TOLERANCE:.0e}; nothing was written. Where the "
-                "original is fixed at a batch, export it with a dynamic one"
+                f"error {error:.1e}, allowed {_TOLERANCE:.0e}; nothing was written. Either what it "
+                "answers to a clip depends on the others of a batch, or the batch that it was "
+                "exported at was not made free: export it with a dynamic one"
             )
     return tuple(rows)
 
@@ -66,7 +67,7 @@ def compare_with_owner(
     description: ClipDescription,
     owner: OwnerAnswer,
 ) -> ParityRow:
-    """Compare a file with what its owner's own program answers to a clip.
+    """Compare a file with what its owner's own program, or a module in Python, answers to a clip.
 
     Raises:
         ParityError: it answers otherwise; the message says which other description would be right,
@@ -76,6 +77,12 @@ def compare_with_owner(
     expected = owner.logits[None]
     scale = _spread(expected)
     error = relative_error(expected, as_described(runtime.run(clip), description), scale)
+    whose = description.answered_by.removeprefix("its ")
+    if error > _TOLERANCE and whose == "module":
+        raise ParityError(
+            f"the exported graph answers a clip otherwise than the module: relative error "
+            f"{error:.1e}, allowed {_TOLERANCE:.0e}; nothing was written"
+        )
     if error > _TOLERANCE:
         hint = next(
             (
@@ -89,7 +96,9 @@ def compare_with_owner(
             f"the owner's clip is answered otherwise than its owner says: relative error "
             f"{error:.1e}, allowed {_TOLERANCE:.0e}{hint}; nothing was written"
         )
-    return _row(runtime, "the owner's clip", error, "against its owner's answer, of its spread")
+    return _row(
+        runtime, f"the {whose}'s clip", error, f"against its {whose}'s answer, of its spread"
+    )
 
 
 def _spread(answer: NDArray[np.float64]) -> float:
@@ -115,7 +124,7 @@ def as_described(
 
 
 # Mean and std that published networks were trained with, in 0..1 and for R, G, B.
-_KNOWN = {
+KNOWN_NORMALISATIONS = {
     "ImageNet's mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "torchvision's video mean and std": (
         (0.43216, 0.394666, 0.37645),
@@ -142,7 +151,7 @@ def _others(description: ClipDescription) -> Iterator[tuple[str, ClipDescription
     yield f'colour_order = "{order}" and mean and std turned', changed(colour_order=order, **turned)
     if pixels.mean != pixels.mean[::-1]:
         yield "mean and std in the other order of colours", changed(**turned)
-    for name, (mean, std) in _KNOWN.items():
+    for name, (mean, std) in KNOWN_NORMALISATIONS.items():
         for one in ("0..1", "0..255"):
             largest = 1.0 if one == "0..1" else 255.0
             numbers = {

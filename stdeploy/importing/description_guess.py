@@ -9,17 +9,11 @@ from onnx import TensorProto
 
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.export.graph_shapes import shapes_of
-from stdeploy.importing.graph_editing import GraphEditor
+from stdeploy.importing.graph_editing import GraphEditor, sizes_of
+from stdeploy.importing.graph_output import last_activation
 from stdeploy.importing.hostile_graphs import read_graph
 
 _UNKNOWN_FRAMES, _UNKNOWN_SIDE, _UNKNOWN_CLASSES = 16, 224, 2
-# What leaves probabilities probabilities.
-_AVERAGES = frozenset(
-    (
-        *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "ReduceMean"),
-        *("AveragePool", "GlobalAveragePool"),
-    )
-)
 _FEWEST_PARTS = 2  # of a known project, among the names of a graph's weights
 
 
@@ -40,7 +34,7 @@ _PROJECTS = (
         *("mmaction2", ("backbone.", "cls_head."), "0..255"),
         *((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     ),
-    _Project("PyTorchVideo", ("blocks.0.", "blocks.1."), "0..1", (0.45,) * 3, (0.225,) * 3),
+    _Project("PyTorchVideo", (".res_blocks.", ".branch2."), "0..1", (0.45,) * 3, (0.225,) * 3),
     _Project("PySlowFast", ("s1.pathway0", "s2.pathway0"), "0..1", (0.45,) * 3, (0.225,) * 3),
     _Project(
         *("torchvision", ("stem.", "layer1.0.conv1.0"), "0..1"),
@@ -107,33 +101,39 @@ def propose_description(path: Path) -> Proposal:
 
 @dataclasses.dataclass(frozen=True)
 class _Input:
+    """An input of the graph; `is_certain` where but one of its axes can be that of colours."""
+
     name: str
     layout: str
     sizes: dict[str, int | None]
     value: onnx.ValueInfoProto
+    is_certain: bool
 
     @classmethod
     def of(cls, value: onnx.ValueInfoProto, path: Path) -> "_Input":
-        kind = value.type.tensor_type
-        sizes = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+        sizes = sizes_of(value)
         shown = ", ".join("?" if size is None else str(size) for size in sizes)
-        wrong = (
-            f"{str(path)!r} takes {value.name!r} of shape ({shown}); float32 clips of 5 axes, or "
-            "of 6 with one of a single view, are taken"
-        )
-        if kind.elem_type != TensorProto.FLOAT or len(sizes) not in (5, 6):
-            raise SpecError(wrong)
+        taken = f"{str(path)!r} takes {value.name!r} of shape ({shown})"
+        if value.type.tensor_type.elem_type != TensorProto.FLOAT or len(sizes) not in (5, 6):
+            raise SpecError(
+                f"{taken}; float32 clips of 5 axes, or of 6 with one of a single view, are taken"
+            )
         axes = list(range(1, len(sizes)))
         view = axes.pop(0) if len(sizes) == 6 else None
-        channels = next((axis for axis in axes if sizes[axis] == 3), None)
-        if channels is None or (view is not None and sizes[view] not in (None, 1)):
-            raise SpecError(wrong)
-        rest = [axis for axis in axes if axis != channels]
-        names = {0: "N", channels: "C", **dict(zip(rest, "THW", strict=True))}
+        if view is not None and sizes[view] not in (None, 1):
+            raise SpecError(f"{taken}; of the axis of views, one is taken")
+        colours = [axis for axis in axes if sizes[axis] == 3]
+        if not colours:
+            raise SpecError(f"{taken}; no axis has the 3 colours")
+        rest = [axis for axis in axes if axis != colours[0]]
+        names = {0: "N", colours[0]: "C", **dict(zip(rest, "THW", strict=True))}
         if view is not None:
             names[view] = "V"
         layout = "".join(names[axis] for axis in range(len(sizes)))
-        return cls(value.name, layout, dict(zip(layout, sizes, strict=True)), value)
+        by_axis = dict(zip(layout, sizes, strict=True))
+        if by_axis["H"] and by_axis["W"] and by_axis["H"] != by_axis["W"]:
+            raise SpecError(f"{taken}; frames are taken where they are square")
+        return cls(value.name, layout, by_axis, value, len(colours) == 1)
 
 
 def _lines(path: Path, editor: GraphEditor, inputs: list[_Input]) -> Iterator[_Line]:
@@ -159,7 +159,9 @@ def _lines(path: Path, editor: GraphEditor, inputs: list[_Input]) -> Iterator[_L
     size = side or _UNKNOWN_SIDE
     yield _Line("clip", "short_side_px", str(round(size * 8 / 7)), "", "8/7 of the crop")
     yield _Line("clip", "crop_px", str(size), (side and graph) or "", any_size)
-    yield _Line("input", "layout", _text(inputs[0].layout), graph)
+    certain = graph if all(each.is_certain for each in inputs) else ""
+    several = "several of its axes may be the colours"
+    yield _Line("input", "layout", _text(inputs[0].layout), certain, several)
     yield _Line("input", "range", _text(project.range), "", usual)
     yield _Line("input", "mean", str(list(project.mean)), "", usual)
     yield _Line("input", "std", str(list(project.std)), "", usual)
@@ -207,11 +209,7 @@ def _output(
         shape = shapes_of(sized, source="it")[name]
     except ArtifactError:
         shape = ()
-    makers = editor.makers()
-    node = makers.get(name)
-    while node is not None and node.op_type in _AVERAGES:
-        node = makers.get(node.input[0])
-    return shape, node is not None and node.op_type == "Softmax"
+    return shape, last_activation(editor, name) == "Softmax"
 
 
 def _text(value: str) -> str:

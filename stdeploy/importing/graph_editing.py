@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,12 @@ from stdeploy.export.graph_shapes import ConstantFolder
 OURS = "stdeploy."  # how the names begin of what is put around a graph
 ORIGINAL = "_of_the_original"  # how the names end of what was called as ours is
 _PASSES_ON = ("Identity", "Dropout")  # in inference
+
+
+def sizes_of(value: onnx.ValueInfoProto) -> list[int | None]:
+    """The sizes of the axes of an input, None for any."""
+    dimensions = value.type.tensor_type.shape.dim
+    return [each.dim_value if each.HasField("dim_value") else None for each in dimensions]
 
 
 class GraphEditor:
@@ -104,6 +110,20 @@ class GraphEditor:
             node.output[:] = [names.get(name, name) for name in node.output]
         self.outputs = [names.get(name, name) for name in self.outputs]
 
+    def keep(self, output: str) -> None:
+        """Leave out what an output does not need, and all other outputs."""
+        self.nodes, _ = self._needed([output])
+        self.outputs = [output]
+
+    def _needed(self, outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+        """The nodes that make some tensors, and the names of all tensors that they read or make."""
+        needed, nodes = set(outputs), list[onnx.NodeProto]()
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+                nodes.append(node)
+        return nodes[::-1], needed
+
     def model(
         self,
         name: str,
@@ -111,16 +131,12 @@ class GraphEditor:
         outputs: Sequence[onnx.ValueInfoProto],
     ) -> onnx.ModelProto:
         """The graph put together, without what no output needs, and no text of its maker."""
-        needed = {each.name for each in outputs}
-        nodes: list[onnx.NodeProto] = []
-        for node in reversed(self.nodes):
-            if needed.intersection(node.output):
-                needed.update(node.input)
-                node.doc_string = ""
-                del node.metadata_props[:]
-                nodes.append(node)
+        nodes, needed = self._needed(each.name for each in outputs)
+        for node in nodes:
+            node.doc_string = ""
+            del node.metadata_props[:]
         kept = [tensor for key, tensor in self.constants.items() if key in needed]
-        graph = helper.make_graph(nodes[::-1], name, list(inputs), list(outputs), kept)
+        graph = helper.make_graph(nodes, name, list(inputs), list(outputs), kept)
         return helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", self.opset)],

@@ -5,11 +5,12 @@ What is refused here is refused with one line, before the graph is in memory or 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import TensorProto
 
 from stdeploy.artifacts.digest import message_fields
 from stdeploy.artifacts.files import existing
@@ -24,7 +25,7 @@ _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLi
     "Bernoulli",
     "Multinomial",
 }
-_OF_TRAINING = {"BatchNormalization", "Dropout"}
+_HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 # Fields of onnx.proto3 by message: those that hold messages, and which.
 _INSIDE: dict[str, dict[int, str]] = {
@@ -99,6 +100,10 @@ def read_graph(path: Path) -> onnx.ModelProto:
         raise ArtifactError(
             f"{str(path)!r} is no valid ONNX graph: {' '.join(str(error).split())[:200]}"
         ) from error
+    for value in model.graph.input:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.HasField("dim_value") and dimension.dim_value <= 0:
+                dimension.Clear()  # some exporters write 0 or -1 for any size
     return model
 
 
@@ -157,6 +162,7 @@ def _refused(model: onnx.ModelProto) -> Iterator[str]:
         )
     if opset > onnx.defs.onnx_opset_version():
         yield f"is written in opset {opset}, which the onnx installed here does not know"
+    false = {name for name, tensor in _constants(model.graph) if _is_false(tensor)}
     for node in model.graph.node:
         what = f"{node.op_type[:80]!r} ({node.name[:80]!r})"
         if node.domain not in _DOMAINS:
@@ -166,13 +172,43 @@ def _refused(model: onnx.ModelProto) -> Iterator[str]:
             )
         if node.op_type in _RANDOM:
             yield f"draws random numbers: {what}; its answers cannot be repeated"
-        if node.op_type in _OF_TRAINING and any(
-            each.name in ("training_mode", "is_test") and each.i == (each.name == "training_mode")
-            for each in node.attribute
-        ):
+        if _trains(node, false):
             yield f"was exported in training mode: {what}; call model.eval() before exporting"
     for tensor in _tensors(model.graph):
         yield from _wrong_size(tensor)
+        if tensor.data_type in _HALF and math.prod(tensor.dims) > 1:
+            kind = TensorProto.DataType.Name(tensor.data_type)
+            yield (
+                f"holds weights in {kind} ({tensor.name[:80]!r}); export it in float32: stdeploy "
+                "export makes lower precisions of it and compares them"
+            )
+
+
+def _trains(node: onnx.NodeProto, false: Container[str]) -> bool:
+    """Whether a batch norm or dropout does what it does in training, in any opset.
+
+    Args:
+        node: of the graph.
+        false: names of constants that are false.
+    """
+    said = {each.name: each.i for each in node.attribute}
+    if node.op_type == "BatchNormalization":  # before opset 14, its further outputs tell
+        return bool(said.get("training_mode")) or any(node.output[1:])
+    if node.op_type == "Dropout":  # from opset 12 on, an input tells
+        return any(node.input[2:]) and node.input[2] not in false
+    return False
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    yield from ((tensor.name, tensor) for tensor in graph.initializer)
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            yield node.output[0], node.attribute[0].t
+
+
+def _is_false(tensor: onnx.TensorProto) -> bool:
+    is_flag = tensor.data_type == TensorProto.BOOL and not tensor.dims
+    return is_flag and not any(tensor.raw_data) and not any(tensor.int32_data)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -187,7 +223,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 def _wrong_size(tensor: onnx.TensorProto) -> Iterator[str]:
     """That a tensor announces another size than it has, which numpy would allocate."""
     name, count = tensor.name[:80], math.prod(tensor.dims)
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+    if tensor.data_location == TensorProto.EXTERNAL:
         yield f"keeps weights in other files{_ADVICE['keeps weights in other files']}"
     try:
         item = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)

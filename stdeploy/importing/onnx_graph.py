@@ -1,7 +1,7 @@
 """A graph of another project made into one of ours: uint8 frames in, logits out, any batch."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,21 @@ from onnx import TensorProto, helper
 
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.export.graph_cost import GraphCost, cost_of
-from stdeploy.export.graph_shapes import Shapes, shapes_of
+from stdeploy.export.graph_shapes import shapes_of
 from stdeploy.importing.clip_description import ClipDescription
-from stdeploy.importing.graph_editing import ORIGINAL, OURS, FoldedNorms, GraphEditor
+from stdeploy.importing.free_batch import free_batch
+from stdeploy.importing.graph_editing import (
+    ORIGINAL,
+    OURS,
+    FoldedNorms,
+    GraphEditor,
+    sizes_of,
+)
+from stdeploy.importing.graph_output import LOGITS, put_logits_behind
 
-_FRAMES, _LOGITS = "frames", "logits"
-_SHAPE_ONLY = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
+_FRAMES = "frames"
 _FLOAT = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
 _TRIED_BATCH = 5
-_LEAST_PROBABILITY = 1e-37  # above the smallest normal float32, below which log is not exact
 
 # Of one clip. Published networks stay below 2 x 10^12, 1 GiB and 100 MiB.
 MOST_OPERATIONS = 4 * 10**12
@@ -33,7 +39,8 @@ class ImportedGraph:
     Attributes:
         model: takes "frames" and gives "logits".
         cost: of one clip in the graph that it was made from.
-        fixed_batch: the batch that this one was fixed at; None where it was free.
+        fixed_batch: the batch that this one was fixed at, in its inputs or in what it does with
+            them; None where it was free.
         norms: what became of its batch norms.
         softmax: the softmax that was taken off its end; "log" where its probabilities end in
             something else, of which a logarithm makes logits; "" where it gave logits.
@@ -74,6 +81,9 @@ def import_graph(
 ) -> ImportedGraph:
     """Put frames, normalisation and layout before a graph, and logits behind it.
 
+    A graph whose inputs take any batch may hold one all the same, as x.view(1, -1) does: then it is
+    taken for one that was exported at a batch of 1.
+
     Args:
         original: from `read_graph`; it is not changed.
         description: of its owner.
@@ -83,26 +93,53 @@ def import_graph(
         SpecError: the description does not fit the graph.
         ArtifactError: the graph is not taken: too large, or its batch cannot be freed.
     """
-    editor = GraphEditor(original, source=source, taken=(_FRAMES, _LOGITS))
+    try:
+        return _imported(original, description, source=source)
+    except _BatchError as first:
+        if first.fixed is not None:
+            raise
+        try:
+            return _imported(original, description, source=source, assumed=1)
+        except _BatchError:
+            raise first from None
+
+
+class _BatchError(ArtifactError):
+    """A graph that does not take another batch, and the one that it was exported at."""
+
+    def __init__(self, message: str, fixed: int | None) -> None:
+        super().__init__(message)
+        self.fixed = fixed
+
+
+def _imported(
+    original: onnx.ModelProto,
+    description: ClipDescription,
+    *,
+    source: str,
+    assumed: int | None = None,
+) -> ImportedGraph:
+    """Change a graph; `assumed` is the batch that it was exported at where its inputs take any."""
+    editor = GraphEditor(original, source=source, taken=(_FRAMES, LOGITS))
     inputs = _inputs_in_order(editor, description)
-    fixed = _set_sizes(inputs, description, source=source)
+    fixed = _set_sizes(inputs, description, source=source) or assumed
     output = _output_named(editor, description)
+    editor.keep(output)
     sized = editor.model("sized", inputs, [onnx.ValueInfoProto(name=output, type=_FLOAT)])
     shapes = shapes_of(sized, source=source)
     cost = cost_of(sized, shapes)
     _check_affordable(cost, source=source)
     norms = editor.fold_norms(lambda name: len(shapes[name]))
-    output, found = _output_named(editor, description), shapes[output]
+    (output,), found = editor.outputs, shapes[output]
     if fixed is not None:
-        _free_batch(editor, [each.name for each in inputs], shapes, fixed)
-    end, softmax = _without_softmax(editor, output, description, shapes)
-    _put_logits_behind(editor, end, found, description, take_log=softmax == "log")
+        free_batch(editor, [each.name for each in inputs], shapes, fixed)
+    softmax = put_logits_behind(editor, output, description, {**shapes, output: found})
     _put_frames_before(editor, inputs, description)
     clip = description.clip.frames_shape
     ends = (
         helper.make_tensor_value_info(_FRAMES, TensorProto.UINT8, ["batch", *clip]),
         helper.make_tensor_value_info(
-            _LOGITS, TensorProto.FLOAT, ["batch", len(description.labels)]
+            LOGITS, TensorProto.FLOAT, ["batch", len(description.labels)]
         ),
     )
     model = editor.model(description.said.name or "imported", ends[:1], ends[1:])
@@ -148,7 +185,7 @@ def _set_sizes(
                 "stdeploy export makes lower precisions of it and compares them"
             )
         sizes = {"N": 1, "V": 1, "C": 3, "T": len(chosen), "H": side, "W": side}
-        there = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+        there = sizes_of(each)
         wanted = [sizes[axis] for axis in layout]
         if len(there) != len(wanted) or any(
             axis != "N" and size not in (None, want)
@@ -164,7 +201,7 @@ def _set_sizes(
         for dimension, size in zip(kind.shape.dim, wanted, strict=True):
             dimension.Clear()
             dimension.dim_value = size
-    if len(batches) > 1 or 0 in batches:
+    if len(batches) > 1:
         raise ArtifactError(f"{source!r} takes inputs of different batches: {batches}")
     (fixed,) = batches
     for each in inputs:
@@ -200,159 +237,6 @@ def _output_named(editor: GraphEditor, description: ClipDescription) -> str:
     raise SpecError(
         f"{editor.source!r} has the outputs {', '.join(map(repr, plain))[:200]}; {asked}"
     )
-
-
-def _free_batch(editor: GraphEditor, inputs: Sequence[str], shapes: Shapes, fixed: int) -> None:
-    """Let nodes that hold a fixed batch take any.
-
-    The target of a reshape gets -1 as its first size: the batch is the slowest part of the first
-    axis of whatever depends on the clips, so all other sizes stay as they are. Where that does not
-    hold the comparison fails. A constant that is joined to a clip, such as the token of a
-    transformer, is repeated for each.
-    """
-    depends, nodes = set(inputs), list[onnx.NodeProto]()
-    for node in editor.nodes:
-        varying = [name for name in node.input if name in depends]
-        if varying:
-            depends.update(node.output)
-        made = shapes.get(node.output[0], ())
-        constant = node.op_type == "Reshape" and node.input[1] in editor.constants
-        if varying and constant and made and made[0] % fixed == 0:
-            target = np.array([-1, *made[1:]], dtype=np.int64)
-            node.input[1] = editor.add_constant(f"{OURS}{node.name}.shape", target)
-        if varying and node.op_type == "Concat" and fixed == 1 and len(made) > 1:
-            nodes += _repeated_constants(editor, node, varying[0])
-        nodes.append(node)
-    editor.nodes = nodes
-
-
-def _repeated_constants(
-    editor: GraphEditor, concat: onnx.NodeProto, like: str
-) -> Iterator[onnx.NodeProto]:
-    """Nodes that repeat what is constant of a concatenation as often as another of its inputs."""
-    if next((each.i for each in concat.attribute if each.name == "axis"), 0) == 0:
-        return
-    for place, name in enumerate(concat.input):
-        dims = editor.constants[name].dims if name in editor.constants else ()
-        if not dims or dims[0] != 1:
-            continue
-        base = f"{OURS}{concat.name}.{place}"
-        first = editor.add_constant(f"{base}.first", np.array([0], dtype=np.int64))
-        rest = editor.add_constant(f"{base}.rest", np.array(dims[1:], dtype=np.int64))
-        for kind, inputs, what, axis in (
-            ("Shape", [like], "like", None),
-            ("Gather", [f"{base}.like", first], "batch", 0),
-            ("Concat", [f"{base}.batch", rest], "target", 0),
-            ("Expand", [name, f"{base}.target"], "repeated", None),
-        ):
-            made = f"{base}.{what}"
-            yield helper.make_node(kind, inputs, [made], name=made, axis=axis)
-        concat.input[place] = f"{base}.repeated"
-
-
-def _without_softmax(
-    editor: GraphEditor, output: str, description: ClipDescription, shapes: Shapes
-) -> tuple[str, str]:
-    """The tensor that logits are made of, and what was taken off behind it."""
-    said, classes = description.said.output, len(description.labels)
-    makers, path = editor.makers(), []
-    node = makers.get(output)
-    while node is not None and node.op_type in _SHAPE_ONLY:
-        path.append(node)
-        node = makers.get(node.input[0])
-    kind = node.op_type if node is not None else ""
-    if kind == "Sigmoid":
-        raise SpecError(
-            f"{editor.source!r} ends in a sigmoid, so several of its classes may hold at once; "
-            "classes that exclude each other are taken"
-        )
-    if said.gives == "logits":
-        if kind == "Softmax":
-            raise SpecError(
-                f"{editor.source!r} ends in a softmax, so it gives probabilities, and the "
-                'description says gives = "logits"; write gives = "probabilities"'
-            )
-        return output, ""
-    axis = next((each.i for each in node.attribute if each.name == "axis"), -1) if node else -1
-    if node is None or kind != "Softmax" or said.per_frame:
-        return output, "log"
-    if shapes[node.output[0]][axis] != classes:
-        return output, "log"
-    if not path:
-        return node.input[0], node.name
-    path[-1].input[0] = node.input[0]
-    return output, node.name
-
-
-def _put_logits_behind(
-    editor: GraphEditor,
-    end: str,
-    shape: tuple[int, ...],
-    description: ClipDescription,
-    *,
-    take_log: bool,
-) -> None:
-    """Average over time where the output has rows for it, take the logarithm, end in (N, K)."""
-    nodes, classes = list[onnx.NodeProto](), len(description.labels)
-
-    def add(kind: str, constant: str = "", **attributes: Any) -> None:
-        before = nodes[-1].output[0] if nodes else end
-        made = f"{OURS}output_{len(nodes)}"
-        inputs = [before, constant] if constant else [before]
-        nodes.append(helper.make_node(kind, inputs, [made], name=made, **attributes))
-
-    axis = time_axis(shape, description, source=editor.source)
-    if axis is not None and editor.opset >= 18:
-        axes = editor.add_constant(f"{OURS}time", np.array([axis], dtype=np.int64))
-        add("ReduceMean", axes, keepdims=0)
-    elif axis is not None:
-        add("ReduceMean", axes=[axis], keepdims=0)
-    if take_log:
-        least = np.array(_LEAST_PROBABILITY, dtype=np.float32)
-        add("Max", editor.add_constant(f"{OURS}least_probability", least))
-        add("Log")
-    if len(shape) - (axis is not None) != 2:
-        target = np.array([-1, classes], dtype=np.int64)
-        add("Reshape", editor.add_constant(f"{OURS}logits_shape", target))
-    if nodes:
-        nodes[-1].output[0] = _LOGITS
-    else:
-        editor.rename({end: _LOGITS})
-    editor.nodes += nodes
-
-
-def time_axis(shape: tuple[int, ...], description: ClipDescription, *, source: str) -> int | None:
-    """The axis of an output (N, ...) that is averaged over, None where there is none.
-
-    Args:
-        shape: of the output.
-        description: says how many classes there are, and whether there is a row for each frame.
-        source: the file, for errors.
-
-    Raises:
-        SpecError: the output is not what was described.
-    """
-    classes, per_frame = len(description.labels), description.said.output.per_frame
-    rest = [axis for axis in range(1, len(shape)) if shape[axis] != 1]
-    of_classes = [axis for axis in rest if shape[axis] == classes]
-    others = [axis for axis in rest if axis not in of_classes[-1:]]
-    text = f"{source!r} gives ({', '.join(['N', *map(str, shape[1:])])})"
-    if classes == 1 and not others:
-        return None
-    if not of_classes:
-        raise SpecError(f"{text}, which has no axis for {classes} labels; name one label a class")
-    if not others:
-        if per_frame:
-            raise SpecError(f"{text}: one row for a clip; leave per_frame out")
-        return None
-    if not per_frame:
-        raise SpecError(
-            f"{text}: more than one row for a clip; write per_frame = true where they are steps in "
-            "time that are averaged"
-        )
-    if len(others) > 1 or len(of_classes) > 1:
-        raise SpecError(f"{text}, of which the axis of time cannot be told")
-    return others[0]
 
 
 def _put_frames_before(
@@ -409,12 +293,13 @@ def _check_free(
     wanted = (_TRIED_BATCH, len(description.labels))
     try:
         onnx.checker.check_model(model)
-        made = shapes_of(wide, source=source)[_LOGITS]
+        made = shapes_of(wide, source=source)[LOGITS]
         if made != wanted:
             raise ArtifactError(f"{source!r}: {_TRIED_BATCH} clips give {made}, not {wanted}")
     except (ArtifactError, onnx.checker.ValidationError) as error:
         at = "" if fixed is None else f" (it was exported at a batch of {fixed})"
         reason = " ".join(str(error).split())[:300].removeprefix(f"{source!r}: ")
-        raise ArtifactError(
-            f"{source!r} cannot take another batch{at}: {reason}; export it with a dynamic batch"
+        raise _BatchError(
+            f"{source!r} cannot take another batch{at}: {reason}; export it with a dynamic batch",
+            fixed,
         ) from error

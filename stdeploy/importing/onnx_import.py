@@ -32,7 +32,6 @@ from stdeploy.importing.original_network import OriginalNetwork, check_kind
 from stdeploy.importing.trial_run import try_out
 from stdeploy.optional_packages import require
 
-_ITSELF_ONLY = "compared with itself only"
 _OPTIONS = RuntimeOptions(backend="onnxruntime", device="cpu")
 
 
@@ -87,10 +86,10 @@ def import_onnx(
         MissingExtraError: ONNX Runtime is not installed.
     """
     original = existing(as_path(original, "a network"), wanted="an .onnx file")
-    if original.suffix != ONNX_SUFFIX:
+    if original.suffix.lower() != ONNX_SUFFIX:
         raise ArtifactError(f"{str(original)!r}: an {ONNX_SUFFIX} file is wanted")
     path = checked_output(
-        original.with_name(f"{original.name.removesuffix(ONNX_SUFFIX)}.stdeploy{ONNX_SUFFIX}")
+        original.with_name(f"{original.stem}.stdeploy{ONNX_SUFFIX}")
         if output is None
         else as_path(output, "an output"),
         ONNX_SUFFIX,
@@ -178,14 +177,14 @@ def _spec(description: ClipDescription) -> ForeignSpec:
         colour_order=said.input.colour_order,
         output=said.output.gives,
         per_frame=said.output.per_frame,
-        compared_with="itself" if description.owner is None else "its owner",
+        compared_with="itself" if description.owner is None else description.answered_by,
     )
 
 
 def _origin(description: ClipDescription) -> str:
     said = description.said.origin or description.said.name or "another project"
-    known = _ITSELF_ONLY if description.owner is None else "compared with its owner's answer"
-    return f"{said}; {known}"
+    other = "itself only" if description.owner is None else f"{description.answered_by}'s answer"
+    return f"{said}; compared with {other}"
 
 
 def _save(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:

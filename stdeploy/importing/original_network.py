@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.importing.clip_description import ClipDescription, inputs_of
-from stdeploy.importing.onnx_graph import ImportedGraph, time_axis
+from stdeploy.importing.graph_output import time_axis
+from stdeploy.importing.onnx_graph import ImportedGraph
 from stdeploy.optional_packages import require
 
 _FATAL = 4  # of ONNX Runtime's severities

@@ -7,6 +7,7 @@ from typing import Literal
 
 from stdeploy.artifacts.layouts import SlowFastLayout
 from stdeploy.importing.family import GREY, IMAGENET, Family, Found, clip_of
+from stdeploy.importing.resnet_families import MMACTION_NAMES, PYTORCHVIDEO_NAMES
 from stdeploy.importing.resnets import Assumed, ResNetNames, filter_pairs, read_layout
 from stdeploy.importing.source_weights import (
     ConvNorm,
@@ -117,28 +118,20 @@ def pairs_of_slowfast(
 
 
 def _pytorchvideo(path: int) -> ResNetNames:
-    pathway = f"blocks.{{stage}}.multipathway_blocks.{path}"
-    return ResNetNames(
-        stem=(
-            ConvNorm(
-                f"blocks.0.multipathway_blocks.{path}.conv",
-                f"blocks.0.multipathway_blocks.{path}.norm",
-            ),
-        ),
-        block=f"{pathway}.res_blocks.{{index}}",
-        joint=ConvNorm("{block}.branch2.conv_{abc}", "{block}.branch2.norm_{abc}"),
-        shortcut=(ConvNorm("{block}.branch1_conv", "{block}.branch1_norm"),),
+    stem = f"blocks.0.multipathway_blocks.{path}"
+    return dataclasses.replace(
+        PYTORCHVIDEO_NAMES,
+        stem=(ConvNorm(f"{stem}.conv", f"{stem}.norm"),),
+        block=f"blocks.{{stage}}.multipathway_blocks.{path}.res_blocks.{{index}}",
         classifier="blocks.6.proj",
     )
 
 
 def _mmaction(path: str) -> ResNetNames:
-    return ResNetNames(
+    return dataclasses.replace(
+        MMACTION_NAMES,
         stem=(ConvNorm(f"backbone.{path}.conv1.conv", f"backbone.{path}.conv1.bn"),),
         block=f"backbone.{path}.layer{{stage}}.{{index}}",
-        joint=ConvNorm("{block}.conv{n}.conv", "{block}.conv{n}.bn"),
-        shortcut=(ConvNorm("{block}.downsample.conv", "{block}.downsample.bn"),),
-        classifier="cls_head.fc_cls",
     )
 
 

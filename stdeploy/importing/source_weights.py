@@ -54,13 +54,31 @@ class SourceWeights:
             raise MismatchError(f"{conv}.weight has shape {shape}, which is no 3D convolution")
         return shape[0], shape[1], shape[2], shape[3], shape[4]
 
+    def out_channels(self, layer: str) -> int:
+        """C_out of a convolution or a linear layer.
+
+        Args:
+            layer: its name without ".weight".
+
+        Raises:
+            MismatchError: there is none, or its weight is a single number.
+        """
+        shape = self.shape(f"{layer}.weight")
+        if not shape:
+            raise MismatchError(f"{layer}.weight is a single number")
+        return shape[0]
+
     def take(self, name: str) -> Tensor:
         """A tensor in float32.
 
         Raises:
-            MismatchError: there is none of this name.
+            MismatchError: there is none of this name, or it is quantised, complex or empty.
         """
         tensor = self._tensor(name)
+        if not tensor.is_floating_point() or not tensor.numel():
+            raise MismatchError(
+                f"{name} is {tensor.dtype} {tuple(tensor.shape)}; floating-point numbers are wanted"
+            )
         self._taken.add(name)
         return tensor.detach().float()
 
@@ -126,7 +144,12 @@ def filter_weights(
         names = ("weight", "bias", "running_mean", "running_var")
         norm = {name: weights.take(f"{theirs.norm}.{name}") for name in names}
     if f"{theirs.conv}.bias" in weights:
-        norm["running_mean"] = norm["running_mean"] - weights.take(f"{theirs.conv}.bias")
+        bias, mean = weights.take(f"{theirs.conv}.bias"), norm["running_mean"]
+        if bias.shape != mean.shape:
+            raise MismatchError(
+                f"{theirs.conv}.bias has shape {tuple(bias.shape)}, not {tuple(mean.shape)}"
+            )
+        norm["running_mean"] = mean - bias
     return {
         f"{branch}.coefficients": coefficients_from_filter(kernel, 1.0),
         **{f"{branch}.norm.{name}": tensor for name, tensor in norm.items()},

@@ -1,11 +1,15 @@
 """Anybody's torch module to an artifact, from Python: exported, then imported as its graph."""
 
+import dataclasses
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path, checked_output
@@ -15,8 +19,11 @@ from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.export.onnx import OPSETS, quiet_exporter
 from stdeploy.importing.clip_description import ClipDescription, Described, OwnerAnswer, inputs_of
+from stdeploy.importing.graph_output import time_axis
 from stdeploy.importing.onnx_import import ImportResult, import_onnx
 from stdeploy.optional_packages import require
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 
 
 def import_network(
@@ -67,6 +74,11 @@ def import_network(
     """
     require("onnxscript", extra="export", purpose="exporting to ONNX")
     path = checked_output(as_path(output, "an output"), ONNX_SUFFIX)
+    for what, value, kind in (("module", module, nn.Module), ("clip", clip, ClipSpec)):
+        if not isinstance(value, kind):
+            raise SpecError(f"{what} is wanted as {kind.__name__}, not as {type(value).__name__}")
+    if isinstance(labels, str):
+        raise SpecError(f"labels = {labels[:80]!r}: a list of names is wanted, not one text")
     network = _bare(module)
     _check(network)
     turned = -1 if colour_order == "BGR" else 1
@@ -91,16 +103,12 @@ def import_network(
     description = ClipDescription.of(said, Path("import_network"))
     frames = golden_clip(GOLDEN_SEED, description.clip.frames_shape)
     (taken,) = inputs_of(description, frames[None])
-    answer = _answer(network, torch.from_numpy(taken))
-    answer = answer.mean(dim=1) if per_frame and answer.dim() == 3 else answer
-    description = ClipDescription(
-        said,
-        description.clip,
-        description.labels,
-        OwnerAnswer(frames, answer[0].double().numpy()),
+    answer = _answer(network, torch.from_numpy(taken), description)
+    description = dataclasses.replace(
+        description, owner=OwnerAnswer(frames, answer), answered_by="its module"
     )
     with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / f"{path.name.removesuffix(ONNX_SUFFIX)}{ONNX_SUFFIX}"
+        graph = Path(folder) / path.name
         progress("writing the graph", 0, 1)
         twice = torch.zeros((2, *taken.shape[1:])) if example is None else example
         _export(network, twice, graph)
@@ -137,7 +145,12 @@ def _check(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _answer(network: nn.Module, x: Tensor) -> Tensor:
+def _answer(network: nn.Module, x: Tensor, description: ClipDescription) -> NDArray[np.float64]:
+    """What the module itself gives for a clip: (K,), averaged where it has rows.
+
+    Raises:
+        SpecError: it does not take the clip, or gives what is not described.
+    """
     try:
         answer = network(x)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -145,10 +158,11 @@ def _answer(network: nn.Module, x: Tensor) -> Tensor:
         raise SpecError(
             f"the module does not take {tuple(x.shape)}, which clip and layout make: {reason}"
         ) from error
-    if not isinstance(answer, Tensor) or answer.dim() not in (2, 3):
-        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise SpecError(f"the module gives {shape}; logits (N, K) are wanted, or (N, T, K)")
-    return answer
+    if not isinstance(answer, Tensor):
+        raise SpecError(f"the module gives {type(answer).__name__}; one tensor of logits is wanted")
+    axis = time_axis(answer.shape, description, source=type(network).__name__)
+    answer = answer.double()
+    return (answer if axis is None else answer.mean(dim=axis)).reshape(-1).numpy()
 
 
 def _export(network: nn.Module, example: Tensor, path: Path) -> None:
@@ -163,7 +177,8 @@ def _export(network: nn.Module, example: Tensor, path: Path) -> None:
                 verbose=False,
             )
         except Exception as error:  # whatever a stranger's module makes torch.export raise
-            reason = " ".join(str(error).split())[:200]
+            # What it raises is a page of advice; what went wrong is its cause.
+            reason = " ".join(_COLOURS.sub("", str(error.__cause__ or error)).split())[:200]
             raise ArtifactError(
                 f"torch.onnx.export cannot export the module: {reason}; export it by other means, "
                 "and import the .onnx file"

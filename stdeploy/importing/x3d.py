@@ -115,7 +115,7 @@ def _layout(weights: SourceWeights, names: X3DNames, window: tuple[int, int]) ->
         length=depthwise[2],
         stages=(stages[0], stages[1], stages[2], stages[3]),
         projected=weights.kernel_shape(names.project.conv)[0],
-        features=weights.shape(f"{names.expand.conv}.weight")[0],
+        features=weights.out_channels(names.expand.conv),
         window=window,
     )
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stdeploy.artifacts.layouts import Size3
 from stdeploy.errors import FusionError, SpecError
 from stdeploy.layers.fold import fold_batch_norm, sum_branches
 
 Branches = Literal["single", "multi"]
 Padding = Literal["centred", "valid"]
-Size3 = tuple[int, int, int]
 
 
 def branch_lengths(length: int, branches: Branches) -> tuple[int, ...]:

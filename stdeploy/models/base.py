@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stdeploy.artifacts.layouts import Size3
 from stdeploy.artifacts.spec import Form, ModelSpec, Precision
 from stdeploy.errors import SpecError
-from stdeploy.layers.temporal import Padding, Size3, TemporalFilter
+from stdeploy.layers.temporal import Padding, TemporalFilter
 
 
 class Counterpart(NamedTuple):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stdeploy.artifacts.layouts import InceptionLayout, MixedChannels
+from stdeploy.artifacts.layouts import InceptionLayout, MixedChannels, Size3
 from stdeploy.artifacts.spec import ModelSpec
-from stdeploy.layers.temporal import Padding, Size3
+from stdeploy.layers.temporal import Padding
 from stdeploy.models.base import (
     ActionModel,
     AveragePoolHead,

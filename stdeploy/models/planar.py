@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stdeploy.artifacts.layouts import Size3
 from stdeploy.errors import SpecError
-from stdeploy.layers.temporal import Size3
 from stdeploy.models.base import ActionModel, AveragePoolHead, SlidingAverage
 from stdeploy.models.i3d_inception import SamePadding, same_padding
 from stdeploy.models.registry import build

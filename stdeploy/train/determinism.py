@@ -21,8 +21,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stdeploy.artifacts.layouts import Size3
 from stdeploy.errors import TrainingError
-from stdeploy.layers.temporal import Size3
 
 # cuBLAS gives one answer with a workspace of fixed size alone; torch refuses products without it.
 _WORKSPACE_VARIABLE, _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"

@@ -137,7 +137,15 @@ def quantised(path: Path) -> Path:
         (lambda f: f / "missing.pt", "does not exist"),
         (lambda f: write_pth(f / "a.txt", {}), "holds no weights that can be analysed"),
         (lambda f: write_pth(f / "a.pth", {"w.weight": torch.ones(2, 2)}), "none of its 1 tensors"),
-        (lambda f: write_pth(f / "a.pth", [1, 2]), "holds no state_dict"),
+        (lambda f: write_pth(f / "a.pth", [1, 2]), "holds no weights; a state_dict is wanted"),
+        (  # of a few bytes, and of all memory once it is copied
+            lambda f: write_pth(f / "a.pth", {"w": torch.zeros(1).expand(99, 99, 9, 99, 99)}),
+            "holds 'w', which is no tensor with numbers of its own",
+        ),
+        (
+            lambda f: write_pth(f / "a.pth", {"w": torch.ones(1, 1, 3, 1, 1).to_sparse()}),
+            "holds 'w', which is no tensor with numbers of its own",
+        ),
         (
             lambda f: write_pth(f / "a.pth", {"w.weight": torch.full((1, 1, 3, 1, 1), torch.nan)}),
             "layer 'w' .* not finite",

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stdeploy.errors import ArtifactError
 from stdeploy.export.graph_cost import cost_of
-from stdeploy.export.graph_shapes import shapes_of
+from stdeploy.export.graph_shapes import ConstantFolder, shapes_of
 
 
 def graph(*nodes: onnx.NodeProto, **weights: np.ndarray) -> onnx.ModelProto:
@@ -71,3 +71,10 @@ def test_shapes_that_contradict_are_refused() -> None:
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     with pytest.raises(ArtifactError, match="its shapes do not fit each other"):
         shapes_of(graph(node, w=np.zeros((5, 2), np.float32)), source="g")
+
+
+def test_a_size_that_is_a_single_number_is_left_to_whoever_checks_the_graph() -> None:
+    one = numpy_helper.from_array(np.float32([1]), "one")
+    size = numpy_helper.from_array(np.array(4, dtype=np.int64), "size")  # no list of sizes
+    node = helper.make_node("Expand", ["one", "size"], ["y"])
+    assert ConstantFolder(18, frozenset()).fold(node, {"one": one, "size": size}) is None

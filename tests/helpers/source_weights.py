@@ -1,17 +1,28 @@
 """What another project would have saved of a network of ours."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.parity import relative_error
-from stdeploy.fusion import fuse_model
+from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.dense_trunk import DenseTrunk
+from stdeploy.backends.loader import open_runtime
+from stdeploy.errors import SpecError
+from stdeploy.export.flops import STAGES, count_flops
+from stdeploy.export.onnx import export_onnx
+from stdeploy.fusion import fuse_checkpoint, fuse_model
 from stdeploy.importing.source_weights import ConvNorm
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel
+from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.planar import planar_form
-from tests.helpers.models import randomise_norms
+from tests.helpers.models import card_of, randomise_norms
 
 
 def without_norms(model: ActionModel, pairs: Mapping[str, ConvNorm], eps: float) -> None:
@@ -78,3 +89,25 @@ def check_same_and_folded(model: ActionModel, ours: ActionModel, *, frames: int,
     assert relative_error(expected, found) < 1e-5
     assert relative_error(expected, folded) < 1e-5
     assert relative_error(folded, planar) < 1e-12
+
+
+def check_fused_exported_counted(model: ActionModel, clip: ClipSpec, folder: Path) -> Path:
+    """Every step from a checkpoint to an .onnx file, which is returned, keeps what it is."""
+    save_checkpoint(folder / "a.pt", model, card_of(model, clip))
+    assert all(row.passed for row in fuse_checkpoint(folder / "a.pt").parity)
+    export_onnx(folder / "a.fused.safetensors")
+    card = read_card(folder / "a.onnx")
+    assert card.model.layout == model.spec.layout
+    cost = count_flops(card.model, num_frames=clip.num_frames, side_px=clip.crop_px)
+    assert sum(cost.by_stage[stage] for stage in STAGES) == cost.total
+    return folder / "a.onnx"
+
+
+def check_refused_by_dense_timelines(path: Path, said: str) -> None:
+    """Why a dense timeline cannot take a network, and what can."""
+    card, options = read_card(path), RuntimeOptions(backend="onnxruntime")
+    with (
+        open_runtime(path, card, options) as runtime,
+        pytest.raises(SpecError, match=rf"{said}.*; pass --timeline windows$"),
+    ):
+        DenseTrunk.open(path, card, runtime)

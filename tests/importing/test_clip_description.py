@@ -9,7 +9,7 @@ import pytest
 
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.importing.clip_description import ClipDescription, inputs_of
-from tests.importing.networks import CLASSES, golden_frames, owners_input, write_toml
+from tests.importing.networks import golden_frames, owners_input, write_toml
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,12 @@ from tests.importing.networks import CLASSES, golden_frames, owners_input, write
     [
         ({"labels": None}, "labels is missing"),
         ({"labels": ["a", "a"]}, "labels 0 and 1 are both 'a'"),
-        ({"labels": ["a", " "]}, "1 to 1000000 names are allowed, none empty"),
-        ({"labels": "none.txt"}, "labels = 'none.txt': No such file"),
+        ({"labels": ["a", " "]}, "label 1 is empty; every class has a name"),
+        ({"labels": []}, "0 labels; 2 to 1000000 are allowed"),
+        ({"labels": ["fight"]}, "the softmax of one number is 1 for every video"),
+        ({"labels": [1, 2]}, "labels = [1, 2]: the name of a text file or a list such as"),
+        ({"labels": 7}, "labels = 7: the name of a text file or a list such as"),
+        ({"labels": "a\0b"}, "labels='"),
         ({"clip": {"fps": None}}, "clip.fps is missing"),
         ({"clip": {"num_frames": 0}}, "clip.num_frames = 0: 1 or more is allowed"),
         ({"clip": {"crop_px": 48}}, "crop_px 48 is larger than short_side_px 40"),
@@ -41,14 +45,16 @@ from tests.importing.networks import CLASSES, golden_frames, owners_input, write
             "look like those of 0..1",
         ),
         ({"input": {"paths": [{"name": "slow"}]}}, "either every = 4 or frames = [0, 4, ...]"),
+        ({"input": {"paths": [{"name": "slow", "frames": []}]}}, "a list of 1 or more values"),
+        ({"input": {"paths": [{"name": "", "every": 4}]}}, "a text that is not empty is wanted"),
         (
             {"input": {"paths": [{"name": "slow", "frames": [0, 8]}]}},
             "'slow' takes frame 8; a clip has frames 0 to 7",
         ),
         ({"output": {"gives": "scores"}}, "'logits' or 'probabilities' is allowed"),
         ({"owner": {"clip": "a.npy"}}, "owner.logits is missing"),
-        ({"owner": {"clip": "a.npy", "logits": "b.npy"}}, "owner.clip = 'a.npy': No such file"),
-        ({"owner": {"clip": "clip.toml", "logits": "b"}}, "no .npy file; save it with numpy.save"),
+        ({"owner": {"clip": "a.npy", "logits": "b.npy"}}, "does not exist; name an array"),
+        ({"owner": {"clip": "clip.toml", "logits": "b"}}, "is no .npy file; save it with num"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(
@@ -77,17 +83,50 @@ def test_numbers_that_real_networks_have_are_taken(
     assert np.allclose(np.array(found.clip.std) * 255, std)
 
 
-def test_labels_come_from_a_file_beside_the_description(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("\n".join(f"n{k}" for k in range(CLASSES)) + "\n")
+@pytest.mark.parametrize(
+    "text",
+    ["a\nb\nc", "a\nb\nc\n", "a\nb\nc\n\n \n", "a\r\nb\r\nc\r\n", "\ufeffa\nb\nc\n", "a \n\tb\nc"],
+    ids=[
+        "no end",
+        "plain",
+        "blank lines at its end",
+        "of Windows",
+        "with a byte order mark",
+        "spaces",
+    ],
+)
+def test_labels_come_from_a_file_beside_the_description(tmp_path: Path, text: str) -> None:
+    (tmp_path / "names.txt").write_bytes(text.encode())
     found = ClipDescription.read(write_toml(tmp_path / "clip.toml", labels="names.txt"))
-    assert found.labels == tuple(f"n{k}" for k in range(CLASSES))
+    assert found.labels == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a\n\nc\n", "label 1 is empty; every class has a name"),
+        (b"a\nb\na\n", "labels 0 and 2 are both 'a'"),
+        ("a\nb\n".encode("utf-16"), "it is no text in UTF-8"),
+        (None, "No such file or directory; name a text file"),
+    ],
+)
+def test_a_file_of_labels_that_cannot_be_used_is_told(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(SpecError, match=said) as error:
+        ClipDescription.read(write_toml(tmp_path / "clip.toml", labels="names.txt"))
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_an_array_that_holds_objects_is_not_opened(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object))
-    owner = {"clip": "a.npy", "logits": "a.npy"}
-    with pytest.raises(SpecError, match=r"no \.npy file"):
-        ClipDescription.read(write_toml(tmp_path / "clip.toml", owner=owner))
+    np.savez(tmp_path / "a.npz", np.zeros(3))
+    for name in ("a.npy", "a.npz"):
+        owner = {"clip": name, "logits": name}
+        with pytest.raises(SpecError, match=r"the owner's clip: .* is no \.npy file"):
+            ClipDescription.read(write_toml(tmp_path / "clip.toml", owner=owner))
 
 
 def test_no_toml_is_told(tmp_path: Path) -> None:

@@ -71,6 +71,55 @@ def test_a_known_project_is_recognised_by_its_names(tmp_path: Path) -> None:
     assert "mean = [123.675, 116.28, 103.53]  # a guess: what mmaction2 trains with" in text
 
 
+def test_blocks_with_numbers_are_nobodys(tmp_path: Path) -> None:
+    """As transformers and ConvNeXts call them, too."""
+
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.Sequential(nn.Conv3d(3, 4, 3), nn.Conv3d(4, 4, 3))
+            self.head = nn.Linear(4, CLASSES)
+
+        def forward(self, clip: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(self.blocks(clip).mean((2, 3, 4)))
+            return logits
+
+    path = write_onnx(built(Blocks), tmp_path / "net.onnx", (3, FRAMES, SIDE, SIDE))
+    proposal = propose_description(path)
+    assert "origin" not in proposal.guessed
+    assert "a guess: ImageNet's" in proposal.toml
+
+
+def test_the_layout_of_three_frames_is_a_guess(tmp_path: Path) -> None:
+    network = built(lambda: TinyNetwork("NTCHW"))
+    proposal = propose_description(
+        write_onnx(network, tmp_path / "net.onnx", (3, 3, SIDE, SIDE), legacy=True)
+    )
+    assert 'layout = "NCTHW"  # a guess: several of its axes may be the colours' in proposal.toml
+    assert "input.layout" in proposal.guessed
+
+
+@pytest.mark.parametrize(
+    ("layout", "sizes", "said"),
+    [
+        ("NCTHW", (4, FRAMES, SIDE, SIDE), r"\(\?, 4, 8, 32, 32\); no axis has the 3 colours"),
+        ("NCTHW", (3, FRAMES, SIDE, 48), "frames are taken where they are square"),
+        ("NVCTHW", (3, 3, FRAMES, SIDE, SIDE), "of the axis of views, one is taken"),
+    ],
+)
+def test_clips_of_another_kind_are_told(
+    tmp_path: Path, layout: str, sizes: tuple[int, ...], said: str
+) -> None:
+    def network() -> TinyNetwork:
+        made = TinyNetwork(layout)
+        made.conv1 = nn.Conv3d(sizes[layout.index("C") - 1], 8, 3, padding=1, bias=False)
+        return made
+
+    path = write_onnx(built(network), tmp_path / "net.onnx", sizes, legacy=True, batch=None)
+    with pytest.raises(SpecError, match=said):
+        propose_description(path)
+
+
 def test_what_takes_no_clips_is_told(tmp_path: Path) -> None:
     picture = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 2)).eval()
     path = write_onnx(picture, tmp_path / "net.onnx", (3, 8, 8))

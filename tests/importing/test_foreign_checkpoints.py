@@ -14,8 +14,8 @@ from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.parity import relative_error
 from stdeploy.errors import ArtifactError, SpecError
 from stdeploy.importing.checkpoint import (
-    foreign_tensors,
     import_checkpoint,
+    read_weights,
     recognise,
 )
 from stdeploy.importing.clip_description import OwnerAnswer
@@ -110,7 +110,7 @@ def test_what_fits_two_networks_is_refused(name: str, maker: ModuleType, tmp_pat
 
 @pytest.mark.parametrize("name", ["ibm_i3d_r18_ts", "hara_r3d18"])
 def test_they_never_load_as_anything_else(name: str, maker: ModuleType, tmp_path: Path) -> None:
-    tensors = foreign_tensors(maker.write(FOREIGN / f"{name}.json", tmp_path))
+    tensors = read_weights(maker.write(FOREIGN / f"{name}.json", tmp_path))
     fitting = []
     for family in FAMILIES:
         with contextlib.suppress(ArtifactError):

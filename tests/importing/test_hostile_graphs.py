@@ -158,6 +158,38 @@ def in_training() -> onnx.ModelProto:
     return model(norm, *nodes, weights=(weight, *ones))
 
 
+def in_training_before_opset_14() -> onnx.ModelProto:
+    """No attribute says it: the norm gives more than one tensor."""
+    nodes, weight = classifier("normed")
+    names = ["gamma", "beta", "mean", "variance"]
+    norm = helper.make_node("BatchNormalization", ["clip", *names], ["normed", "m", "v"])
+    ones = (numpy_helper.from_array(np.ones(3, np.float32), name) for name in names)
+    found = model(norm, *nodes, weights=(weight, *ones))
+    found.opset_import[0].version = 11
+    return found
+
+
+def dropping_out() -> onnx.ModelProto:
+    """ONNX Runtime leaves such a node out when it optimises, and draws random numbers otherwise."""
+    nodes, weight = classifier("dropped")
+    yes = numpy_helper.from_array(np.array(True), "yes")
+    ratio = numpy_helper.from_array(np.array(0.5, np.float32), "ratio")
+    dropout = helper.make_node("Dropout", ["clip", "ratio", "yes"], ["dropped"])
+    return model(dropout, *nodes, weights=(weight, yes, ratio))
+
+
+def half_weights() -> onnx.ModelProto:
+    nodes, weight = classifier("halved")
+    numbers = numpy_helper.to_array(weight).astype(np.float16)
+    nodes[1].output[0] = "half"
+    return model(
+        helper.make_node("Cast", ["clip"], ["halved"], to=TensorProto.FLOAT16),
+        *nodes,
+        helper.make_node("Cast", ["half"], ["out"], to=TensorProto.FLOAT),
+        weights=(numpy_helper.from_array(numbers, "weight"),),
+    )
+
+
 def large_clip() -> onnx.ModelProto:
     nodes, weight = classifier()
     return model(*nodes, weights=(weight,), shape=["n", 3, 2**60, SIDE, SIDE])
@@ -206,10 +238,20 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "function": (function, "defines functions of its own"),
     "random": (random, "draws random numbers: 'RandomNormalLike'"),
     "training mode": (in_training, "exported in training mode"),
+    "training, opset 11": (in_training_before_opset_14, "exported in training mode: 'BatchNorm"),
+    "training dropout": (dropping_out, "exported in training mode: 'Dropout'"),
+    "half weights": (half_weights, r"weights in FLOAT16 \('weight'\); export it in float32"),
     "not finite": (not_finite, "answers a clip with numbers that are not finite"),
     "no batch": (no_batch, "cannot take another batch .*exported at a batch of 1"),
     "float16": (of_half, "takes 'clip' as FLOAT16; float32 is taken"),
 }
+
+
+def test_a_dropout_that_is_switched_off_is_taken(tmp_path: Path) -> None:
+    found = dropping_out()
+    found.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.array(False), "yes"))
+    (tmp_path / "net.onnx").write_bytes(found.SerializeToString())
+    import_onnx(tmp_path / "net.onnx", write_toml(tmp_path / "clip.toml"), tmp_path / "x.onnx")
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -7,13 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.layouts import InceptionLayout
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
 from stdeploy.errors import ArtifactError
-from stdeploy.export.flops import STAGES, count_flops
-from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import fuse_checkpoint
 from stdeploy.importing.checkpoint import recognise
 from stdeploy.importing.families import FAMILIES
 from stdeploy.importing.inceptions import (
@@ -22,11 +18,14 @@ from stdeploy.importing.inceptions import (
     pairs_of_inception,
 )
 from stdeploy.models.base import ActionModel
-from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.i3d_inception import I3DInception
 from stdeploy.models.registry import build
-from tests.helpers.models import card_of, randomise_norms
-from tests.helpers.source_weights import check_same_and_folded, under_their_names
+from tests.helpers.models import randomise_norms
+from tests.helpers.source_weights import (
+    check_fused_exported_counted,
+    check_same_and_folded,
+    under_their_names,
+)
 
 NAMES = ["piergiaj/i3d", "torchvision/s3d", "kylemin/s3d"]
 # What each calls the same convolution, as its code spells it.
@@ -163,10 +162,4 @@ def test_fusing_exporting_and_counting(tmp_path: Path) -> None:
     other.load_state_dict(model.state_dict())
     other.eval()
     clip = ClipSpec(num_frames=16, frame_stride=1, fps=10.0, short_side_px=64, crop_px=64)
-    save_checkpoint(tmp_path / "a.pt", other, card_of(other, clip))
-    assert all(row.passed for row in fuse_checkpoint(tmp_path / "a.pt").parity)
-    export_onnx(tmp_path / "a.fused.safetensors")
-    card = read_card(tmp_path / "a.onnx")
-    assert card.model.layout == spec.layout
-    cost = count_flops(card.model, num_frames=16, side_px=64)
-    assert sum(cost.by_stage[stage] for stage in STAGES) == cost.total
+    check_fused_exported_counted(other, clip, tmp_path)

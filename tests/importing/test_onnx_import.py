@@ -1,5 +1,6 @@
 """Anyone's .onnx file to an artifact that repeats its answers."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,24 +103,111 @@ def test_a_fixed_batch_is_made_free(
     assert any(f"fixed at {batch}" in note for note in result.notes)
 
 
+class Steps(torch.nn.Module):
+    """Features of each frame through an LSTM, whose first states exporters write as constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torch.nn.Conv2d(3, 6, 8, stride=8)
+        self.steps = torch.nn.LSTM(6, 5, batch_first=True, bidirectional=True)
+        self.classifier = torch.nn.Linear(10, CLASSES)
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        """Map (N, 3, T, H, W) to (N, K)."""
+        n, c, t = clip.shape[:3]
+        frames = clip.transpose(1, 2).reshape(n * t, c, *clip.shape[3:])
+        features = torch.relu(self.features(frames)).mean((2, 3)).view(n, t, -1)
+        logits: torch.Tensor = self.classifier(self.steps(features)[0][:, -1])
+        return logits
+
+
+class Shifted(torch.nn.Module):
+    """A temporal shift, which joins frames of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torch.nn.Conv2d(3, 6, 8, stride=8)
+        self.classifier = torch.nn.Linear(6, CLASSES)
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        """Map (N, 3, T, H, W) to (N, K)."""
+        n, c, t = clip.shape[:3]
+        frames = clip.transpose(1, 2).reshape(n * t, c, *clip.shape[3:])
+        x = self.features(frames).view(n, t, 6, -1)
+        moved = torch.cat([x[:, 1:, :3], torch.zeros_like(x[:, :1, :3])], dim=1)
+        x = torch.relu(torch.cat([moved, x[:, :, 3:]], dim=2)).mean(3).flatten(0, 1)
+        logits: torch.Tensor = self.classifier(x).view(n, t, -1).mean(1)
+        return logits
+
+
 @pytest.mark.parametrize("legacy", [False, True])
-def test_the_token_of_a_transformer_is_repeated_for_each_clip(tmp_path: Path, legacy: bool) -> None:
-    model = built(lambda: Transformer(attention=False))
-    file = write_onnx(model, tmp_path / "net.onnx", CLIP, batch=1, legacy=legacy)
+@pytest.mark.parametrize("batch", [1, 2, None])
+@pytest.mark.parametrize("make", [Transformer, Steps, Shifted])
+def test_other_structures_take_any_batch(
+    tmp_path: Path, make: Callable[[], torch.nn.Module], batch: int | None, legacy: bool
+) -> None:
+    """Their batch lies within heads, between time and features, or is joined to constants."""
+    model = built(make)
+    file = write_onnx(model, tmp_path / "net.onnx", CLIP, batch=batch, legacy=legacy)
     result = imported(file, tmp_path)
     assert close(answers(result.path), owners_answer(model, owners_input(golden_frames(3))))
+    assert any("made free" in note for note in result.notes) == (batch is not None)
 
 
-def test_a_fixed_batch_that_cannot_be_told_is_refused(tmp_path: Path) -> None:
-    """This attention has the time first, and its batch within the heads."""
-    file = write_onnx(built(Transformer), tmp_path / "net.onnx", CLIP, batch=1)
-    with pytest.raises(ArtifactError, match=r"cannot take another batch .* with a dynamic batch"):
+class OneClip(TinyNetwork):
+    """Says that it gives one row, whatever batch it takes."""
+
+    def _classify(self, features: torch.Tensor) -> torch.Tensor:
+        return super()._classify(features.view(1, 12))
+
+
+@pytest.mark.parametrize("size", [None, 0, -1])
+def test_a_batch_that_is_free_in_name_only_is_made_free(tmp_path: Path, size: int | None) -> None:
+    file = write_onnx(built(OneClip), tmp_path / "net.onnx", CLIP, batch=1, legacy=True)
+    graph = onnx.load(file)
+    batch = graph.graph.input[0].type.tensor_type.shape.dim[0]
+    batch.Clear()
+    if size is None:
+        batch.dim_param = "n"
+    else:
+        batch.dim_value = size
+    onnx.save(graph, file)
+    result = imported(file, tmp_path)
+    assert close(answers(result.path), expected())
+    assert any("fixed at 1" in note for note in result.notes)
+
+
+def test_clips_that_change_each_others_answers_are_refused(tmp_path: Path) -> None:
+    class Mixing(TinyNetwork):
+        def forward(self, clip: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(clip)
+            return logits - logits.mean(0, keepdim=True)
+
+    file = write_onnx(built(Mixing), tmp_path / "net.onnx", CLIP)
+    with pytest.raises(ParityError, match="depends on the others of a batch"):
         imported(file, tmp_path)
-    free = write_onnx(built(Transformer), tmp_path / "free.onnx", CLIP)
-    assert close(
-        answers(imported(free, tmp_path).path),
-        owners_answer(built(Transformer), owners_input(golden_frames(3))),
-    )
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_what_the_chosen_output_does_not_need_is_left_out(tmp_path: Path) -> None:
+    """Here a norm that follows no convolution, behind another output."""
+
+    class TwoOutputs(TinyNetwork):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm4 = torch.nn.BatchNorm3d(3)
+
+        def forward(self, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return super().forward(clip), self.norm4(clip).mean((2, 3, 4))
+
+    file = write_onnx(built(TwoOutputs), tmp_path / "net.onnx", CLIP, legacy=True)
+    graph = onnx.load(file).graph
+    names = [value.name for value in graph.output]
+    with pytest.raises(SpecError, match=r"has the outputs 'logits', .*; output.name chooses one"):
+        imported(file, tmp_path)
+    result = imported(file, tmp_path, output={"name": names[0]})
+    assert close(answers(result.path), expected())
+    assert not any("norm4" in t.name for t in onnx.load(result.path).graph.initializer)
 
 
 def test_batch_norms_are_gone_and_the_input_is_ours(
@@ -260,6 +348,17 @@ def test_the_mean_of_another_data_set_is_named(files: Callable[..., Path], tmp_p
         imported(files(), tmp_path, owner=owner)
 
 
+def test_the_range_of_mean_0_and_std_1_is_told_by_the_owners_answer_alone(
+    files: Callable[..., Path], tmp_path: Path
+) -> None:
+    clip = torch.from_numpy((golden_frames(4)[3:] / 255).transpose(0, 4, 1, 2, 3)).float()
+    owner = with_owner(tmp_path, owners_answer(built(TinyNetwork), clip)[0])
+    wrong = {"range": "0..255", "mean": [0, 0, 0], "std": [1, 1, 1]}
+    imported(files(), tmp_path, input=wrong)
+    with pytest.raises(ParityError, match=r"with mean 0 and std 1 in the range 0\.\.1 it answers"):
+        imported(files(), tmp_path, owner=owner, input=wrong)
+
+
 def test_swapped_paths_of_as_many_frames_are_found_by_the_owners_answer(tmp_path: Path) -> None:
     shape = (3, 2, SIDE, SIDE)
     file = write_onnx(built(TwoPaths), tmp_path / "two.onnx", shape, shape)
@@ -299,10 +398,10 @@ def test_the_owners_clip_is_that_of_the_description(
     files: Callable[..., Path], tmp_path: Path
 ) -> None:
     owner = with_owner(tmp_path, expected()[0][:-1])
-    with pytest.raises(SpecError, match=r"owner.logits is float64 \(6,\); floats \(7,\)"):
+    with pytest.raises(SpecError, match=r"the owner's logits are float64 \(6,\); floats \(7,\)"):
         imported(files(), tmp_path, owner=owner)
     np.save(tmp_path / "clip.npy", golden_frames()[0][:4])
-    with pytest.raises(SpecError, match=r"owner.clip is uint8 \(4, 32, 32, 3\); uint8 \(8, 32"):
+    with pytest.raises(SpecError, match=r"clip is uint8 \(4, 32, 32, 3\); uint8 \(8, 32"):
         imported(files(), tmp_path, owner=owner)
 
 
@@ -324,6 +423,26 @@ def test_a_description_that_does_not_fit_is_told(
     with pytest.raises(SpecError, match=said):
         imported(files(), tmp_path, **changes)
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_one_logit_for_two_labels_is_told(tmp_path: Path) -> None:
+    class YesOrNo(TinyNetwork):
+        def forward(self, clip: torch.Tensor) -> torch.Tensor:
+            return super().forward(clip)[:, :1]
+
+    file = write_onnx(built(YesOrNo), tmp_path / "net.onnx", CLIP)
+    with pytest.raises(SpecError, match=r"gives \(N, 1\), one number for 2 labels; a network that"):
+        imported(file, tmp_path, labels=["fight", "noFight"])
+
+
+def test_a_sigmoid_is_found_behind_an_average(tmp_path: Path) -> None:
+    class Averaged(TinyNetwork):
+        def forward(self, clip: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(super().forward(clip)).mean(1)
+
+    file = write_onnx(built(lambda: Averaged(end="per frame")), tmp_path / "net.onnx", CLIP)
+    with pytest.raises(SpecError, match="ends in a sigmoid"):
+        imported(file, tmp_path)
 
 
 def test_a_softmax_is_not_taken_for_logits(files: Callable[..., Path], tmp_path: Path) -> None:
@@ -357,12 +476,20 @@ def test_the_command_imports_and_says_what_it_did(
     shown = run("card", "net.stdeploy.onnx", cwd=tmp_path)
     assert "another project's (tiny): it took NCTHW, RGB in 0..1, and gave logits" in shown.stdout
     assert f"labels    {CLASSES}: class 0" in shown.stdout
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "NET.ONNX").write_bytes(b"nothing")
     for arguments, said in (
+        (("pipe.onnx",), "is no regular file"),
+        (("NET.ONNX", "--card", "clip.toml"), "'NET.ONNX' is no ONNX file"),
         (("net.onnx",), "describe it in a TOML file: --card clip.toml"),
-        (("clip.toml", "--labels", "clip.toml"), "cannot be read: it is damaged, or holds objects"),
+        (
+            ("clip.toml", "--labels", "clip.toml"),
+            "cannot be read as a checkpoint: it is damaged, or holds",
+        ),
         (("nothing.onnx",), "does not exist"),
     ):
         failed = run("import", *arguments, cwd=tmp_path)
         assert failed.returncode == 2
         assert said in failed.stderr
-        assert len(failed.stderr.splitlines()) == 1
+        assert failed.stderr.splitlines()[-1].startswith("stdeploy: ")
+        assert len(failed.stderr.splitlines()) <= 2

@@ -7,26 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.layouts import ResNetLayout, SlowFastLayout, StageLayout, StemLayout
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
-from stdeploy.backends.base import RuntimeOptions
-from stdeploy.backends.dense_trunk import DenseTrunk
-from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError, SpecError
-from stdeploy.export.flops import STAGES, count_flops
-from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import fuse_checkpoint
 from stdeploy.importing.checkpoint import recognise
 from stdeploy.importing.families import FAMILIES
 from stdeploy.importing.slowfast import AssumedOfSlowFast, SlowFastNames, pairs_of_slowfast
 from stdeploy.importing.source_weights import ConvNorm
 from stdeploy.models.base import ActionModel
-from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.registry import build
 from stdeploy.models.slowfast import spread_frames
-from tests.helpers.models import card_of
 from tests.helpers.source_weights import (
+    check_fused_exported_counted,
+    check_refused_by_dense_timelines,
     check_same_and_folded,
     noise,
     under_their_names,
@@ -183,16 +176,5 @@ def test_other_weights_are_refused(change: dict[str, Tensor], error: str) -> Non
 
 
 def test_fusing_exporting_counting_and_what_a_dense_timeline_says(tmp_path: Path) -> None:
-    model = network("pytorchvideo/slowfast")
-    save_checkpoint(tmp_path / "a.pt", model, card_of(model, CLIP))
-    assert all(row.passed for row in fuse_checkpoint(tmp_path / "a.pt").parity)
-    export_onnx(tmp_path / "a.fused.safetensors")
-    card = read_card(tmp_path / "a.onnx")
-    assert card.model.layout == model.spec.layout
-    cost = count_flops(card.model, num_frames=8, side_px=32)
-    assert sum(cost.by_stage[stage] for stage in STAGES) == cost.total
-    with (
-        open_runtime(tmp_path / "a.onnx", card, RuntimeOptions(backend="onnxruntime")) as runtime,
-        pytest.raises(SpecError, match=r"strides in time, .*; pass --timeline windows$"),
-    ):
-        DenseTrunk.open(tmp_path / "a.onnx", card, runtime)
+    path = check_fused_exported_counted(network("pytorchvideo/slowfast"), CLIP, tmp_path)
+    check_refused_by_dense_timelines(path, "strides in time, ")

@@ -11,7 +11,7 @@ from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.spec import ClipSpec, ForeignSpec
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
-from stdeploy.errors import SpecError
+from stdeploy.errors import ArtifactError, SpecError
 
 CLIP = ClipSpec(
     num_frames=4,
@@ -69,9 +69,11 @@ def test_the_artifact_answers_as_the_module(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer(result.path, frames), expected(network, frames), atol=1e-5)
     model = result.card.model
     assert isinstance(model, ForeignSpec)
-    assert (model.name, model.compared_with) == ("net", "its owner")
-    assert any("the owner's clip" in row.check for row in result.parity)
+    assert (model.name, model.compared_with) == ("net", "its module")
+    assert any("the module's clip" in row.check for row in result.parity)
     assert list(tmp_path.iterdir()) == [result.path]
+    # It cannot tell a wrong mean: its clip was normalised as the arguments say.
+    assert result.card.lineage.origin == "net; compared with its module's answer"
 
 
 def test_channels_may_be_the_other_way_round(tmp_path: Path) -> None:
@@ -105,6 +107,53 @@ def test_rows_of_frames_are_averaged_and_time_may_come_first(tmp_path: Path) -> 
     np.testing.assert_allclose(answer(result.path, frames), expected(Net(), frames), atol=1e-5)
 
 
+def test_rows_may_stand_behind_the_classes(tmp_path: Path) -> None:
+    """(N, K, T), as I3Ds give them, and (N, K, 1, 1, 1)."""
+
+    class Turned(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).transpose(1, 2)
+
+    class Places(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[:, :, None, None, None]
+
+    frames = golden_clip(7, CLIP.frames_shape)
+    wanted = expected(Net(), frames)
+    for network, per_frame in ((Turned(per_frame=True), True), (Places(), False)):
+        result = stdeploy.import_network(
+            network, tmp_path / "n.onnx", clip=CLIP, labels=LABELS, per_frame=per_frame
+        )
+        np.testing.assert_allclose(answer(result.path, frames), wanted, atol=1e-5)
+
+
+def test_what_cannot_be_exported_is_told_without_advice(tmp_path: Path) -> None:
+    class Branching(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = super().forward(x)
+            return logits if logits.sum() > 0 else -logits
+
+    with pytest.raises(ArtifactError, match="cannot export the module: Could not guard") as caught:
+        stdeploy.import_network(Branching(), tmp_path / "n.onnx", clip=CLIP, labels=LABELS)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"labels": "abc"}, "labels = 'abc': a list of names is wanted"),
+        ({"clip": {"num_frames": 4}}, "clip is wanted as ClipSpec, not as dict"),
+        ({"module": Net}, "module is wanted as Module, not as type"),
+    ],
+)
+def test_arguments_of_another_kind_are_told(
+    tmp_path: Path, arguments: dict[str, object], said: str
+) -> None:
+    given = {"module": Net(), "clip": CLIP, "labels": LABELS} | arguments
+    with pytest.raises(SpecError, match=said):
+        stdeploy.import_network(output=tmp_path / "n.onnx", **given)
+
+
 class Two(nn.Module):
     """Gives two things."""
 
@@ -118,7 +167,7 @@ class Two(nn.Module):
     [
         (Net().train(), LABELS, r"training mode.*module\.eval\(\)"),
         (Net().double(), LABELS, r"conv\.weight is torch\.float64; call module\.float\(\)"),
-        (Two().eval(), LABELS, r"the module gives tuple; logits \(N, K\) are wanted"),
+        (Two().eval(), LABELS, r"the module gives tuple; one tensor of logits"),
         (nn.Linear(5, 3).eval(), LABELS, r"does not take \(1, 3, 4, 16, 16\)"),
         (Net(), ("a", "b"), r"(2 labels|\(2,\)|3 classes)"),
     ],

@@ -7,24 +7,21 @@ import torch
 from torch import Tensor, nn
 
 from stdeploy.analysis.receptive_field import theoretical_extents
-from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.layouts import X3DLayout, X3DStageLayout
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
-from stdeploy.backends.base import RuntimeOptions
-from stdeploy.backends.dense_trunk import DenseTrunk
-from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import ArtifactError, SpecError
-from stdeploy.export.flops import STAGES, count_flops
-from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import fuse_checkpoint
 from stdeploy.importing import x3d
 from stdeploy.importing.checkpoint import recognise
 from stdeploy.models.base import ActionModel, sliding_average
-from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.models.registry import build
 from stdeploy.models.x3d import SqueezeExcitation
-from tests.helpers.models import card_of
-from tests.helpers.source_weights import check_same_and_folded, under_their_names, without_norms
+from tests.helpers.source_weights import (
+    check_fused_exported_counted,
+    check_refused_by_dense_timelines,
+    check_same_and_folded,
+    under_their_names,
+    without_norms,
+)
 
 PROJECTS = {"pytorchvideo": x3d._PYTORCHVIDEO, "mmaction2": x3d._MMACTION}
 CLIP = ClipSpec(num_frames=4, frame_stride=2, fps=10.0, short_side_px=40, crop_px=32)
@@ -129,6 +126,19 @@ def test_sizes_with_the_same_weights_have_to_be_told() -> None:
             {"backbone.layer2.1.conv2.conv.weight": torch.zeros(6, 1, 5, 3, 3)},
             r"have lengths \[3, 5\]$",
         ),
+        ({"cls_head.fc1.weight": torch.tensor(1.0)}, "fc1.weight is a single number$"),
+        (
+            {"backbone.conv5.conv.bias": torch.zeros(8)},
+            r"conv5\.conv\.bias has shape \(8,\), not \(9,\)$",
+        ),
+        (
+            {"backbone.conv5.conv.weight": torch.zeros(9, 6, 1, 1, 1, dtype=torch.int8)},
+            r"is torch.int8 \(9, 6, 1, 1, 1\); floating-point numbers are wanted$",
+        ),
+        (
+            {"backbone.layer2.0.conv1.conv.weight": torch.zeros(6, 4, 0, 1, 1)},
+            r"is torch.float32 \(6, 4, 0, 1, 1\); floating-point numbers are wanted$",
+        ),
         (
             {"cls_head.fc1.weight": torch.zeros(10, 8)},
             r"\(10, 8, 1, 1, 1\), not \(10, 9, 1, 1, 1\)",
@@ -173,16 +183,5 @@ def test_features_without_a_place_have_no_receptive_field() -> None:
 
 
 def test_fusing_exporting_counting_and_what_a_dense_timeline_says(tmp_path: Path) -> None:
-    model = network("pytorchvideo", (1, 2, 1, 1))
-    save_checkpoint(tmp_path / "a.pt", model, card_of(model, CLIP))
-    assert all(row.passed for row in fuse_checkpoint(tmp_path / "a.pt").parity)
-    export_onnx(tmp_path / "a.fused.safetensors")
-    card = read_card(tmp_path / "a.onnx")
-    assert card.model.layout == model.spec.layout
-    cost = count_flops(card.model, num_frames=4, side_px=32)
-    assert sum(cost.by_stage[stage] for stage in STAGES) == cost.total
-    with (
-        open_runtime(tmp_path / "a.onnx", card, RuntimeOptions(backend="onnxruntime")) as runtime,
-        pytest.raises(SpecError, match=r"averages over all frames .*; pass --timeline windows$"),
-    ):
-        DenseTrunk.open(tmp_path / "a.onnx", card, runtime)
+    path = check_fused_exported_counted(network("pytorchvideo", (1, 2, 1, 1)), CLIP, tmp_path)
+    check_refused_by_dense_timelines(path, "averages over all frames ")
