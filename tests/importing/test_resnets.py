@@ -24,6 +24,7 @@ from stdeploy.importing.resnets import Assumed, ResNetNames
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import ActionModel
 from stdeploy.models.frames_to_logits import logits_of
+from stdeploy.models.planar import planar_form
 from stdeploy.models.registry import build
 from stdeploy.train.initialisation import start
 from stdeploy.train.recipe import Recipe
@@ -168,6 +169,8 @@ def test_a_network_of_every_family_is_read_and_fused(name: str) -> None:
     fused = fuse_model(again)
     torch.testing.assert_close(logits(fused), logits(model), rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, nn.BatchNorm3d) for module in fused.modules())
+    # Both are in float64, and rounded to float32 here.
+    torch.testing.assert_close(logits(planar_form(fused, 16)), logits(fused), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", RESNETS)
