@@ -35,8 +35,9 @@ class StemLayout(Spec):
         kernel: (t, kH, kW).
         stride: (sT, sH, sW).
         middle: channels between a 1 x kH x kW and a t x 1 x 1 convolution; None for a single one.
-        pool_kernel: of the max pool after it, padded by half of it; None for no pool.
+        pool_kernel: of the max pool after it; None for no pool.
         pool_stride: likewise.
+        pool_padded: by half of its kernel; else by nothing.
     """
 
     channels: int = Field(default=64, ge=1, le=_MOST_CHANNELS)
@@ -45,6 +46,7 @@ class StemLayout(Spec):
     middle: int | None = Field(default=None, ge=1, le=_MOST_CHANNELS)
     pool_kernel: Size3 | None = (1, 3, 3)
     pool_stride: Size3 = (1, 2, 2)
+    pool_padded: bool = Field(default=True, exclude_if=lambda padded: padded)
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:

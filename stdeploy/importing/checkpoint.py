@@ -150,6 +150,13 @@ def recognise(
             f"the weights of {source!r} have the names and shapes of several networks, which "
             f"answer differently ({ways}); say which: --as {names}"
         )
+    if fitting and not family and fitting[0][0].twins:
+        (only, _) = fitting[0]
+        raise SpecError(
+            f"the weights of {source!r} have the names and shapes of {only.name}, and also of "
+            f"{only.twins}, which cannot be imported as weights; if they are the former: --as "
+            f"{only.name}"
+        )
     if fitting:
         return fitting[0]
     if family:

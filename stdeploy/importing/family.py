@@ -56,6 +56,8 @@ class Family:
         assumed: what neither names nor shapes of the weights say, in words.
         clip: what the project feeds such networks; likewise assumed.
         read: reads weights, or raises MismatchError saying what does not fit.
+        twins: networks that are not known here and have the same names and shapes, in words; where
+            there are any, `--as` has to be given.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Family:
     assumed: str
     clip: ClipSpec
     read: Callable[[SourceWeights], Found]
+    twins: str = ""
 
 
 def clip_of(

@@ -33,10 +33,11 @@ def _known(
     words: str,
     clip: ClipSpec,
     read: Callable[..., Found] = read_resnet,
+    twins: str = "",
 ) -> Family:
     """A residual network of a project of _SOURCES; `words` say what is assumed."""
     source = _SOURCES[name.partition("/")[0]]
-    return Family(name, source, words, clip, partial(read, names=names, assumed=assumed))
+    return Family(name, source, words, clip, partial(read, names=names, assumed=assumed), twins)
 
 
 # --- IBM/action-recognition-pytorch
@@ -178,6 +179,14 @@ def _read_csn(weights: SourceWeights, names: ResNetNames, assumed: Assumed) -> F
     return read_resnet(weights, names, assumed)
 
 
+def _read_2d(weights: SourceWeights, names: ResNetNames, assumed: Assumed) -> Found:
+    """Its convolutions are 2D ones, of each frame by itself."""
+    if len(weights.shape(f"{names.stem[0].conv}.weight")) != 4:
+        raise MismatchError(f"{names.stem[0].conv} is no 2D convolution")
+    weights.extend_in_time()
+    return read_resnet(weights, names, assumed)
+
+
 def _mmaction() -> tuple[Family, ...]:
     sparse, dense = clip_of(IMAGENET, 8, 8), clip_of(IMAGENET, 32, 2)
     slow = Assumed(stem_lengths=(1,), temporal="first")
@@ -188,6 +197,7 @@ def _mmaction() -> tuple[Family, ...]:
         temporal="first",
         pool_in_time=True,
     )
+    c2d = dataclasses.replace(slow, pool_padded=False, pool_in_time=True)
     r2plus1d = Assumed(
         stem_lengths=(3,),
         time_strides=_STRIDED,
@@ -200,6 +210,12 @@ def _mmaction() -> tuple[Family, ...]:
         _known(
             *("mmaction2/slowonly", MMACTION_NAMES, slow),
             *("no stride and no pool in time; eps 1e-5", sparse),
+        ),
+        _known(
+            *("mmaction2/c2d", MMACTION_NAMES, c2d),
+            "a pool 1x3x3 without padding after the stem, a pool of 2 in time after conv2; "
+            "eps 1e-5",
+            *(sparse, _read_2d, "the 2D networks TSN and TSM"),
         ),
         _known(
             *("mmaction2/i3d", MMACTION_NAMES, i3d),

@@ -55,6 +55,7 @@ class Assumed:
         stem_stride: (sT, sH, sW).
         pool_kernel: after the stem; None for no pool.
         pool_stride: likewise.
+        pool_padded: see `StemLayout`.
         time_strides: of conv2 to conv5.
         space_strides: likewise.
         convolution: see `ResNetLayout`, as are the following.
@@ -73,6 +74,7 @@ class Assumed:
     stem_stride: Size3 = (1, 2, 2)
     pool_kernel: Size3 | None = (1, 3, 3)
     pool_stride: Size3 = (1, 2, 2)
+    pool_padded: bool = True
     time_strides: tuple[int, int, int, int] = (1, 1, 1, 1)
     space_strides: tuple[int, int, int, int] = (1, 2, 2, 2)
     convolution: Literal["joint", "space-time", "time-space"] = "joint"
@@ -166,6 +168,7 @@ def _stem(weights: SourceWeights, names: ResNetNames, assumed: Assumed) -> StemL
         middle=shapes[0][0] if len(shapes) > 1 else None,
         pool_kernel=assumed.pool_kernel,
         pool_stride=assumed.pool_stride,
+        pool_padded=assumed.pool_padded,
     )
 
 

@@ -29,6 +29,13 @@ class SourceWeights:
         self._tensors = {n: t for n, t in tensors.items() if not n.endswith(_COUNTER)}
         self._taken: set[str] = set()
 
+    def extend_in_time(self) -> None:
+        """Take 2D convolutions, (C_out, C_in, kH, kW), for 3D ones of one frame."""
+        self._tensors = {
+            name: tensor.unsqueeze(2) if tensor.dim() == 4 else tensor
+            for name, tensor in self._tensors.items()
+        }
+
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 

@@ -203,7 +203,7 @@ def stem_pool(stem: StemLayout) -> nn.Module:
     if stem.pool_kernel is None:
         return nn.Identity()
     length, height, width = stem.pool_kernel
-    padding = (length // 2, height // 2, width // 2)
+    padding = (length // 2, height // 2, width // 2) if stem.pool_padded else 0
     return nn.MaxPool3d(stem.pool_kernel, stride=stem.pool_stride, padding=padding)
 
 

@@ -31,6 +31,7 @@ from stdeploy.train.recipe import Recipe
 
 # Depths and temporal lengths that such networks have; width and classes are small.
 LENGTHS = {
+    "mmaction2/c2d": ((1,), (1,), (1,), (1,)),
     "mmaction2/slowonly": ((1,), (1,), (3, 3), (3,)),
     "mmaction2/i3d": ((3,), (3, 1), (3, 1), (1,)),
     "mmaction2/r2plus1d": ((3,), (3,), (3,), (3,)),
@@ -45,6 +46,7 @@ RESNETS = [
     name
     for name, family in FAMILIES.items()
     if isinstance(family.read, partial) and isinstance(family.read.keywords.get("assumed"), Assumed)
+    if not family.twins  # whose weights are 2D
 ]
 
 
@@ -76,6 +78,7 @@ def layout_of(name: str, *, shortcut: str | None = None) -> ResNetLayout:
             "stride": assumed.stem_stride,
             "pool_kernel": assumed.pool_kernel,
             "pool_stride": assumed.pool_stride,
+            "pool_padded": assumed.pool_padded,
             "middle": 7 if len(names_and_assumed(FAMILIES[name])[0].stem) > 1 else None,
         }
     )
@@ -171,6 +174,39 @@ def test_a_network_of_every_family_is_read_and_fused(name: str) -> None:
     assert not any(isinstance(module, nn.BatchNorm3d) for module in fused.modules())
     # Both are in float64, and rounded to float32 here.
     torch.testing.assert_close(logits(planar_form(fused, 16)), logits(fused), rtol=1e-6, atol=1e-6)
+
+
+def test_a_2d_network_with_pools_in_time_is_read_where_it_is_named() -> None:
+    name = "mmaction2/c2d"
+    model = network(layout_of(name))
+    tensors = {
+        key: tensor.squeeze(2) if tensor.dim() == 5 else tensor
+        for key, tensor in under_their_names(model, names_and_assumed(FAMILIES[name])[0]).items()
+    }
+    assert tensors["backbone.conv1.conv.weight"].dim() == 4
+    again = read_again(name, tensors)
+    assert again.spec == model.spec
+    torch.testing.assert_close(logits(again), logits(model), rtol=1e-5, atol=1e-5)
+    # A pool that is padded sees other pixels.
+    assert not torch.allclose(logits(again), logits(read_padded(model)), rtol=1e-3, atol=1e-3)
+    with pytest.raises(
+        SpecError, match=r"also of the 2D networks TSN and TSM, .*: --as mmaction2/"
+    ):
+        recognise(tensors, source="x.pth")
+    five = under_their_names(model, names_and_assumed(FAMILIES[name])[0])
+    with pytest.raises(ArtifactError, match=r"is no mmaction2/c2d: .* is no 2D convolution"):
+        recognise(five, source="x.pth", family=name)
+
+
+def read_padded(model: ActionModel) -> ActionModel:
+    """The same weights with a padded pool, as other residual networks have it."""
+    layout = model.spec.layout
+    assert isinstance(layout, ResNetLayout)
+    stem = layout.stem.model_copy(update={"pool_padded": True})
+    spec = model.spec.model_copy(update={"layout": layout.model_copy(update={"stem": stem})})
+    padded = build(spec).eval()
+    padded.load_state_dict(model.state_dict())
+    return padded
 
 
 @pytest.mark.parametrize("name", RESNETS)
