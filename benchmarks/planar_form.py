@@ -1,6 +1,7 @@
 """The planar form of fused networks beside their 3D convolutions: errors, then times.
 
     python benchmarks/planar_form.py [--rounds N] [--threads N] [--networks NAME ...]
+        [--precisions fp32 int8]
 
 Prints two tables. Errors: of every architecture with several temporal lengths, in float64 and in
 float32, by torch, relative to the largest logit. Times: of one clip in every runtime and both
@@ -14,7 +15,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def errors(architecture: str, lengths: TemporalLengths) -> tuple[float, float]:
 
 @contextlib.contextmanager
 def runtimes(
-    architecture: str, folder: Path, videos: Path, threads: int
+    architecture: str, folder: Path, videos: Path, threads: int, precisions: Sequence[str]
 ) -> Iterator[dict[tuple[str, Form], Callable[[], np.ndarray]]]:
     """Every way to run a clip, by what runs it and the form."""
     model = fused_network(architecture, LENGTHS[0]).float()
@@ -101,7 +102,7 @@ def runtimes(
         ways = {}
         for form in ("conv3d", "planar"):
             opened = [("torch fp32", fused, "torch")]
-            for precision in ("fp32", "int8"):
+            for precision in precisions:
                 file = export_onnx(
                     fused,
                     precision=precision,
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--networks", nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
+    parser.add_argument("--precisions", nargs="+", default=("fp32", "int8"))
     arguments = parser.parse_args()
     print("| network | lengths | float64 | float32 |\n| --- | --- | ---: | ---: |")
     for architecture, lengths in itertools.product(arguments.networks, LENGTHS):
@@ -140,7 +142,9 @@ def main() -> None:
         folder = Path(name)
         make_dataset(folder / "videos", train=20, validation=10, seed=1)
         for architecture in arguments.networks:
-            with runtimes(architecture, folder, folder / "videos", arguments.threads) as ways:
+            folders = (folder, folder / "videos")
+            settings = (arguments.threads, arguments.precisions)
+            with runtimes(architecture, *folders, *settings) as ways:
                 logits = {way: run() for way, run in ways.items()}
                 seconds: dict[tuple[str, Form], list[float]] = {way: [] for way in ways}
                 for _ in range(arguments.rounds):

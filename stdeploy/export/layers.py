@@ -274,10 +274,12 @@ class _Recorder(TorchFunctionMode):
             # NOTE: a word such as "same" would mean a padding that depends on the kernel; the
             # convolutions that `conv_norm` and `TemporalFilter.fold` make have numbers.
             assert not isinstance(module.padding, str)
+            own = Padding(module.padding, module.padding)
+            # Frames that are stacked come between a padding and the convolution.
             window = Window(
                 kernel=module.kernel_size,
                 stride=module.stride,
-                padding=self._padding(x, module.padding),
+                padding=own if name in self._stacked else self._padding(x, module.padding),
                 dilation=module.dilation,
                 groups=module.groups,
             )

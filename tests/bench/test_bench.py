@@ -52,7 +52,8 @@ def report(folder: Path, told: list[tuple[str, int, int]]) -> Report:
 
 
 def test_every_way_is_measured_at_every_batch_size(report: Report) -> None:
-    names = ["torch cpu fp32 unfused", "torch cpu fp32", "onnxruntime cpu fp32"]
+    names = ["torch cpu fp32 unfused", "torch cpu fp32", "torch cpu fp32 planar"]
+    names += ["onnxruntime cpu fp32"]
     names += ["openvino cpu fp32"]
     names += ["openvino cpu bf16 of fp32"] if cpu_multiplies("bf16") else []
     names += ["openvino cpu fp32"]  # the file that is gone

@@ -24,9 +24,9 @@ from stdeploy.export.layers import layers_of
 from stdeploy.export.onnx import export_onnx
 from stdeploy.export.onnx_verification import verify_onnx
 from stdeploy.models.base import ActionModel
-from stdeploy.models.checkpoint import load_model, save_checkpoint
+from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
 from stdeploy.models.planar import planar_form
-from tests.export.files import HESITANT, PRECISIONS
+from tests.export.files import HESITANT, PRECISIONS, fused_network
 from tests.helpers.models import card_of, tiny_model, write_signed
 
 
@@ -188,3 +188,14 @@ def test_nothing_is_written_where_the_form_computes_otherwise(
         export_onnx(planar_folder / "a.fused.safetensors", tmp_path / "p.onnx", form="planar")
     assert not list(tmp_path.iterdir())
     assert planar_verification.PLANAR_TOLERANCE["fp64"] <= 1e-12
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 3, 3, 5), (7, 3, 3, 3, 3)], ids=str)
+def test_an_inception_pads_before_frames_are_taken(
+    tmp_path: Path, lengths: tuple[int, ...]
+) -> None:
+    # Its first filter strides in time, behind a padding of its own: no neighbours in the graph.
+    model = fused_network("i3d-inception", temporal_lengths=lengths)
+    save_fused(tmp_path / "a.fused.safetensors", model, card_of(model))
+    result = export_onnx(tmp_path / "a.fused.safetensors", form="planar", allow=HESITANT)
+    assert max(row.error for row in result.parity if row.tolerance == 1e-4) < 1e-5
