@@ -39,6 +39,7 @@ class ActionModel(nn.Module):
         imagenet_url: where the 2D weights that it can start from are; "" where there are none.
         stored: type of the weights in the file that it was read from.
         form: "conv3d"; "planar" of what `stdeploy.models.planar.planar_form` makes.
+        planar_frames: T of the clips that a network in planar form takes.
         keeps_places: whether a feature belongs to a place in the clip; where features are averages
             over the clip already, each depends on all of it.
     """
@@ -52,6 +53,7 @@ class ActionModel(nn.Module):
         self.imagenet_url = ""
         self.stored: Precision = "fp32"
         self.form: Form = "conv3d"
+        self.planar_frames = 0
 
     def counterparts(self) -> Iterator[Counterpart]:
         """The filters that can start from 2D weights; none unless an architecture says so."""
@@ -64,11 +66,24 @@ class ActionModel(nn.Module):
         In planar form: frames (T N, 3, H, W), see `frames_to_batch`, to features (t N, C, h, w).
         """
 
+    def arranged(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) as `forward_features` takes them.
+
+        Raises:
+            SpecError: they have another number of frames than this planar form is for.
+        """
+        if self.form == "conv3d":
+            return x
+        if x.shape[2] != self.planar_frames:
+            raise SpecError(
+                f"this planar form takes clips of {self.planar_frames} frames, not {x.shape[2]}; "
+                "make one for that number"
+            )
+        return frames_to_batch(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised clips (N, 3, T, H, W) to logits (N, K)."""
-        if self.form == "planar":
-            x = frames_to_batch(x)
-        logits: Tensor = self.head(self.forward_features(x))
+        logits: Tensor = self.head(self.forward_features(self.arranged(x)))
         return logits
 
 

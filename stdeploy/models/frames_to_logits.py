@@ -9,7 +9,7 @@ from stdeploy.artifacts.card import GoldenClip
 from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
 from stdeploy.artifacts.spec import ClipSpec, InputFormat
 from stdeploy.errors import ArtifactError
-from stdeploy.models.base import ActionModel, frames_to_batch
+from stdeploy.models.base import ActionModel
 
 
 class FrameNormalisation(nn.Module):
@@ -66,9 +66,7 @@ class FramesToLogits(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map (N, T, H, W, 3) uint8 to (N, K)."""
-        clips = self.normalise(frames)
-        if self.model.form == "planar":
-            clips = frames_to_batch(clips)
+        clips = self.model.arranged(self.normalise(frames))
         features = self.model.forward_features(clips.to(self._trunk_dtype))
         logits: Tensor = self.model.head(features.to(self._head_dtype))
         return logits

@@ -350,11 +350,13 @@ def planar_form(model: ActionModel, num_frames: int) -> ActionModel:
     Raises:
         SpecError: the network is not fused, or has a module whose planar form is not known.
     """
+    if model.form == "planar":
+        raise SpecError("the network is in planar form already")
     if not model.spec.fused:
         raise SpecError("the planar form is that of a fused network; fuse it first")
     planar = _converted("", model, _lengths(model, num_frames))
     assert isinstance(planar, ActionModel)
-    planar.form = "planar"
+    planar.form, planar.planar_frames = "planar", num_frames
     return planar.eval()
 
 

@@ -150,3 +150,11 @@ def test_what_has_no_planar_form_is_named() -> None:
     model.pool = nn.Conv3d(4, 4, 3, dilation=2)
     with pytest.raises(SpecError, match=r"no planar form is known of Conv3d\(.*dilation"):
         planar_form(model, 8)
+
+
+def test_clips_of_another_length_are_refused_not_mixed() -> None:
+    planar = planar_form(fused(), 8)
+    with pytest.raises(SpecError, match="takes clips of 8 frames, not 16; make one for that"):
+        planar(noise(1, 3, 16, 32, 32))
+    with pytest.raises(SpecError, match="in planar form already"):
+        planar_form(planar, 8)
