@@ -71,6 +71,26 @@ def b1(outcome: Outcome, where: Where) -> None:
     _benchmark(outcome, [path, fused_path(path)], ("torch",), where)
 
 
+def planar(outcome: Outcome, where: Where) -> None:
+    """The Kinetics network in planar form on torch."""
+    path = checkpoint("kinetics", where)
+    _benchmark(outcome, [path, fused_path(path)], ("torch",), where, planar=True)
+
+
+def planar_b1(outcome: Outcome, where: Where) -> None:
+    """I3D-ResNet-50 b1 in planar form on torch."""
+    path = checkpoint("b1", where)
+    _benchmark(outcome, [path, fused_path(path)], ("torch",), where, planar=True)
+
+
+def planar_onnx(outcome: Outcome, where: Where) -> None:
+    """The Kinetics network in planar form on ONNX Runtime, beside its 3D convolutions."""
+    files = [exported("kinetics", "fp32", where)]
+    files += [exported("kinetics", how, where, "planar") for how in ("fp32", "fp16")]
+    path = checkpoint("kinetics", where)
+    _benchmark(outcome, [path, *files], ("onnxruntime",), where)
+
+
 def determinism(outcome: Outcome, where: Where) -> None:
     """What deterministic training costs a step of both networks."""
     import torch
@@ -125,14 +145,22 @@ def serving(outcome: Outcome, where: Where) -> None:
 
 
 def _benchmark(
-    outcome: Outcome, paths: Sequence[Path], backends: tuple[str, ...], where: Where
+    outcome: Outcome,
+    paths: Sequence[Path],
+    backends: tuple[str, ...],
+    where: Where,
+    *,
+    planar: bool = False,
 ) -> None:
-    """Measure artifacts on some backends in turns, beside the network as it was trained."""
+    """Measure artifacts on some backends in turns, beside the network as it was trained.
+
+    Of torch either the 3D convolutions or, with `planar`, the planar form.
+    """
     devices = ("cpu",) if where.rehearsal else ("cuda",)
     cases = [
         case
         for case in cases_for(paths, devices=devices, compiled=False)
-        if case.options.backend in backends or _is_trained(case)
+        if (case.options.backend in backends and case.options.planar == planar) or _is_trained(case)
     ]
     card = cases[0].card
     macs = None

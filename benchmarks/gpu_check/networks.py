@@ -9,7 +9,7 @@ from results import digest_of_sources
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import cache_folder, fused_path, onnx_path
-from stdeploy.artifacts.spec import ClipSpec, ModelSpec, Precision
+from stdeploy.artifacts.spec import ClipSpec, Form, ModelSpec, Precision
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
 from stdeploy.models.checkpoint import load_model, save_checkpoint, save_fused
@@ -78,13 +78,13 @@ def checkpoint(name: str, where: Where) -> Path:
     return path
 
 
-def exported(name: str, precision: Precision, where: Where) -> Path:
-    """Its .onnx file in a precision; made if it is not there."""
+def exported(name: str, precision: Precision, where: Where, form: Form = "conv3d") -> Path:
+    """Its .onnx file in a precision and a form; made if it is not there."""
     fused = fused_path(checkpoint(name, where))
-    path = onnx_path(fused, precision)
+    path = onnx_path(fused, precision, form)
     if not path.is_file():
         # Random weights hesitate between classes, which rounding then decides.
         random = where.rehearsal or not has_real_weights()
         allow = {"top1_changed": 1.0} if random and precision != "fp32" else {}
-        export_onnx(fused, precision=precision, allow=allow)
+        export_onnx(fused, precision=precision, form=form, allow=allow)
     return path

@@ -33,6 +33,9 @@ STAGES = (
     Stage("kinetics_onnx", 90),
     Stage("compile", 90, (_BACKENDS, "-k", "compile and not engine")),
     Stage("b1", 90),
+    Stage("planar", 90),
+    Stage("planar_onnx", 90),
+    Stage("planar_b1", 90),
 )
 # In a rehearsal half types are other arguments of the same lines.
 REHEARSED_TESTS = "not fp16 and not bf16"

@@ -20,7 +20,13 @@ from typing import Any
 import numpy as np
 
 from stdeploy.artifacts.card import ModelCard, read_card
-from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX
+from stdeploy.artifacts.files import (
+    CHECKPOINT_SUFFIX,
+    ENGINE_SUFFIX,
+    FLOAT_INPUT,
+    FUSED_SUFFIX,
+    ONNX_SUFFIX,
+)
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.parity import relative_error, scale_of
 from stdeploy.backends.base import RuntimeOptions, runtime_class
@@ -117,8 +123,9 @@ def newest_stem(folder: Path) -> str:
         )
     newest = max(fused, key=lambda path: path.stat().st_mtime_ns).name
     stem = newest.removesuffix(FUSED_SUFFIX).removesuffix(ONNX_SUFFIX)
-    for precision in ("fp16", "bf16", "int8"):
-        stem = stem.removesuffix(f".{precision}")
+    # As names are made: ckpt.planar.int8.float-ncthw.onnx.
+    for middle in (FLOAT_INPUT, ".fp16", ".bf16", ".int8", ".planar"):
+        stem = stem.removesuffix(middle)
     return stem
 
 

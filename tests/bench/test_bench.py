@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -223,8 +224,11 @@ def test_newest_network_of_a_folder_is_found(folder: Path, tmp_path: Path) -> No
         "a.fused.safetensors",
         "a.onnx",
     ]
-    (tmp_path / "b.int8.onnx").touch()
-    assert newest_stem(tmp_path) == "b"
+    for number, middle in enumerate(("int8", "planar", "planar.int8", "planar.float-ncthw")):
+        path = tmp_path / f"b.{middle}.onnx"
+        path.touch()
+        os.utime(path, (2_000_000_000 + number,) * 2)
+        assert newest_stem(tmp_path) == "b"
     with pytest.raises(ArtifactError, match="nothing to measure"):
         newest_stem(tmp_path / "..")
 
