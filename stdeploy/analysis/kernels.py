@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.artifacts.contents import check_if_ours, foreign_tensors, torch_content
+from stdeploy.artifacts.card import read_card
+from stdeploy.artifacts.contents import (
+    check_if_ours,
+    foreign_tensors,
+    read_contents,
+    torch_content,
+)
 from stdeploy.artifacts.files import existing
 from stdeploy.errors import ArtifactError
 
@@ -71,6 +77,11 @@ def read_kernels(path: Path, *, folded: bool = False) -> list[Kernel]:
         for name, weight in tensors.items()
         if weight.ndim == 5 and weight.shape[2] > 1 and weight.size
     }
+    if not found and _is_planar(path):
+        raise ArtifactError(
+            f"{str(path)!r} is in planar form, whose filters lie stacked in channels; give the "
+            "*.fused.safetensors file that it was made from, or the usual .onnx file"
+        )
     if not found:
         raise ArtifactError(
             f"{str(path)!r} has no spatio-temporal filter: none of its {len(tensors)} tensors is "
@@ -194,3 +205,10 @@ def kernel_of(layer: "TemporalFilter", *, folded: bool = False) -> NDArray[np.fl
     # Folding is in float64, as always; a whole network in it would take gigabytes.
     kernel: NDArray[np.floating] = layer.fold().weight.detach().float().cpu().numpy()
     return kernel
+
+
+def _is_planar(path: Path) -> bool:
+    """Whether this is an .onnx file of ours in planar form."""
+    if path.suffix != ".onnx" or read_contents(path).card is None:
+        return False
+    return read_card(path).form == "planar"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from stdeploy.analysis.kernels import read_kernels
 from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.spec import Precision
@@ -15,7 +16,7 @@ from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.dense_trunk import DenseTrunk
 from stdeploy.backends.loader import open_runtime
 from stdeploy.backends.tensorrt_builder import BuildOptions
-from stdeploy.errors import BackendError, ParityError, SpecError
+from stdeploy.errors import ArtifactError, BackendError, ParityError, SpecError
 from stdeploy.export import planar_verification
 from stdeploy.export.engine import build_engine
 from stdeploy.export.float_input import export_float_input
@@ -161,6 +162,8 @@ def test_what_needs_3d_convolutions_says_so(planar_folder: Path, tmp_path: Path)
     path = planar_folder / "a.planar.onnx"
     with open_runtime(path) as runtime, pytest.raises(SpecError, match="is in planar form; name"):
         DenseTrunk.open(path, read_card(path), runtime)
+    with pytest.raises(ArtifactError, match=r"is in planar form, whose filters lie stacked"):
+        read_kernels(path)
     with pytest.raises(SpecError, match="is a graph, and its planar form is made of"):
         export_onnx(path, tmp_path / "b.onnx", form="planar")
     model = tiny_model()
