@@ -54,6 +54,9 @@ def check_classes(labels: Sequence[str], *, source: str) -> None:
         )
     if not 1 < len(labels) <= _MOST_CLASSES:
         raise SpecError(f"{source}: {len(labels)} labels; 2 to {_MOST_CLASSES} are allowed")
+    empty = next((number for number, label in enumerate(labels) if not label.strip()), None)
+    if empty is not None:
+        raise SpecError(f"{source}: label {empty} is empty; every class has a name")
     try:
         check_labels(labels)
     except ValueError as error:

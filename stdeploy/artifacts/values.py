@@ -58,12 +58,10 @@ def check_labels(labels: Sequence[str]) -> None:
     """Refuse names of classes that cannot be told apart or cannot be shown.
 
     Raises:
-        ValueError: two are equal, or one is empty or holds a control character.
+        ValueError: two are equal, or one holds a control character.
     """
     places: dict[str, int] = {}
     for number, label in enumerate(labels):
-        if not label.strip():
-            raise ValueError(f"label {number} is empty; every class has a name")
         if label != printable(label):
             raise ValueError(f"label {number} holds a control character: {label[:80]!r}")
         if label in places:

@@ -167,6 +167,10 @@ def command(
             return
     if fused is not None:
         existing(fused)  # before torch, which takes seconds to import
+    if trt:
+        from stdeploy.export.engine import checked_options
+
+        engine = checked_options(engine)
     source = fused or newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt")
     exports = source.suffix != ONNX_SUFFIX or (written and _lowers(source))
     if pt2:
@@ -181,10 +185,6 @@ def command(
     ):
         raise _is_exported(source)
     found = _videos_named(calibrate)
-    if trt:
-        from stdeploy.export.engine import checked_options
-
-        engine = checked_options(engine)
     artifact = _export(source, output, precision, form, found, gate) if exports else source
     if float_input:
         artifact = _write_float_input(artifact, None if exports else output, found, gate)

@@ -382,7 +382,7 @@ def test_the_verb_exports_first_or_takes_what_is_there(fused: Path, tmp_path: Pa
         (("--triton", "d", "--name", "a/b"), "cannot be named"),
         (("--triton", "d", "--precision", "bf16"), "no convolution in bf16"),
         (("--triton", "d", "--trt", "--target", "sm89"), "not of TensorRT-RTX"),
-        (("x.onnx", "--triton", "d", "--precision", "fp16"), "has its precision and its name"),
+        (("x.onnx", "--triton", "d", "--precision", "fp16"), "has its precision, form and name"),
         (("x.engine", "--triton", "d", "--batches", "1,2"), "has its batches already"),
         (("x.onnx", "--triton", "d"), "does not exist"),
     ],
