@@ -23,6 +23,8 @@ from stdeploy.artifacts.files import (
     CHECKPOINT_SUFFIX,
     ENGINE_SUFFIX,
     ONNX_SUFFIX,
+    OPENVINO_SUFFIX,
+    TORCH_PROGRAM_SUFFIX,
     sidecar_path,
     whole_file,
 )
@@ -70,6 +72,11 @@ def edit_card(path: Path, changes: Mapping[str, str]) -> EditedCard:
         if name not in SETTABLE:
             near = did_you_mean(name, SETTABLE) or f"; there are {', '.join(SETTABLE)}"
             raise SpecError(f"--set {name}: a card has no such field to set{near}")
+    if path.suffix in (OPENVINO_SUFFIX, TORCH_PROGRAM_SUFFIX):
+        raise ArtifactError(
+            f"{str(path)!r} is for other programs; change the card of the file that it was made "
+            "from, and export it again"
+        )
     contents = read_contents(path)
     if contents.card is None:
         raise ArtifactError(f"{str(path)!r} carries no model card; use files that stdeploy wrote")

@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
+from stdeploy.artifacts.card import ModelCard, ParityRow
 from stdeploy.artifacts.files import (
     StrPath,
     as_path,
     checked_output,
     existing,
     fused_path,
-    sha256_of,
 )
 from stdeploy.artifacts.golden import check_golden, golden_clip
 from stdeploy.artifacts.parity import FUSION_TOLERANCE, RUNTIME_TOLERANCE, relative_error
@@ -116,13 +115,7 @@ def fuse_checkpoint(
     fused_card = card.model_copy(
         update={
             "model": fused.spec,
-            "lineage": card.lineage.model_copy(
-                update={
-                    "parent": checkpoint.name,
-                    "parent_sha256": sha256_of(checkpoint),
-                    "versions": {**Lineage().versions, "torch": torch.__version__},
-                }
-            ),
+            "lineage": card.lineage.of_child(checkpoint, torch=torch.__version__),
             "parity": tuple(rows),
         }
     )

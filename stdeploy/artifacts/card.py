@@ -12,7 +12,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from stdeploy import __version__
 from stdeploy.artifacts.contents import json_fields, read_contents
-from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path
+from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path, sha256_of
 from stdeploy.artifacts.spec import (
     Arithmetic,
     ClipSpec,
@@ -95,6 +95,21 @@ class Lineage(Spec):
     versions: dict[Line, Line] = Field(default_factory=lambda: {"stdeploy": __version__})
     frozen: tuple[Line, ...] | None = None
     edits: tuple[Edit, ...] = ()
+
+    def of_child(self, parent: Path, **versions: str) -> Self:
+        """Of what is made from an artifact with this lineage.
+
+        Args:
+            parent: the artifact's file.
+            versions: packages that make the new one, beside stdeploy.
+        """
+        return self.model_copy(
+            update={
+                "parent": parent.name,
+                "parent_sha256": sha256_of(parent),
+                "versions": {"stdeploy": __version__, **versions},
+            }
+        )
 
 
 class GoldenClip(Spec):

@@ -335,7 +335,9 @@ def _of_torch_program(path: Path) -> Contents:
             if any(each.file_size > _MAX_CARD_CHARACTERS for each in names):
                 raise ArtifactError(f"{str(path)!r} has a card that is longer than any of ours")
             card = archive.read(names[0]).decode() if names else None
-    except (zipfile.BadZipFile, UnicodeDecodeError, OSError) as error:
+    except ArtifactError:
+        raise
+    except Exception as error:  # zipfile raises what its decompressors do
         raise ArtifactError(f"{str(path)!r} is no program of torch.export: {error}") from error
     return Contents(path, card, None, lambda: ())
 

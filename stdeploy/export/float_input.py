@@ -1,13 +1,12 @@
 """An .onnx file that takes float32 (N, 3, T, H, W), for programs that hand over nothing else."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from stdeploy.artifacts.card import Lineage, ModelCard, read_card
+from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.files import (
     FLOAT_INPUT,
     ONNX_SUFFIX,
@@ -15,7 +14,6 @@ from stdeploy.artifacts.files import (
     as_path,
     checked_output,
     existing,
-    sha256_of,
     whole_file,
 )
 from stdeploy.artifacts.spec import InputFormat
@@ -87,7 +85,11 @@ def export_float_input(
     clips = real_clips(calibrate, card.clip, max_clips=max_clips, tell=tell)
     model = with_float_input(onnx.load(onnx_file), card, source=onnx_file.name)
     reference = reference_of_file(onnx_file, card, clips, progress)
-    card = card.model_copy(update={"input": _FORMAT, "lineage": _lineage(card, onnx_file)})
+    made_with = {**card.lineage.versions, "onnx": onnx.__version__}
+    made_with.pop("stdeploy", None)  # what writes this file counts
+    card = card.model_copy(
+        update={"input": _FORMAT, "lineage": card.lineage.of_child(onnx_file, **made_with)}
+    )
     with whole_file(path) as temporary:
         save_graph(model, card, temporary)
         options = prover(card.precision)
@@ -154,13 +156,3 @@ def with_float_input(model: onnx.ModelProto, card: ModelCard, *, source: str) ->
         graph.initializer.remove(tensor)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def _lineage(card: ModelCard, onnx_file: Path) -> Lineage:
-    return card.lineage.model_copy(
-        update={
-            "parent": onnx_file.name,
-            "parent_sha256": sha256_of(onnx_file),
-            "versions": {**card.lineage.versions, **Lineage().versions, "onnx": onnx.__version__},
-        }
-    )

@@ -15,7 +15,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow, read_card
+from stdeploy.artifacts.card import ModelCard, ParityRow, read_card
 from stdeploy.artifacts.digest import OnnxFile
 from stdeploy.artifacts.files import (
     FUSED_SUFFIX,
@@ -25,7 +25,6 @@ from stdeploy.artifacts.files import (
     checked_output,
     existing,
     onnx_path,
-    sha256_of,
     whole_file,
 )
 from stdeploy.artifacts.parity import Difference
@@ -204,7 +203,9 @@ def _unproven(
     """The card of what is made from a file, without the comparisons."""
     return card.model_copy(
         update={
-            "lineage": _lineage(card, parent),
+            "lineage": card.lineage.of_child(
+                parent, torch=torch.__version__, onnx=onnx.__version__
+            ),
             "precision": precision,
             "calibration": clips.record if clips else None,
             "parity": (),
@@ -352,20 +353,6 @@ def _int8(
 
     search = Int8Search(graph, clips.for_ranges, answer)
     return search.run(failures, lambda done, total: progress("finding spoilers", done, total))
-
-
-def _lineage(card: ModelCard, fused: Path) -> Lineage:
-    return card.lineage.model_copy(
-        update={
-            "parent": fused.name,
-            "parent_sha256": sha256_of(fused),
-            "versions": {
-                **Lineage().versions,
-                "torch": torch.__version__,
-                "onnx": onnx.__version__,
-            },
-        }
-    )
 
 
 def save_graph(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:

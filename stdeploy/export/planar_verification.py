@@ -8,13 +8,10 @@ import torch
 
 from stdeploy.artifacts.card import ParityRow
 from stdeploy.artifacts.golden import golden_clip
-from stdeploy.artifacts.parity import relative_error
+from stdeploy.artifacts.parity import PLANAR_TOLERANCE, relative_error
 from stdeploy.artifacts.spec import Arithmetic, ClipSpec
 from stdeploy.models.base import ActionModel
 from stdeploy.models.frames_to_logits import logits_and_magnitude, logits_of
-
-# Sums in another order, which is all that differs.
-PLANAR_TOLERANCE: dict[Arithmetic, float] = {"fp64": 1e-12, "fp32": 1e-5}
 
 # float64 convolutions unfold their input; sides change nothing of what is compared.
 _MAX_SIDE_PX = 64

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stdeploy.artifacts.card import Lineage, ModelCard, ParityRow
+from stdeploy.artifacts.card import ModelCard, ParityRow
 from stdeploy.artifacts.contents import TORCH_PROGRAM_CARD
 from stdeploy.artifacts.files import (
     FLOAT_INPUT,
@@ -19,7 +19,6 @@ from stdeploy.artifacts.files import (
     as_path,
     checked_output,
     existing,
-    sha256_of,
     whole_file,
 )
 from stdeploy.artifacts.spec import InputFormat, Precision
@@ -105,7 +104,11 @@ def export_torch_program(
         lambda frames: logits_of(model, card.clip, frames), card, clips, progress
     )
     card = card.model_copy(
-        update={"input": input_format, "lineage": _lineage(card, fused), "parity": ()}
+        update={
+            "input": input_format,
+            "lineage": card.lineage.of_child(fused, torch=torch.__version__),
+            "parity": (),
+        }
     )
     graph = FramesToLogits(model, card.clip, input_format).eval()
     # Two clips: torch.export would take a batch of one for a constant.
@@ -150,13 +153,3 @@ class _Opened(ClosesOnExit):
 
 def _save(program: torch.export.ExportedProgram, card: ModelCard, path: Path) -> None:
     torch.export.save(program, path, extra_files={TORCH_PROGRAM_CARD: card.to_json()})
-
-
-def _lineage(card: ModelCard, fused: Path) -> Lineage:
-    return card.lineage.model_copy(
-        update={
-            "parent": fused.name,
-            "parent_sha256": sha256_of(fused),
-            "versions": {**Lineage().versions, "torch": torch.__version__},
-        }
-    )

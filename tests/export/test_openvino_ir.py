@@ -9,6 +9,7 @@ import pytest
 from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.backends.loader import open_runtime
+from stdeploy.card_editing import edit_card
 from stdeploy.errors import ArtifactError, BackendError, ParityError
 from stdeploy.export.float_input import export_float_input
 from stdeploy.export.openvino_ir import export_openvino
@@ -79,6 +80,8 @@ def test_nothing_is_written_where_answers_differ(
 def test_stdeploy_names_what_it_opens(exported_folder: Path, tmp_path: Path) -> None:
     written = export_openvino(exported_folder / "a.onnx", tmp_path / "a.xml")
     assert read_card(written.path) == read_card(exported_folder / "a.onnx")
+    with pytest.raises(ArtifactError, match="is for other programs; change the card of the file"):
+        edit_card(written.path, {"fps": "12"})
     with pytest.raises(ArtifactError, match=r"is for OpenVINO to run; name the \.onnx file"):
         open_runtime(written.path)
     written.path.write_text("<net/>")

@@ -11,13 +11,13 @@ from torch import nn
 from stdeploy.analysis.kernels import read_kernels
 from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.golden import golden_clip
+from stdeploy.artifacts.parity import PLANAR_TOLERANCE
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.dense_trunk import DenseTrunk
 from stdeploy.backends.loader import open_runtime
 from stdeploy.backends.tensorrt_builder import BuildOptions
 from stdeploy.errors import ArtifactError, BackendError, ParityError, SpecError
-from stdeploy.export import planar_verification
 from stdeploy.export.engine import build_engine
 from stdeploy.export.float_input import export_float_input
 from stdeploy.export.kernels import deviations
@@ -190,7 +190,7 @@ def test_nothing_is_written_where_the_form_computes_otherwise(
     with pytest.raises(ParityError, match=r"the planar form of .* differs from it: planar form, n"):
         export_onnx(planar_folder / "a.fused.safetensors", tmp_path / "p.onnx", form="planar")
     assert not list(tmp_path.iterdir())
-    assert planar_verification.PLANAR_TOLERANCE["fp64"] <= 1e-12
+    assert PLANAR_TOLERANCE["fp64"] <= 1e-12
 
 
 @pytest.mark.parametrize("lengths", [(1, 1, 3, 3, 5), (7, 3, 3, 3, 3)], ids=str)

@@ -12,6 +12,7 @@ from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.spec import InputFormat
 from stdeploy.backends.loader import open_runtime
+from stdeploy.card_editing import edit_card
 from stdeploy.errors import ArtifactError, ParityError, SpecError
 from stdeploy.export.torch_program import export_torch_program
 
@@ -42,6 +43,8 @@ def test_its_name_says_its_input(exported_folder: Path) -> None:
     float_one = export_torch_program(fused, input_format="float-ncthw")
     assert float_one.path.name == "a.float-ncthw.pt2"
     assert read_card(float_one.path) == float_one.card
+    with pytest.raises(ArtifactError, match="is for other programs; change the card of the file"):
+        edit_card(float_one.path, {"fps": "12"})
     with pytest.raises(ArtifactError, match=r"is for torch\.export\.load to run"):
         open_runtime(float_one.path)
     float_one.path.write_bytes(b"PK")
