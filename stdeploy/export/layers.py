@@ -18,12 +18,12 @@ from torch.overrides import TorchFunctionMode
 from stdeploy.artifacts.spec import ClipSpec, Form
 from stdeploy.models.base import ActionModel
 from stdeploy.models.frames_to_logits import FrameNormalisation, FramesToLogits
-from stdeploy.models.planar import (
+from stdeploy.models.planar import planar_form
+from stdeploy.models.planar_modules import (
     PlanarMaxPool,
     PlanarSamePadding,
     StackedConv,
     SummedConv,
-    planar_form,
 )
 from stdeploy.models.registry import build
 

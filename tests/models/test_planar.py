@@ -11,14 +11,14 @@ from stdeploy.errors import SpecError
 from stdeploy.fusion import fuse_model
 from stdeploy.models.base import ActionModel, SlidingAverage, frames_to_batch
 from stdeploy.models.i3d_inception import SamePadding
-from stdeploy.models.planar import (
+from stdeploy.models.planar import planar_form
+from stdeploy.models.planar_modules import (
     PlanarMaxPool,
     PlanarSamePadding,
     PlanarSlidingAverage,
     StackedConv,
     SummedConv,
     Taps,
-    planar_form,
 )
 from stdeploy.models.registry import ARCHITECTURES
 from tests.helpers.models import tiny_model

@@ -1,0 +1,339 @@
+"""The modules of the planar form, each of which computes what one of 3D does; see planar.py."""
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stdeploy.artifacts.layouts import Size3
+from stdeploy.errors import SpecError
+from stdeploy.models.base import AveragePoolHead, SlidingAverage
+from stdeploy.models.i3d_inception import SamePadding, same_padding
+from stdeploy.models.resnet import PaddingShortcut
+from stdeploy.models.slowfast import SlowFrames
+from stdeploy.models.x3d import SqueezeExcitation
+
+
+class Taps(NamedTuple):
+    """Which frames a window of t frames sees as it moves over T of them.
+
+    Attributes:
+        frames: T.
+        length: t.
+        stride: by how many frames it moves.
+        before: frames of padding before the clip.
+        after: and behind it.
+    """
+
+    frames: int
+    length: int
+    stride: int
+    before: int
+    after: int
+
+    @property
+    def outputs(self) -> int:
+        """How many times it stops."""
+        return (self.frames + self.before + self.after - self.length) // self.stride + 1
+
+    @property
+    def numbers(self) -> tuple[tuple[int, ...], ...]:
+        """For j of 0..t-1 the numbers of the frames at all stops; below 0, or from T on, zeros."""
+        stops = range(-self.before, self.outputs * self.stride - self.before, self.stride)
+        return tuple(tuple(stop + tap for stop in stops) for tap in range(self.length))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether each frame is seen by itself, as it comes."""
+        return self == (self.frames, 1, 1, 0, 0)
+
+    def of(self, x: Tensor, *, repeat: bool = False) -> list[Tensor]:
+        """The j-th frames of all stops, for j of 0..t-1.
+
+        Args:
+            x: frames (T N, C, H, W).
+            repeat: pad with the first and the last frame instead of zeros.
+
+        Returns:
+            t tensors (T' N, C, H, W).
+        """
+        if self.in_place:
+            return [x]
+        if torch.compiler.is_exporting():
+            # In a graph: shapes that are constant but for the batch, and no tensor of 5 dimensions.
+            rows = _padded(x.reshape(self.frames, -1), 1, self, repeat=repeat)
+            return [rows[self._stops(j)].reshape(-1, *x.shape[1:]) for j in range(self.length)]
+        # In torch: views, which keep the memory format of x.
+        clips = len(x) // self.frames
+        x = _padded(x, clips, self, repeat=repeat)
+        x = x.view(-1, clips, *x.shape[1:])
+        return [x[self._stops(j)].flatten(0, 1) for j in range(self.length)]
+
+    def _stops(self, tap: int) -> slice:
+        return slice(tap, tap + (self.outputs - 1) * self.stride + 1, self.stride)
+
+
+def _padded(x: Tensor, clips: int, taps: Taps, *, repeat: bool) -> Tensor:
+    """Frames before and behind those of x, whose first axis holds T times `clips` of them."""
+    if not taps.before and not taps.after:
+        return x
+    if repeat:
+        return torch.cat([x[:clips]] * taps.before + [x] + [x[-clips:]] * taps.after)
+    others = [0] * (2 * (x.dim() - 1))
+    return functional.pad(x, [*others, taps.before * clips, taps.after * clips])
+
+
+class StackedConv(nn.Conv2d):
+    """A 3D convolution as a 2D one of frames that are stacked in channels.
+
+    Args:
+        conv: without groups, or of one frame.
+        frames: T of what it takes.
+    """
+
+    def __init__(self, conv: nn.Conv3d, frames: int) -> None:
+        weight = conv.weight.detach()
+        length = weight.shape[2]
+        super().__init__(
+            conv.in_channels * length,
+            conv.out_channels,
+            _three(conv.kernel_size)[1:],
+            stride=_three(conv.stride)[1:],
+            padding=_padding_of(conv)[1:],
+            groups=conv.groups,
+            device="meta",  # no memory, no random numbers: its weights are those of `conv`
+        )
+        self.taps = _taps_of(conv, frames)
+        self.weight = nn.Parameter(weight.transpose(1, 2).flatten(1, 2).contiguous())
+        self.bias = conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map frames (T N, C_in, H, W) to (T' N, C_out, H', W')."""
+        taps = self.taps.of(x)
+        return super().forward(taps[0] if len(taps) == 1 else torch.cat(taps, dim=1))
+
+
+class SummedConv(nn.Module):
+    """A 3D convolution with groups as a sum of 2D ones, of which each sees one frame.
+
+    Stacked frames would have the channels of a group apart from each other.
+
+    Args:
+        conv: with groups, of several frames.
+        frames: T of what it takes.
+    """
+
+    def __init__(self, conv: nn.Conv3d, frames: int) -> None:
+        super().__init__()
+        self.taps = _taps_of(conv, frames)
+        self.convs = nn.ModuleList()
+        for tap, weight in enumerate(conv.weight.detach().unbind(2)):
+            flat = nn.Conv2d(
+                conv.in_channels,
+                conv.out_channels,
+                _three(conv.kernel_size)[1:],
+                stride=_three(conv.stride)[1:],
+                padding=_padding_of(conv)[1:],
+                groups=conv.groups,
+                bias=tap == 0 and conv.bias is not None,
+                device="meta",  # as above
+            )
+            flat.weight = nn.Parameter(weight.contiguous())
+            if tap == 0:
+                flat.bias = conv.bias
+            self.convs.append(flat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map frames (T N, C_in, H, W) to (T' N, C_out, H', W')."""
+        parts = [conv(tap) for conv, tap in zip(self.convs, self.taps.of(x), strict=True)]
+        summed: Tensor = functools.reduce(torch.add, parts)
+        return summed
+
+
+class PlanarMaxPool(nn.Module):
+    """A 3D max pool as the maximum of 2D ones.
+
+    Args:
+        pool: without dilation.
+        frames: T of what it takes.
+    """
+
+    def __init__(self, pool: nn.MaxPool3d, frames: int) -> None:
+        super().__init__()
+        kernel, stride, padding = (
+            _three(each) for each in (pool.kernel_size, pool.stride, pool.padding)
+        )
+        self.taps = Taps(frames, kernel[0], stride[0], padding[0], padding[0])
+        flat = (kernel[1:], stride[1:], padding[1:])
+        self.pool = nn.Identity() if flat == ((1, 1), (1, 1), (0, 0)) else nn.MaxPool2d(*flat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map frames (T N, C, H, W) to (T' N, C, H', W')."""
+        # A frame that is there twice changes no maximum, and a padded window sees the outermost.
+        taps = self.taps.of(self.pool(x), repeat=True)
+        return functools.reduce(torch.maximum, taps)
+
+
+class PlanarSamePadding(nn.Module):
+    """`SamePadding` of frames in the batch.
+
+    Args:
+        padding: of clips.
+        frames: T of what it takes.
+    """
+
+    def __init__(self, padding: SamePadding, frames: int) -> None:
+        super().__init__()
+        self.kernel_size = padding.kernel_size
+        self.stride = padding.stride
+        in_time = same_padding(frames, self.kernel_size[0], self.stride[0])
+        self.taps = Taps(frames, 1, 1, *in_time)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map frames (T N, C, H, W) to (T' N, C, H', W')."""
+        pads: list[int] = []
+        for axis in (2, 1):  # functional.pad starts with the last axis
+            pads.extend(same_padding(x.shape[1 + axis], self.kernel_size[axis], self.stride[axis]))
+        (padded,) = self.taps.of(functional.pad(x, pads))
+        return padded
+
+
+class PlanarPaddingShortcut(nn.Module):
+    """`PaddingShortcut` of frames in the batch.
+
+    Args:
+        shortcut: of clips.
+        frames: T of what it takes.
+    """
+
+    def __init__(self, shortcut: PaddingShortcut, frames: int) -> None:
+        super().__init__()
+        self.out_channels = shortcut.out_channels
+        in_time, self.stride = shortcut.stride
+        self.taps = Taps(frames, 1, in_time, 0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map frames (T N, C_in, H, W) to (T' N, C_out, H', W')."""
+        (taken,) = self.taps.of(x[:, :, :: self.stride, :: self.stride])
+        return functional.pad(taken, (0, 0, 0, 0, 0, self.out_channels - x.shape[1]))
+
+
+class PlanarSqueezeExcitation(nn.Module):
+    """`SqueezeExcitation` of frames in the batch.
+
+    Args:
+        excitation: of clips.
+        frames: T of what it takes.
+    """
+
+    def __init__(self, excitation: SqueezeExcitation, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+        self.squeeze = StackedConv(excitation.squeeze, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.excite = StackedConv(excitation.excite, 1)
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map frames (T N, C, H, W) to the same shape."""
+        average = x.mean(dim=(2, 3)).view(self.frames, -1, x.shape[1]).mean(dim=0)
+        squeezed = self.relu(self.squeeze(average[:, :, None, None]))
+        scale: Tensor = self.sigmoid(self.excite(squeezed))
+        return x * scale.repeat(self.frames, 1, 1, 1)
+
+
+class PlanarSlidingAverage(nn.Module):
+    """`SlidingAverage` of frames in the batch.
+
+    Args:
+        average: of clips.
+        frames: T of what it takes.
+    """
+
+    def __init__(self, average: SlidingAverage, frames: int) -> None:
+        super().__init__()
+        length, *self.sides = average.window
+        self.taps = Taps(frames, min(length or frames, frames), 1, 0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map frames (T N, C, H, W) to (T' N, C, H', W')."""
+        sizes = x.shape[2:]
+        kernel = [min(part or size, size) for part, size in zip(self.sides, sizes, strict=True)]
+        if kernel == list(sizes):
+            x = x.mean(dim=(2, 3), keepdim=True)
+        else:
+            x = functional.avg_pool2d(x, kernel, stride=1)
+        taps = self.taps.of(x)
+        return functools.reduce(torch.add, taps) / len(taps)
+
+
+class PlanarSlowFrames(nn.Module):
+    """`SlowFrames` of frames in the batch.
+
+    Args:
+        slow: of clips.
+        frames: T of what it takes.
+    """
+
+    def __init__(self, slow: SlowFrames, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+        self.chosen = slow.chosen(frames)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map frames (T N, C, H, W) to (T' N, C, H, W)."""
+        rows = x.reshape(self.frames, -1)[self.chosen]
+        return rows.reshape(-1, *x.shape[1:])
+
+
+class PlanarHead(AveragePoolHead):
+    """`AveragePoolHead` of frames in the batch; its classifier is that of the other.
+
+    Args:
+        head: of clips.
+        frames: T of what it takes.
+    """
+
+    def __init__(self, head: AveragePoolHead, frames: int) -> None:
+        nn.Module.__init__(self)  # no second classifier
+        self.window, self.window_side = head.window, head.window_side
+        self.dropout, self.classifier = head.dropout, head.classifier
+        self.frames = frames
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map frames (t N, C, h, w) to logits (N, K)."""
+        if 0 < self.window_side < max(features.shape[2:]):
+            sides = [min(self.window_side, size) for size in features.shape[2:]]
+            features = functional.avg_pool2d(features, sides, stride=1)
+        frames = features.mean(dim=(2, 3)).view(self.frames, -1, features.shape[1])
+        if 0 < self.window < self.frames:
+            count = self.frames - self.window + 1
+            sums = (frames[tap : tap + count] for tap in range(self.window))
+            frames = functools.reduce(torch.add, sums) / self.window
+        logits: Tensor = self.classifier(self.dropout(frames.mean(dim=0)))
+        return logits
+
+
+def _taps_of(conv: nn.Conv3d, frames: int) -> Taps:
+    before = _padding_of(conv)[0]
+    return Taps(frames, conv.kernel_size[0], conv.stride[0], before, before)
+
+
+def _padding_of(conv: nn.Conv3d) -> Size3:
+    """Zeros on either side of (T, H, W).
+
+    Raises:
+        SpecError: a kind of convolution that `conv_norm` does not make.
+    """
+    if isinstance(conv.padding, str) or conv.padding_mode != "zeros" or set(conv.dilation) != {1}:
+        raise SpecError(f"no planar form is known of {conv}; export the usual form: --form conv3d")
+    return _three(conv.padding)
+
+
+def _three(size: int | tuple[int, ...]) -> Size3:
+    if isinstance(size, int):
+        return size, size, size
+    first, second, third = size
+    return first, second, third
