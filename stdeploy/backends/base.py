@@ -83,6 +83,9 @@ BACKENDS: Mapping[str, Registered] = {
     "onnxruntime": Registered("stdeploy.backends.onnxruntime:OnnxRuntime", runs=(".onnx",)),
     "openvino": Registered("stdeploy.backends.openvino:OpenVinoRuntime", runs=(".onnx",)),
     "tensorrt": Registered("stdeploy.backends.tensorrt:TensorRtRuntime", runs=(".engine",)),
+    "aotinductor": Registered(
+        "stdeploy.backends.aotinductor:AotInductorRuntime", runs=(".aot.pt2",)
+    ),
 }
 
 
@@ -102,7 +105,7 @@ def runtime_class(backend: str) -> "type[BaseRuntime]":
 # "auto" or a name of the registry, which alone counts when the program runs. Command line and
 # server list and check what it allows.
 if TYPE_CHECKING:
-    Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"]
+    Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "aotinductor"]
 else:
     Backend = Literal["auto", *BACKENDS]
 DeviceType = Literal["cpu", "cuda"]
