@@ -13,7 +13,7 @@ from stdeploy.backends import loader, selection
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.backends.openvino import OpenVinoRuntime
-from stdeploy.backends.torch import _exact
+from stdeploy.backends.torch import exact
 from stdeploy.errors import ArtifactError, BackendError, ParityError, SpecError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
@@ -135,7 +135,7 @@ def test_cudnn_stays_on_and_tf32_off_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -
     cudnn = torch.backends.cudnn
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     before = cudnn.enabled
-    with _exact():
+    with exact():
         assert cudnn.enabled
         assert not cudnn.allow_tf32
         assert not torch.backends.cuda.matmul.allow_tf32
