@@ -1,15 +1,22 @@
 """The stages that measure; each has the name that it has in plan.py."""
 
-import dataclasses
+import importlib
 import importlib.util
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from networks import Where, checkpoint, exported, has_real_weights, spec_of
 from results import FAILED, IMPOSSIBLE, PASSED, Outcome
 
+from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.files import fused_path
+from stdeploy.artifacts.golden import golden_clip
+from stdeploy.artifacts.spec import Form, Precision
+from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends.onnxruntime import cuda_options, preload_cuda
 from stdeploy.bench.measure import measure
 from stdeploy.bench.tables import summary
 from stdeploy.bench.worker import Case, cases_for
@@ -20,6 +27,25 @@ _MODULES = (
     *("cv2", "fvcore", "lightning_fabric", "matplotlib", "onnxruntime", "onnxscript", "xdist"),
     *("fastapi", "httpx", "multipart", "prometheus_client", "pydantic_settings", "uvicorn"),
     *("fastapi_offline", "pythonjsonlogger", "tensorboard"),
+)
+_PRECISIONS_AND_FORMS: tuple[tuple[Precision, Form], ...] = (
+    ("fp32", "conv3d"),
+    ("fp16", "conv3d"),
+    ("fp32", "planar"),
+    ("fp16", "planar"),
+)
+# What is profiled, with options that differ from ours, in order of worth. With `use_tf32=0` fp16
+# was no faster than fp32 on an H100.
+_PROFILED: tuple[tuple[Form, Precision, Mapping[str, str]], ...] = (
+    ("conv3d", "fp16", {}),
+    ("conv3d", "fp16", {"use_tf32": "0"}),
+    ("conv3d", "fp16", {"prefer_nhwc": "1"}),
+    ("conv3d", "fp32", {}),
+    ("planar", "fp16", {}),
+    ("planar", "fp16", {"prefer_nhwc": "1"}),
+    ("planar", "fp32", {}),
+    ("conv3d", "fp16", {"cudnn_conv_algo_search": "HEURISTIC"}),
+    ("conv3d", "fp16", {"fuse_conv_bias": "1"}),
 )
 
 
@@ -38,6 +64,15 @@ def host(outcome: Outcome, where: Where) -> None:
 
 def artifacts(outcome: Outcome, where: Where) -> None:
     """Fuse and export the Kinetics network; each .onnx file passes its gate, or is not there."""
+    _artifacts(outcome, where, "conv3d")
+
+
+def artifacts_planar(outcome: Outcome, where: Where) -> None:
+    """The same in planar form."""
+    _artifacts(outcome, where, "planar")
+
+
+def _artifacts(outcome: Outcome, where: Where, form: Form) -> None:
     start = time.monotonic()
     checkpoint("kinetics", where)
     weights = "real" if has_real_weights() and not where.rehearsal else "random"
@@ -45,11 +80,11 @@ def artifacts(outcome: Outcome, where: Where) -> None:
     for precision in ("fp32", "fp16"):
         start = time.monotonic()
         try:
-            exported("kinetics", precision, where)
+            exported("kinetics", precision, where, form)
         except StdeployError as error:
-            outcome.add(f"kinetics, {precision}", FAILED, str(error))
+            outcome.add(f"kinetics, {form} {precision}", FAILED, str(error))
             continue
-        outcome.add(f"kinetics, {precision}", PASSED, f"{time.monotonic() - start:.1f} s")
+        outcome.add(f"kinetics, {form} {precision}", PASSED, f"{time.monotonic() - start:.1f} s")
 
 
 def kinetics(outcome: Outcome, where: Where) -> None:
@@ -59,10 +94,70 @@ def kinetics(outcome: Outcome, where: Where) -> None:
 
 
 def kinetics_onnx(outcome: Outcome, where: Where) -> None:
-    """The same on ONNX Runtime, beside the network as it was trained."""
+    """The same on ONNX Runtime, beside the network as it was trained; also as CUDA graphs."""
     files = [exported("kinetics", how, where) for how in ("fp32", "fp16")]
     path = checkpoint("kinetics", where)
-    _benchmark(outcome, [path, *files], ("onnxruntime",), where)
+    _benchmark(
+        outcome, [path, *files], ("onnxruntime",), where, chosen=lambda way: not way.channels_last
+    )
+
+
+def onnx_channels_last(outcome: Outcome, where: Where) -> None:
+    """Both forms on ONNX Runtime with channels last."""
+    files = [exported("kinetics", how, where, form) for how, form in _PRECISIONS_AND_FORMS]
+    path = checkpoint("kinetics", where)
+    _benchmark(
+        outcome, [path, *files], ("onnxruntime",), where, chosen=lambda way: way.channels_last
+    )
+
+
+def onnx_batch_32(outcome: Outcome, where: Where) -> None:
+    """Both forms on ONNX Runtime, 32 clips at a time."""
+    files = [exported("kinetics", how, where, form) for how, form in _PRECISIONS_AND_FORMS]
+    path = checkpoint("kinetics", where)
+    _benchmark(
+        outcome,
+        [path, *files],
+        ("onnxruntime",),
+        where,
+        batches=(32,),
+        chosen=lambda way: not way.cuda_graphs,
+    )
+
+
+def torch_batch_32(outcome: Outcome, where: Where) -> None:
+    """The Kinetics network on torch, without torch.compile, 32 clips at a time."""
+    path = checkpoint("kinetics", where)
+    _benchmark(outcome, [path, fused_path(path)], ("torch",), where, batches=(32,))
+
+
+def onnx_profile(outcome: Outcome, where: Where) -> None:
+    """Where ONNX Runtime spends its time on a clip: by operator, and by kernel of the GPU.
+
+    Every kernel is waited for: the CUDA provider tells how long it took to start one, not how long
+    that ran.
+    """
+    os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
+    from profiling import by_kernel, profiled, told
+
+    device = "CPU" if where.rehearsal else "CUDA"
+    for form, precision, changes in _PROFILED:
+        model = exported("kinetics", precision, where, form)
+        card = read_card(model)
+        frames = golden_clip(card.golden.seed, card.clip.frames_shape)[None]
+        options = cuda_options(precision) | changes
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if not where.rehearsal:
+            preload_cuda(importlib.import_module("onnxruntime"))
+            providers.insert(0, ("CUDAExecutionProvider", options))
+        name = " ".join([form, precision, *(f"{key}={value}" for key, value in changes.items())])
+        try:
+            operators, milliseconds = profiled(model, providers, frames)
+            outcome.add(name, PASSED, f"{milliseconds:.2f} ms a run; {told(operators, device)}")
+            outcome.add(f"{name}, kernels", PASSED, by_kernel(model, providers, frames))
+        except Exception as error:  # ONNX Runtime's own classes share no narrower base
+            reason = " ".join(str(error).split())[:300]
+            outcome.add(name, IMPOSSIBLE if changes else FAILED, reason)
 
 
 def b1(outcome: Outcome, where: Where) -> None:
@@ -88,7 +183,9 @@ def planar_onnx(outcome: Outcome, where: Where) -> None:
     files = [exported("kinetics", "fp32", where)]
     files += [exported("kinetics", how, where, "planar") for how in ("fp32", "fp16")]
     path = checkpoint("kinetics", where)
-    _benchmark(outcome, [path, *files], ("onnxruntime",), where)
+    _benchmark(
+        outcome, [path, *files], ("onnxruntime",), where, chosen=lambda way: not way.channels_last
+    )
 
 
 def determinism(outcome: Outcome, where: Where) -> None:
@@ -151,16 +248,24 @@ def _benchmark(
     where: Where,
     *,
     planar: bool = False,
+    batches: tuple[int, ...] = (1, 8),
+    chosen: Callable[[RuntimeOptions], bool] = lambda _way: True,
 ) -> None:
     """Measure artifacts on some backends in turns, beside the network as it was trained.
 
-    Of torch either the 3D convolutions or, with `planar`, the planar form.
+    Of torch either the 3D convolutions or, with `planar`, the planar form; of all ways those that
+    are chosen. A CPU, in a rehearsal, has one way, which is always taken.
     """
     devices = ("cpu",) if where.rehearsal else ("cuda",)
     cases = [
         case
         for case in cases_for(paths, devices=devices, compiled=False)
-        if (case.options.backend in backends and case.options.planar == planar) or _is_trained(case)
+        if _is_trained(case)
+        or (
+            case.options.backend in backends
+            and case.options.planar == planar
+            and (where.rehearsal or chosen(case.options))
+        )
     ]
     card = cases[0].card
     macs = None
@@ -172,13 +277,13 @@ def _benchmark(
         ).macs
     report = measure(
         cases,
-        batches=(1,) if where.rehearsal else (1, 8),
+        batches=(1,) if where.rehearsal else batches,
         rounds=1 if where.rehearsal else 2,
         turn_seconds=0.0 if where.rehearsal else 0.3,
         macs=macs,
         progress=lambda what, done, total: print(f"{what} {done}/{total}", flush=True),
+        so_far=outcome.put_report,
     )
-    outcome.report = dataclasses.asdict(report)
     for row in report.rows:
         if row.failed:
             outcome.add(f"{row.name}, batch {row.batch}", FAILED, row.failed)

@@ -30,11 +30,16 @@ STAGES = (
     Stage("serving", 75),
     Stage("memory", 60, ("tests/gpu/test_memory.py",)),
     Stage("engines", 75, (_BACKENDS, "-k", "engine")),
+    Stage("artifacts_planar", 90),
+    Stage("onnx_profile", 90),
     Stage("kinetics_onnx", 90),
     Stage("compile", 90, (_BACKENDS, "-k", "compile and not engine")),
     Stage("b1", 90),
     Stage("planar", 90),
     Stage("planar_onnx", 90),
+    Stage("onnx_channels_last", 90),
+    Stage("torch_batch_32", 90),
+    Stage("onnx_batch_32", 90),
     Stage("planar_b1", 90),
 )
 # In a rehearsal half types are other arguments of the same lines.

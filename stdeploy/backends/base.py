@@ -126,6 +126,8 @@ class RuntimeOptions:
         planar: run 2D convolutions of stacked frames instead of 3D ones, see
             `stdeploy.models.planar`; an .onnx file has its form from its export.
         cuda_graphs: on a GPU: replay one CUDA graph per batch size.
+        channels_last: on a GPU: convolutions with channels as the last axis in memory; of a backend
+            that leaves the choice.
         threads: of the CPU; None leaves it to the backend.
         rebuild: build an engine that does not fit this host again.
         emulate: run a precision that this processor only emulates, slowly; for verifying.
@@ -138,6 +140,7 @@ class RuntimeOptions:
     compile: bool = False
     planar: bool = False
     cuda_graphs: bool = False
+    channels_last: bool = False
     threads: int | None = None
     rebuild: bool = False
     emulate: bool = False
@@ -225,7 +228,7 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
         extra: of stdeploy, which brings that package; "" where pip has it under its own name.
         precisions: arithmetic that it can run convolutions in.
         devices: where it can run, "cpu" first.
-        options: of compile, planar, cuda_graphs and rebuild those that it has.
+        options: of compile, planar, cuda_graphs, channels_last and rebuild those that it has.
         automatic: whether "auto" may choose it.
     """
 

@@ -127,7 +127,7 @@ def _tolerance(runtime: Runtime) -> float:
 
 def _checked(backend: type[BaseRuntime], options: RuntimeOptions) -> RuntimeOptions:
     """Options with nothing in them that a backend does not have."""
-    for name in ("compile", "planar", "cuda_graphs", "rebuild"):
+    for name in ("compile", "planar", "cuda_graphs", "channels_last", "rebuild"):
         if getattr(options, name) and name not in backend.options:
             flag = name.replace("_", "-")
             raise SpecError(

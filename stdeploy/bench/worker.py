@@ -66,6 +66,7 @@ class Case:
             *([] if own else [f"of {self.card.precision}"]),
             *(["planar"] if self.card.form == "planar" or self.options.planar else []),
             *(["compiled"] if self.options.compile else []),
+            *(["channels last"] if self.options.channels_last else []),
             *(["graphs"] if self.options.cuda_graphs else []),
             *(["unfused"] if not self.card.model.fused else []),
         ]
@@ -91,6 +92,7 @@ class Case:
         options += ["--compile"] if self.options.compile else []
         options += ["--planar"] if self.options.planar else []
         options += ["--cuda-graphs"] if self.options.cuda_graphs else []
+        options += ["--channels-last"] if self.options.channels_last else []
         return f"stdeploy classify VIDEO -m {self.artifact} {' '.join(options)}"
 
 
