@@ -3,15 +3,14 @@
     python benchmarks/planar_engines.py [--networks NAME ...] [--targets sm86 ...] [--full]
 
 Each network is exported in planar form in every precision, and an engine is built for each target:
-whether its parser and builder take the graph, how large the engine is, how long it took. No engine
-is run. Networks are narrow (--full: as wide as they are, in fp16 alone, at 32 x 224 x 224), weights
-are random; the ranges of int8 are those of two synthetic clips, because no answer is judged.
+whether its parser and builder take the graph, and how large the engine is. No engine is run.
+Networks are narrow (--full: as wide as they are, in fp16 alone, at 32 x 224 x 224), weights are
+random; the ranges of int8 are those of two synthetic clips, because no answer is judged.
 """
 
 import argparse
 import itertools
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +33,7 @@ FULL_CLIP = ClipSpec(num_frames=32, short_side_px=256, crop_px=224)
 def rows(
     name: str, precisions: Sequence[Precision], targets: Sequence[str], *, full: bool
 ) -> list[str]:
-    """A row of the table for each precision: size and seconds for each target, or why not."""
+    """A row of the table for each precision: size for each target, or why not."""
     clip = FULL_CLIP if full else NARROW_CLIP
     model = fused_network(spec_of(name, LENGTHS, width=1.0 if full else NARROW)).float()
     card = card_of(model, clip)
@@ -47,14 +46,12 @@ def rows(
             path = Path(folder) / "a.planar.onnx"
             made = written(path, model, card, precision=precision, form="planar", clips=clips)
             for target in targets:
-                began = time.perf_counter()
                 try:
                     plan = build_plan(path, made, distribution, BuildOptions(targets=(target,)))
                 except (ArtifactError, BackendError) as error:
                     told.append(str(error).replace("|", "/"))
                     continue
-                seconds = time.perf_counter() - began
-                told.append(f"{len(plan) / 1e6:.1f} MB, {seconds:.1f} s")
+                told.append(f"{len(plan) / 1e6:.1f} MB")
         found.append(f"| {name} | {precision} | {' | '.join(told)} |")
     return found
 
