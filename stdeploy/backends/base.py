@@ -131,6 +131,8 @@ class RuntimeOptions:
             `stdeploy.models.planar`; an .onnx file has its form from its export.
         fused_relu: of the planar form on a GPU: bias, sum and ReLU within cuDNN's convolution.
         cuda_graphs: on a GPU: replay one CUDA graph per batch size.
+        channels_last: on a GPU: convolutions with channels as the last axis in memory; of a backend
+            that leaves the choice.
         threads: of the CPU; None leaves it to the backend.
         rebuild: build an engine that does not fit this host again.
         emulate: run a precision that this processor only emulates, slowly; for verifying.
@@ -145,6 +147,7 @@ class RuntimeOptions:
     planar: bool = False
     fused_relu: bool = False
     cuda_graphs: bool = False
+    channels_last: bool = False
     threads: int | None = None
     rebuild: bool = False
     emulate: bool = False
@@ -159,7 +162,10 @@ class RuntimeOptions:
 
 DEFAULT_OPTIONS = RuntimeOptions()
 # Options that are asked for or not, and that not every backend has.
-SWITCHES = ("compile", "autotune", "planar", "fused_relu", "cuda_graphs", "rebuild")
+SWITCHES = (
+    *("compile", "autotune", "planar", "fused_relu"),
+    *("cuda_graphs", "channels_last", "rebuild"),
+)
 
 
 def includes(options: RuntimeOptions, asked: RuntimeOptions) -> bool:
