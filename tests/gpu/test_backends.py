@@ -1,6 +1,7 @@
 """Every backend on a GPU gives the logits of the CPU, and what must be refused there is."""
 
 import dataclasses
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from stdeploy.backends.loader import open_runtime
 from stdeploy.backends.onnxruntime import cuda_options, preload_cuda
 from stdeploy.backends.tensorrt_builder import BuildOptions, usable_distributions
 from stdeploy.errors import ArtifactError
+from stdeploy.export.aot import build_package
 from stdeploy.export.engine import build_engine
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
@@ -64,7 +66,18 @@ def assert_near(actual: np.ndarray, expected: np.ndarray, precision: str) -> Non
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("extra", [{}, {"cuda_graphs": True}, {"compile": True}], ids=str)
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"cuda_graphs": True},
+        {"compile": True},
+        {"planar": True},
+        {"planar": True, "fused_relu": True},
+        {"planar": True, "fused_relu": True, "cuda_graphs": True},
+    ],
+    ids=str,
+)
 def test_torch(
     folder: Path, frames: np.ndarray, expected: np.ndarray, precision: str, extra: dict, gpu: Gpu
 ) -> None:
@@ -152,6 +165,33 @@ def fastest_run(path: Path, gpu: Gpu) -> float:
         session.run_with_iobinding(binding)
         taken.append(time.perf_counter() - start)
     return min(taken)
+
+
+def test_auto_takes_a_form_that_answers_rightly(
+    folder: Path, frames: np.ndarray, expected: np.ndarray, gpu: Gpu
+) -> None:
+    with open_runtime(folder / "a.fused.safetensors") as runtime:
+        assert gpu.name in runtime.device
+        for batch in (5, 2):
+            assert_near(runtime.run(frames[:batch]), expected[:batch], "fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_package(
+    folder: Path, frames: np.ndarray, expected: np.ndarray, precision: str, gpu: Gpu
+) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("AOTInductor needs a C++ compiler, and g++ is not installed")
+    options: dict[str, Any] = {"precision": precision, "form": "planar"}
+    built = build_package(folder / "a.fused.safetensors", **options)
+    assert (built.sidecar.gpu is None) == REHEARSAL
+    for graphs in (False, not REHEARSAL):
+        with open_runtime(
+            built.path, options=RuntimeOptions(backend="aotinductor", cuda_graphs=graphs)
+        ) as runtime:
+            assert gpu.name in runtime.device
+            for batch in (5, 2, 5):
+                assert_near(runtime.run(frames[:batch]), expected[:batch], precision)
 
 
 @pytest.fixture(scope="module")
