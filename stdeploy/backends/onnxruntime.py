@@ -7,12 +7,13 @@ import importlib.util
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.frames import Frames
 from stdeploy.backends.base import (
     BaseRuntime,
     Described,
@@ -21,11 +22,15 @@ from stdeploy.backends.base import (
     RunsClips,
     RuntimeOptions,
     as_input,
+    check_frames,
     check_signature,
 )
 from stdeploy.errors import ArtifactError, BackendError
 from stdeploy.hardware import gpus
 from stdeploy.optional_packages import pip_install, require, with_our_pip
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _FATAL = 4  # ONNX Runtime's severities: 3 error, 4 fatal
@@ -99,10 +104,13 @@ class OnnxRuntime(BaseRuntime):
         )
         return cls(session, card, on_gpu=on_gpu)
 
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, frames: Frames) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
-        clips = as_input(frames, self._card)
+        check_frames(frames, self._card)
         try:
+            if self._on_gpu and not isinstance(frames, np.ndarray):
+                return self._run_in_place(frames)
+            clips = as_input(frames, self._card)
             if self._on_gpu:
                 return self._run_bound(clips)
             (logits,) = self._session.run(["logits"], {"frames": clips})
@@ -191,6 +199,36 @@ class OnnxRuntime(BaseRuntime):
         device_clips.update_inplace(clips)
         self._session.run_with_iobinding(binding)
         return np.array(device_logits.numpy(), dtype=np.float32)
+
+    def _run_in_place(self, frames: "Tensor") -> NDArray[np.float32]:
+        """Run on frames that lie on the GPU already."""
+        import torch  # what has put them there has it
+
+        if self._card.input == "float-ncthw":
+            frames = frames.permute(0, 4, 1, 2, 3).float()
+        frames = frames.contiguous()
+        logits = np.empty((len(frames), self._card.model.num_classes), dtype=np.float32)
+        if frames.is_cuda:
+            # The session runs on a stream of its own.
+            torch.cuda.current_stream(frames.device).synchronize()
+        binding = self._session.io_binding()
+        binding.bind_input(
+            name="frames",
+            device_type=frames.device.type,
+            device_id=frames.device.index or 0,
+            element_type=np.float32 if frames.is_floating_point() else np.uint8,
+            shape=tuple(frames.shape),
+            buffer_ptr=frames.data_ptr(),
+        )
+        binding.bind_output(
+            name="logits",
+            device_type="cpu",
+            element_type=np.float32,
+            shape=logits.shape,
+            buffer_ptr=logits.ctypes.data,
+        )
+        self._session.run_with_iobinding(binding)
+        return logits
 
     def _bind(self, clips: NDArray[np.generic]) -> tuple[Any, Any, Any]:
         ort = require("onnxruntime", extra="gpu", purpose="running on a GPU")

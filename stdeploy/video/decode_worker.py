@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.artifacts.frames import on_host
 from stdeploy.errors import StdeployError
 from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.limits import Limits, give_back_large_arrays
@@ -134,7 +135,7 @@ def _serve(replies: BinaryIO, wanted: dict[str, Any], limits: Limits) -> None:
                 "flaws": clips.flaws.model_dump(mode="json"),
                 "shots": None if clips.shots_seconds is None else clips.shots_seconds.tolist(),
             }
-            send(replies, mine | shown, clips.frames)
+            send(replies, mine | shown, on_host(clips.frames))
         send(replies, mine | {"end": True})
     except (MemoryError, cv2.error):  # what cv2 raises here is want of memory
         send(replies, mine | {"error": limits.too_much_memory})
