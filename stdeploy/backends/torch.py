@@ -223,7 +223,7 @@ class _Captured:
     """The network at one batch size as a CUDA graph."""
 
     def __init__(self, graph: Callable[[Tensor], Tensor], frames: Tensor) -> None:
-        self._frames = frames.to("cuda")
+        self._frames = frames.to("cuda", copy=True)  # it is written over
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -35,7 +35,6 @@ _CHROMA_420 = "420"
 _CODECS = ("H264", "HEVC", "VP9", "AV1", "MPEG4", "VP8", "MPEG2")
 
 
-@functools.cache
 def library() -> Any:
     """PyNvVideoCodec, once it is known to work here.
 
@@ -43,6 +42,33 @@ def library() -> Any:
         MissingExtraError: it, torch or PyAV is not installed.
         BackendError: no driver that decodes, or a torch without CUDA.
     """
+    found = _examined()
+    if isinstance(found, BackendError):
+        raise found
+    return found
+
+
+def reserve() -> None:
+    """Open the GPU for this process, which takes address space and files.
+
+    Raises:
+        BackendError: see `library`.
+    """
+    library()
+    if torch.cuda.is_available():
+        torch.zeros(1, device="cuda")
+
+
+@functools.cache
+def _examined() -> Any:
+    """The library, or the error that says why not."""
+    try:
+        return _imported()
+    except BackendError as error:
+        return error
+
+
+def _imported() -> Any:
     require("av", extra="nvdec", purpose=_PURPOSE)  # knows colours, and interlaced frames
     # It logs to standard output, where results go.
     os.environ.setdefault("LOGGER_LEVEL", "FATAL")

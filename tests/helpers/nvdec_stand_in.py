@@ -17,13 +17,13 @@ def stand_in() -> Iterator[None]:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER), *([before] if before else [])])
     sys.path.insert(0, str(FOLDER))
-    nvdec.library.cache_clear()
+    nvdec._examined.cache_clear()
     try:
         yield
     finally:
         sys.path.remove(str(FOLDER))
         sys.modules.pop("PyNvVideoCodec", None)
-        nvdec.library.cache_clear()
+        nvdec._examined.cache_clear()
         if before is None:
             del os.environ["PYTHONPATH"]
         else:

@@ -223,7 +223,7 @@ def test_auto_takes_the_gpu_for_large_frames_only(tmp_path: Path) -> None:
 
 def test_without_the_package_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PyNvVideoCodec", None)
-    nvdec.library.cache_clear()
+    nvdec._examined.cache_clear()
     with pytest.raises(MissingExtraError, match=r"pip install 'stdeploy\[nvdec\]'"):
         libraries.decodes_on_gpu("nvdec")
     assert not libraries.decodes_on_gpu("auto")
@@ -235,7 +235,7 @@ def test_without_a_driver_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         raise RuntimeError("Failed to open dynamic library: cuvid:\n libnvcuvid.so.1: no such file")
 
     monkeypatch.setattr(nvdec.library(), "GetDecoderCaps", fails)
-    nvdec.library.cache_clear()
+    nvdec._examined.cache_clear()
     with pytest.raises(BackendError, match=r"libnvcuvid.*leave --reader out") as raised:
         libraries.decodes_on_gpu("nvdec")
     assert "\n" not in str(raised.value)
