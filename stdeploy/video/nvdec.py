@@ -49,12 +49,13 @@ def library() -> Any:
 
 
 def reserve() -> None:
-    """Open the GPU for this process, which takes address space and files.
+    """Open the GPU for this process, which takes address space and files; one thread of torch.
 
     Raises:
         BackendError: see `library`.
     """
     library()
+    torch.set_num_threads(1)  # many such processes work side by side
     if torch.cuda.is_available():
         torch.zeros(1, device="cuda")
 
