@@ -32,11 +32,10 @@ class Recorder:
 
     Args:
         outcome: gets a finding a test.
-        path: of the file.
     """
 
-    def __init__(self, outcome: Outcome, path: Path) -> None:
-        self._outcome, self._path = outcome, path
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A part of a test has ended: setup, call or teardown."""
@@ -45,7 +44,6 @@ class Recorder:
         said = "" if report.passed else _reason(report)
         status = {"passed": PASSED, "failed": FAILED, "skipped": IMPOSSIBLE}[report.outcome]
         self._outcome.add(report.nodeid.removeprefix(_TESTS), status, said)
-        self._outcome.write(self._path)
 
 
 def _reason(report: pytest.TestReport) -> str:
@@ -57,7 +55,7 @@ def _reason(report: pytest.TestReport) -> str:
     return " ".join(text.split())[:300]
 
 
-def run_tests(stage: Stage, outcome: Outcome, path: Path, *, rehearsal: bool) -> int:
+def run_tests(stage: Stage, outcome: Outcome, *, rehearsal: bool) -> int:
     """Run the tests of a stage that have not passed yet."""
     outcome.findings = [found for found in outcome.findings if found.status == PASSED]
     tests = list(stage.tests)
@@ -70,7 +68,7 @@ def run_tests(stage: Stage, outcome: Outcome, path: Path, *, rehearsal: bool) ->
         tests += ["--numprocesses", str(AT_ONCE_IN_REHEARSAL if rehearsal else AT_ONCE)]
     # pytest-benchmark warns beside xdist; where it is not installed, this asks for nothing.
     options = ["-q", "-p", "no:benchmark", "-p", "no:cacheprovider", "-o", _WARNINGS]
-    status = int(pytest.main([*options, *tests], plugins=[Recorder(outcome, path)]))
+    status = int(pytest.main([*options, *tests], plugins=[Recorder(outcome)]))
     nothing_left = status == pytest.ExitCode.NO_TESTS_COLLECTED and bool(outcome.findings)
     return 0 if nothing_left else status
 
@@ -91,17 +89,15 @@ def main() -> int:
     name, path = sys.argv[1], Path(sys.argv[2])
     end_with(int(sys.argv[3]))
     rehearsal = bool(os.environ.get("STDEPLOY_REHEARSE_GPU"))
-    outcome, stage = Outcome.read(path), by_name(name)
+    outcome, stage = Outcome.read(path).kept_in(path), by_name(name)
     if stage.tests:
-        return run_tests(stage, outcome, path, rehearsal=rehearsal)
+        return run_tests(stage, outcome, rehearsal=rehearsal)
     import measuring
     from networks import Where
 
     outcome.findings = []
-    try:
-        getattr(measuring, name)(outcome, Where(rehearsal, path.parent))
-    finally:
-        outcome.write(path)
+    getattr(measuring, name)(outcome, Where(rehearsal, path.parent))
+    outcome.write(path)
     return 0
 
 

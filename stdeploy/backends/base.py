@@ -84,6 +84,9 @@ BACKENDS: Mapping[str, Registered] = {
     "onnxruntime": Registered("stdeploy.backends.onnxruntime:OnnxRuntime", runs=(".onnx",)),
     "openvino": Registered("stdeploy.backends.openvino:OpenVinoRuntime", runs=(".onnx",)),
     "tensorrt": Registered("stdeploy.backends.tensorrt:TensorRtRuntime", runs=(".engine",)),
+    "aotinductor": Registered(
+        "stdeploy.backends.aotinductor:AotInductorRuntime", runs=(".aot.pt2",)
+    ),
 }
 
 
@@ -103,7 +106,7 @@ def runtime_class(backend: str) -> "type[BaseRuntime]":
 # "auto" or a name of the registry, which alone counts when the program runs. Command line and
 # server list and check what it allows.
 if TYPE_CHECKING:
-    Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"]
+    Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "aotinductor"]
 else:
     Backend = Literal["auto", *BACKENDS]
 DeviceType = Literal["cpu", "cuda"]
@@ -129,6 +132,8 @@ class RuntimeOptions:
             `stdeploy.models.planar`; an .onnx file has its form from its export.
         fused_relu: of the planar form on a GPU: bias, sum and ReLU within cuDNN's convolution.
         cuda_graphs: on a GPU: replay one CUDA graph per batch size.
+        channels_last: on a GPU: convolutions with channels as the last axis in memory; of a backend
+            that leaves the choice.
         threads: of the CPU; None leaves it to the backend.
         rebuild: build an engine that does not fit this host again.
         emulate: run a precision that this processor only emulates, slowly; for verifying.
@@ -143,6 +148,7 @@ class RuntimeOptions:
     planar: bool = False
     fused_relu: bool = False
     cuda_graphs: bool = False
+    channels_last: bool = False
     threads: int | None = None
     rebuild: bool = False
     emulate: bool = False
@@ -157,7 +163,10 @@ class RuntimeOptions:
 
 DEFAULT_OPTIONS = RuntimeOptions()
 # Options that are asked for or not, and that not every backend has.
-SWITCHES = ("compile", "autotune", "planar", "fused_relu", "cuda_graphs", "rebuild")
+SWITCHES = (
+    *("compile", "autotune", "planar", "fused_relu"),
+    *("cuda_graphs", "channels_last", "rebuild"),
+)
 
 
 def includes(options: RuntimeOptions, asked: RuntimeOptions) -> bool:

@@ -60,7 +60,7 @@ class TorchRuntime(BaseRuntime):
     extra = "train"
     precisions = ("fp32", "fp16", "bf16")
     devices = ("cpu", "cuda")
-    options = ("compile", "autotune", "planar", "fused_relu", "cuda_graphs")
+    options: tuple[str, ...] = ("compile", "autotune", "planar", "fused_relu", "cuda_graphs")
     automatic = True
 
     def __init__(

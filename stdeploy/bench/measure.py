@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import itertools
 import math
 import statistics
@@ -109,6 +110,7 @@ def measure(
     turn_seconds: float,
     macs: int | None,
     progress: Progress = lambda _what, _done, _total: None,
+    so_far: Callable[[Report], None] = lambda _report: None,
 ) -> Report:
     """Measure the ways of one network, each in a process of its own, in turns.
 
@@ -119,10 +121,13 @@ def measure(
         turn_seconds: how long a turn runs at least; one run if that takes longer.
         macs: multiply-accumulates of the fused network for one clip, for the share of the peak.
         progress: is told what begins, how much is done before it and of how much.
+        so_far: gets after every round what has been measured until then, of batch sizes that have
+            had a turn.
     """
     entries: list[_Entry] = []
     peaks: dict[str, float] = {}
     yardstick = Worker(None)
+    summarised = functools.partial(_report, entries, rounds=rounds, macs=macs)
     try:
         for case in cases:
             progress(f"opening {case.title}", len(entries), len(cases))
@@ -140,11 +145,26 @@ def measure(
                 found = _peak(yardstick, kind)
                 if found is not None:
                     peaks[kind] = max(found, peaks.get(kind, 0.0))
+            begun = batches[: batches.index(batch) + 1]
+            so_far(summarised(batches=begun, peaks=peaks))
         progress("ending processes", total, total)
     finally:
         for entry in entries:
             entry.worker.close()
         yardstick.close()
+    return summarised(batches=batches, peaks=peaks)
+
+
+def _report(
+    entries: Sequence[_Entry],
+    *,
+    batches: Sequence[int],
+    peaks: Mapping[str, float],
+    rounds: int,
+    macs: int | None,
+) -> Report:
+    """All rows of the turns that there have been."""
+    cases = [entry.case for entry in entries]
     rows = [_row(entry, batch) for batch in batches for entry in entries]
     rows, told = with_shares(rows, [_kind(c) for c in cases] * len(batches), macs, peaks)
     return Report(

@@ -121,6 +121,13 @@ _RUNTIME: dict[str, tuple[Any, Any]] = {
         Annotated[bool, typer.Option("--cuda-graphs", help="On a GPU: one graph per batch size.")],
         False,
     ),
+    "channels_last": (
+        Annotated[
+            bool,
+            typer.Option("--channels-last", help="Of onnxruntime on a GPU: memory as NTHWC."),
+        ],
+        False,
+    ),
     "threads": (
         Annotated[
             int | None,

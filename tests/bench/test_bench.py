@@ -37,7 +37,13 @@ def told() -> list[tuple[str, int, int]]:
 
 
 @pytest.fixture(scope="module")
-def report(folder: Path, told: list[tuple[str, int, int]]) -> Report:
+def parts() -> list[Report]:
+    """What `report` had measured after each round."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path, told: list[tuple[str, int, int]], parts: list[Report]) -> Report:
     cases = list(cases_for(artifacts_of(folder, "a"), devices=("cpu",), compiled=False))
     missing = cases[-1].card.model_copy(update={"labels": ("x",) * 5})
     options = RuntimeOptions(backend="openvino", device="cpu")
@@ -49,6 +55,7 @@ def report(folder: Path, told: list[tuple[str, int, int]]) -> Report:
         turn_seconds=0.02,
         macs=10**9,
         progress=lambda *step: told.append(step),
+        so_far=parts.append,
     )
 
 
@@ -78,6 +85,18 @@ def test_progress_says_what_begins(report: Report, told: list[tuple[str, int, in
         *((what, done, total) for done, what in enumerate(steps)),
         ("ending processes", total, total),
     ]
+
+
+def test_what_was_measured_is_handed_over_after_every_round(
+    report: Report, parts: list[Report]
+) -> None:
+    first = [(row.name, 1) for row in report.rows if row.batch == 1]
+    second = [*first, *((name, 3) for name, _ in first)]
+    found = [[(row.name, row.batch) for row in part.rows] for part in parts]
+    assert found == [first, first, second, second]
+    for part in parts:
+        assert all(row.failed or (row.runs and row.speedup) for row in part.rows)
+    assert parts[-1].rows == report.rows
 
 
 def test_columns_that_are_there_are_explained(report: Report) -> None:
