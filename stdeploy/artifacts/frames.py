@@ -1,7 +1,7 @@
-"""Frames of clips, in the memory of this program or of a GPU."""
+"""Frames of clips, in the memory of this program or of a GPU, and what decodes them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     Frames = NDArray[np.uint8] | Tensor
 else:
     Frames = Any
+
+
+# What reads videos; here, because settings and options name it and load no library.
+DecoderName = Literal["auto", "opencv", "pyav", "nvdec"]
 
 
 def on_host(frames: Frames) -> NDArray[np.uint8]:

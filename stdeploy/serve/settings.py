@@ -11,11 +11,11 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from stdeploy.artifacts.frames import DecoderName
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, Device, RuntimeOptions
 from stdeploy.errors import SpecError
 from stdeploy.serve.admission import ANY_HOST, AllowedHosts, is_host_name
-from stdeploy.video.decoder import DecoderName
 from stdeploy.video.limits import Limits
 
 ENV_PREFIX = "STDEPLOY_SERVE_"

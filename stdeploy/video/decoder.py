@@ -3,16 +3,15 @@
 import dataclasses
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.artifacts.frames import DecoderName as DecoderName
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.video.timing import Stamps, order_shown
 from stdeploy.video.transform import AS_CODED, Image, Orientation
-
-DecoderName = Literal["auto", "opencv", "pyav", "nvdec"]
 
 NO_VIDEO = "is no video that can be read here: no known container with a video stream"
 _ROUNDING_SECONDS = 2e-3  # of Matroska, twice

@@ -79,7 +79,7 @@ def _imported() -> Any:
     except MissingExtraError:
         raise
     except Exception as error:  # importing it raises RuntimeError without a driver
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).partition("===")[0].split())[:160]
         raise BackendError(
             f"--reader nvdec needs an NVIDIA driver with libnvcuvid, which PyNvVideoCodec does not "
             f"find: {reason}; leave --reader out, or give a container "
