@@ -280,6 +280,20 @@ def serving(outcome: Outcome, where: Where) -> None:
     outcome.add("server", PASSED if answers.well else FAILED, str(answers))
 
 
+def readers(outcome: Outcome, where: Where) -> None:
+    """The CPU and the decoders of the GPU read small clips and clips of 1080p."""
+    import reading
+
+    reading.readers(outcome, where)
+
+
+def serving_nvdec(outcome: Outcome, where: Where) -> None:
+    """A server that decodes on the GPU, beside one that does on the CPU."""
+    import reading
+
+    reading.serving_nvdec(outcome, where)
+
+
 def _benchmark(
     outcome: Outcome,
     paths: Sequence[Path],

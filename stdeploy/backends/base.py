@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.frames import Frames, on_host
 from stdeploy.artifacts.spec import Precision
 from stdeploy.errors import (
     ArtifactError,
@@ -188,8 +189,10 @@ class RunsClips(Protocol):
     device_type: DeviceType
     precision: Precision
 
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, frames: Frames) -> NDArray[np.float32]:
         """Map uint8 frames (N, T, H, W, 3), RGB, to logits (N, K).
+
+        Frames that lie on a GPU are taken where they lie, or fetched.
 
         Raises:
             ArtifactError: shape or type of the frames are not those of the artifact.
@@ -279,7 +282,7 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
         """
 
     @abc.abstractmethod
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, frames: Frames) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
 
     @classmethod
@@ -369,7 +372,7 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
         return card.precision
 
 
-def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
+def check_frames(frames: Frames, card: ModelCard) -> None:
     """Check that frames are what an artifact takes, before a backend sees them.
 
     Raises:
@@ -377,19 +380,19 @@ def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
     """
     expected = card.clip.frames_shape
     if (
-        frames.dtype != np.uint8
+        str(frames.dtype) not in ("uint8", "torch.uint8")
         or frames.ndim != 5
-        or frames.shape[1:] != expected
+        or tuple(frames.shape[1:]) != expected
         or not len(frames)
     ):
         needed = ", ".join(str(size) for size in expected)
         raise ArtifactError(
-            f"frames are {frames.dtype} {frames.shape}; this artifact takes uint8 (N, {needed}), "
-            "N at least 1"
+            f"frames are {frames.dtype} {tuple(frames.shape)}; this artifact takes uint8 "
+            f"(N, {needed}), N at least 1"
         )
 
 
-def as_input(frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.generic]:
+def as_input(frames: Frames, card: ModelCard) -> NDArray[np.generic]:
     """Frames as an artifact takes them.
 
     Args:
@@ -403,6 +406,7 @@ def as_input(frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.generic]:
         ArtifactError: shape or type of the frames are not those of the artifact.
     """
     check_frames(frames, card)
+    frames = on_host(frames)
     if card.input == "float-ncthw":
         return np.ascontiguousarray(frames.transpose(0, 4, 1, 2, 3), dtype=np.float32)
     return np.ascontiguousarray(frames)

@@ -49,6 +49,7 @@ class ReaderName(StrEnum):
     AUTO = "auto"
     OPENCV = "opencv"
     PYAV = "pyav"
+    NVDEC = "nvdec"
 
 
 ModelOption = Annotated[
@@ -59,7 +60,10 @@ ModelOption = Annotated[
 ]
 ReaderOption = Annotated[
     ReaderName,
-    typer.Option("--reader", help="auto: OpenCV, and PyAV for what OpenCV cannot read."),
+    typer.Option(
+        "--reader",
+        help="auto: OpenCV, and PyAV for what OpenCV cannot read; nvdec: an NVIDIA GPU.",
+    ),
 ]
 # How a network runs, by the fields of `RuntimeOptions`: kind of the option, and its default.
 _RUNTIME: dict[str, tuple[Any, Any]] = {

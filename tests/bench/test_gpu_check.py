@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "gpu_check"
 STAGES = [
     *("host", "answers", "planar", "planar_b1", "aot_b1", "torch_profile", "training", "artifacts"),
-    *("kinetics_onnx", "onnx_profile", "serving", "kinetics", "aot", "torch_batch_32"),
+    *("kinetics_onnx", "onnx_profile", "serving", "nvdec", "readers", "serving_nvdec"),
+    *("kinetics", "aot", "torch_batch_32"),
     *("torch_batch_32_b1", "artifacts_planar", "planar_onnx", "compiled", "aot_autotuned", "b1"),
     *("planar_precisions", "onnx_channels_last", "onnx_batch_32", "determinism", "memory"),
     *("engines", "compile"),
