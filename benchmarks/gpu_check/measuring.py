@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from networks import Where, checkpoint, exported, has_real_weights, spec_of
 from results import FAILED, IMPOSSIBLE, PASSED, Outcome
@@ -15,7 +15,6 @@ from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.files import fused_path
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.spec import Form, Precision
-from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.onnxruntime import cuda_options, preload_cuda
 from stdeploy.bench.measure import measure
 from stdeploy.bench.tables import summary
@@ -27,12 +26,6 @@ _MODULES = (
     *("cv2", "fvcore", "lightning_fabric", "matplotlib", "onnxruntime", "onnxscript", "xdist"),
     *("fastapi", "httpx", "multipart", "prometheus_client", "pydantic_settings", "uvicorn"),
     *("fastapi_offline", "pythonjsonlogger", "tensorboard"),
-)
-_PRECISIONS_AND_FORMS: tuple[tuple[Precision, Form], ...] = (
-    ("fp32", "conv3d"),
-    ("fp16", "conv3d"),
-    ("fp32", "planar"),
-    ("fp16", "planar"),
 )
 # What is profiled, with options that differ from ours, in order of worth. With `use_tf32=0` fp16
 # was no faster than fp32 on an H100.
@@ -98,22 +91,33 @@ def kinetics_onnx(outcome: Outcome, where: Where) -> None:
     files = [exported("kinetics", how, where) for how in ("fp32", "fp16")]
     path = checkpoint("kinetics", where)
     _benchmark(
-        outcome, [path, *files], ("onnxruntime",), where, chosen=lambda way: not way.channels_last
+        outcome,
+        [path, *files],
+        ("onnxruntime",),
+        where,
+        chosen=lambda case: not case.options.channels_last,
     )
 
 
 def onnx_channels_last(outcome: Outcome, where: Where) -> None:
-    """Both forms on ONNX Runtime with channels last."""
-    files = [exported("kinetics", how, where, form) for how, form in _PRECISIONS_AND_FORMS]
+    """Both forms on ONNX Runtime with channels last, in fp16 also as CUDA graphs."""
+    files = [exported("kinetics", "fp32", where), *_halves(where)]
     path = checkpoint("kinetics", where)
     _benchmark(
-        outcome, [path, *files], ("onnxruntime",), where, chosen=lambda way: way.channels_last
+        outcome,
+        [path, *files],
+        ("onnxruntime",),
+        where,
+        chosen=lambda case: (
+            case.options.channels_last
+            and (case.precision == "fp16" or not case.options.cuda_graphs)
+        ),
     )
 
 
 def onnx_batch_32(outcome: Outcome, where: Where) -> None:
-    """Both forms on ONNX Runtime, 32 clips at a time."""
-    files = [exported("kinetics", how, where, form) for how, form in _PRECISIONS_AND_FORMS]
+    """Both forms on ONNX Runtime in fp16, with either layout, and fp32; 32 clips at a time."""
+    files = [exported("kinetics", "fp32", where), *_halves(where)]
     path = checkpoint("kinetics", where)
     _benchmark(
         outcome,
@@ -121,7 +125,10 @@ def onnx_batch_32(outcome: Outcome, where: Where) -> None:
         ("onnxruntime",),
         where,
         batches=(32,),
-        chosen=lambda way: not way.cuda_graphs,
+        chosen=lambda case: (
+            not case.options.cuda_graphs
+            and (case.precision == "fp16" or not case.options.channels_last)
+        ),
     )
 
 
@@ -180,12 +187,23 @@ def planar_b1(outcome: Outcome, where: Where) -> None:
 
 def planar_onnx(outcome: Outcome, where: Where) -> None:
     """The Kinetics network in planar form on ONNX Runtime, beside its 3D convolutions."""
-    files = [exported("kinetics", "fp32", where)]
-    files += [exported("kinetics", how, where, "planar") for how in ("fp32", "fp16")]
+    files = [exported("kinetics", "fp32", where, "planar"), *_halves(where)]
     path = checkpoint("kinetics", where)
     _benchmark(
-        outcome, [path, *files], ("onnxruntime",), where, chosen=lambda way: not way.channels_last
+        outcome,
+        [path, *files],
+        ("onnxruntime",),
+        where,
+        chosen=lambda case: (
+            not case.options.channels_last
+            and (case.card.form == "planar" or not case.options.cuda_graphs)
+        ),
     )
+
+
+def _halves(where: Where) -> list[Path]:
+    """The Kinetics network in fp16, in both forms."""
+    return [exported("kinetics", "fp16", where, form) for form in get_args(Form)]
 
 
 def determinism(outcome: Outcome, where: Where) -> None:
@@ -249,7 +267,7 @@ def _benchmark(
     *,
     planar: bool = False,
     batches: tuple[int, ...] = (1, 8),
-    chosen: Callable[[RuntimeOptions], bool] = lambda _way: True,
+    chosen: Callable[[Case], bool] = lambda _case: True,
 ) -> None:
     """Measure artifacts on some backends in turns, beside the network as it was trained.
 
@@ -264,7 +282,7 @@ def _benchmark(
         or (
             case.options.backend in backends
             and case.options.planar == planar
-            and (where.rehearsal or chosen(case.options))
+            and (where.rehearsal or chosen(case))
         )
     ]
     card = cases[0].card

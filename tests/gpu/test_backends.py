@@ -15,21 +15,22 @@ from stdeploy.artifacts.files import sidecar_path
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.engine_files import write_sidecar
-from stdeploy.backends.loader import open_runtime
+from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.onnxruntime import cuda_options, preload_cuda
 from stdeploy.backends.tensorrt_builder import BuildOptions, usable_distributions
 from stdeploy.errors import ArtifactError
 from stdeploy.export.engine import build_engine
-from stdeploy.export.onnx import export_onnx
+from stdeploy.export.onnx import export_onnx, save_graph, to_onnx
+from stdeploy.export.quantise import Quantiser
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import gpus
-from stdeploy.models.checkpoint import save_fused
+from stdeploy.models.checkpoint import load_model, save_fused
 from tests.gpu.conftest import REHEARSAL, Gpu
 from tests.helpers.models import TINY_CLIP, card_of, tiny_model
 
 pytestmark = pytest.mark.needs_cuda
 
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,27 @@ def fastest_run(path: Path, gpu: Gpu) -> float:
         session.run_with_iobinding(binding)
         taken.append(time.perf_counter() - start)
     return min(taken)
+
+
+def test_int8_of_onnxruntime_is_right_and_warned_of(
+    folder: Path,
+    frames: np.ndarray,
+    gpu: Gpu,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, card = load_model(folder / "a.fused.safetensors")
+    card = card.model_copy(update={"precision": "int8"})
+    quantiser = Quantiser(to_onnx(model, card), frames)
+    path = tmp_path / "a.int8.onnx"
+    save_graph(quantiser.quantise(tuple(quantiser.layers)), card, path)
+    on_cpu = RuntimeOptions(backend="onnxruntime", device="cpu")
+    answers = []
+    for options in (on_cpu, gpu.onnx()):
+        with open_backend(path, card, options) as runtime:
+            answers.append(runtime.run(frames))
+    assert_near(answers[1], answers[0], "int8")
+    assert REHEARSAL or "a.int8.onnx: ONNX Runtime has no int8 convolutions" in caplog.text
 
 
 @pytest.fixture(scope="module")
