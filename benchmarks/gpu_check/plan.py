@@ -11,7 +11,7 @@ class Stage:
         name: in results and on the command line.
         seconds: after which it is ended; what it has found until then is kept.
         tests: what pytest runs, as arguments; none for a stage that measures, whose function in
-            measuring.py has the same name.
+            the modules that stage.py names has the same name.
     """
 
     name: str

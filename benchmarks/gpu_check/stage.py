@@ -5,13 +5,16 @@ is ended early has not run for nothing. Tests that passed before are not run aga
 process that has started it, without which it ends.
 """
 
+import importlib
 import importlib.util
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
@@ -20,6 +23,8 @@ import pytest  # noqa: E402 - after the folders that the next are found in
 from plan import REHEARSED_TESTS, Stage, by_name  # noqa: E402
 from results import FAILED, IMPOSSIBLE, PASSED, Outcome  # noqa: E402
 
+# Where the stages that measure are looked for.
+_MEASURING = ("measuring", "on_torch", "on_onnxruntime", "reading")
 # In a rehearsal a second process would load torch for longer than it then ran tests.
 AT_ONCE, AT_ONCE_IN_REHEARSAL = 6, 1
 _TESTS = "tests/gpu/"
@@ -73,6 +78,16 @@ def run_tests(stage: Stage, outcome: Outcome, *, rehearsal: bool) -> int:
     return 0 if nothing_left else status
 
 
+def _function(name: str) -> Callable[[Outcome, Any], None]:
+    """What a stage that measures runs: the function of its name."""
+    for module in _MEASURING:
+        found = getattr(importlib.import_module(module), name, None)
+        if found is not None:
+            function: Callable[[Outcome, Any], None] = found
+            return function
+    raise LookupError(f"no stage {name!r} in {', '.join(_MEASURING)}")
+
+
 def end_with(parent: int) -> None:
     """End this process and all that it has started when the one that started it is killed."""
 
@@ -92,11 +107,10 @@ def main() -> int:
     outcome, stage = Outcome.read(path).kept_in(path), by_name(name)
     if stage.tests:
         return run_tests(stage, outcome, rehearsal=rehearsal)
-    import measuring
     from networks import Where
 
     outcome.findings = []
-    getattr(measuring, name)(outcome, Where(rehearsal, path.parent))
+    _function(name)(outcome, Where(rehearsal, path.parent))
     outcome.write(path)
     return 0
 

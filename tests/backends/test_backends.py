@@ -12,7 +12,7 @@ from stdeploy.artifacts.spec import Precision
 from stdeploy.backends import loader, selection
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
-from stdeploy.backends.onnxruntime import cuda_options
+from stdeploy.backends.onnxruntime import OnnxRuntime, cuda_options
 from stdeploy.backends.openvino import OpenVinoRuntime
 from stdeploy.backends.torch import exact
 from stdeploy.errors import ArtifactError, BackendError, ParityError, SpecError
@@ -207,3 +207,22 @@ def test_fp16_alone_may_use_tensor_cores_on_cuda() -> None:
         "prefer_nhwc": "1",
         "enable_cuda_graph": "1",
     }
+
+
+def test_onnxruntime_is_measured_on_gpus_in_what_it_computes_there(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnnxRuntime, "sees_gpu", classmethod(lambda _cls: True))
+    card = read_card(onnx_file)
+    on_cpu = RuntimeOptions(backend="onnxruntime", device="cpu")
+    for precision in ("fp32", "fp16"):
+        first, *others = OnnxRuntime.ways(card.model_copy(update={"precision": precision}))
+        assert first == on_cpu
+        assert all(way.device == "cuda" for way in others)
+        assert [(way.channels_last, way.cuda_graphs) for way in others] == [
+            (False, False),
+            (False, True),
+            (True, False),
+            (True, True),
+        ]
+    assert list(OnnxRuntime.ways(card.model_copy(update={"precision": "int8"}))) == [on_cpu]

@@ -1,19 +1,23 @@
 """Forms in which torch runs a network: all answer alike, in the memory format that was meant."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.spec import ClipSpec
-from stdeploy.backends import torch_epilogues
-from stdeploy.backends.base import RuntimeOptions
+from stdeploy.backends import loader, selection, torch_epilogues
+from stdeploy.backends.base import Runtime, RuntimeOptions
 from stdeploy.backends.torch import TorchRuntime, keep_channels_last
 from stdeploy.backends.torch_epilogues import conv_relu, with_fused_epilogues
 from stdeploy.errors import SpecError
 from stdeploy.fusion import fuse_model
 from stdeploy.models.base import ActionModel
+from stdeploy.models.checkpoint import save_fused
 from stdeploy.models.frames_to_logits import FramesToLogits
 from stdeploy.models.planar import planar_form
 from tests.helpers.models import TINY_CLIP, card_of, tiny_model
@@ -72,8 +76,11 @@ def test_relus_within_convolutions_change_nothing(
         for batch in (1, 3):
             torch.testing.assert_close(fused(clips(batch)), graph(clips(batch)), rtol=0, atol=1e-6)
     targets = [node.target for node in fused.graph.nodes]
-    assert targets.count(conv_relu) == relus // 2
-    assert not {torch.ops.aten.relu.default, torch.ops.aten.relu_.default} & set(targets)
+    # The first takes 3 colours of a few frames; of the narrow Inception others are odd, too.
+    left = sum(targets.count(relu) for relu in torch_epilogues._RELUS)
+    assert targets.count(conv_relu) + left == relus // 2
+    assert left == 1 or architecture == "i3d-inception"
+    assert targets.count(conv_relu) > relus // 8
 
 
 def test_what_is_added_goes_into_the_convolution_too() -> None:
@@ -116,6 +123,39 @@ def test_auto_has_every_form_to_choose_from_on_a_gpu() -> None:
     assert TorchRuntime.automatic_ways(card, on_cpu) == (on_cpu,)
     trained = card_of(tiny_model())
     assert TorchRuntime.automatic_ways(trained, asked) == (asked,)
+
+
+def test_auto_times_the_forms_once_and_remembers_the_fastest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, which has one form by itself, so that two are told to it."""
+    model = fuse_model(tiny_model()).float()
+    fused = tmp_path / "a.fused.safetensors"
+    save_fused(fused, model, card_of(model))
+    monkeypatch.setattr(selection, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(
+        TorchRuntime,
+        "automatic_ways",
+        lambda _card, options: (options, dataclasses.replace(options, planar=True)),
+    )
+    opened: list[bool] = []
+    real = loader.open_backend
+
+    def spy(artifact: Path, card: ModelCard, options: RuntimeOptions) -> Runtime:
+        opened.append(options.planar)
+        return real(artifact, card, options)
+
+    monkeypatch.setattr(loader, "open_backend", spy)
+    with loader.open_runtime(fused) as runtime:
+        chosen = runtime.device == "CPU, planar"
+    assert opened == [False, True]
+    (kept,) = json.loads((tmp_path / "cache" / "choices.json").read_text()).values()
+    assert kept == ("torch planar" if chosen else "torch")
+    loader.open_runtime(fused).close()
+    assert opened == [False, True, chosen]
+    named = RuntimeOptions(backend="torch")
+    loader.open_runtime(fused, options=named).close()
+    assert opened[3:] == [False]  # what is asked for by name is not replaced
 
 
 def clips(batch: int) -> torch.Tensor:

@@ -94,6 +94,22 @@ def test_a_killed_rehearsal_goes_on_and_every_stage_passes(tmp_path: Path) -> No
     assert "| torch cpu fp32 unfused | 1 |" in page
 
 
+@pytest.mark.slow
+def test_a_benchmark_that_is_ended_keeps_the_turns_that_it_has_measured(tmp_path: Path) -> None:
+    path = tmp_path / "kinetics_onnx.json"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"STDEPLOY_REHEARSE_GPU": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, FOLDER / "stage.py", path.stem, path, str(os.getpid())]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        while process.poll() is None and not (path.is_file() and json.loads(path.read_text())):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    outcome = json.loads(path.read_text())
+    assert process.returncode == -signal.SIGKILL  # it was not at its end
+    assert outcome["report"]["rows"]
+    assert all(row["clips_per_second"] > 0 for row in outcome["report"]["rows"])
+
+
 def test_without_a_gpu_the_check_says_what_to_do(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(

@@ -1,34 +1,32 @@
 """Every backend on a GPU gives the logits of the CPU, and what must be refused there is."""
 
 import dataclasses
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.artifacts.files import sidecar_path
-from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import RuntimeOptions
-from stdeploy.backends.loader import open_runtime
-from stdeploy.backends.onnxruntime import cuda_options, preload_cuda
+from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_builder import BuildOptions, usable_distributions
 from stdeploy.errors import ArtifactError
+from stdeploy.export.aot import build_package
 from stdeploy.export.engine import build_engine
-from stdeploy.export.onnx import export_onnx
+from stdeploy.export.onnx import export_onnx, save_graph, to_onnx
+from stdeploy.export.quantise import Quantiser
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import gpus
-from stdeploy.models.checkpoint import save_fused
+from stdeploy.models.checkpoint import load_model, save_fused
 from tests.gpu.conftest import REHEARSAL, Gpu
 from tests.helpers.models import TINY_CLIP, card_of, tiny_model
 
 pytestmark = pytest.mark.needs_cuda
 
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +62,18 @@ def assert_near(actual: np.ndarray, expected: np.ndarray, precision: str) -> Non
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("extra", [{}, {"cuda_graphs": True}, {"compile": True}], ids=str)
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"cuda_graphs": True},
+        {"compile": True},
+        {"planar": True},
+        {"planar": True, "fused_relu": True},
+        {"planar": True, "fused_relu": True, "cuda_graphs": True},
+    ],
+    ids=str,
+)
 def test_torch(
     folder: Path, frames: np.ndarray, expected: np.ndarray, precision: str, extra: dict, gpu: Gpu
 ) -> None:
@@ -105,53 +114,52 @@ def test_onnxruntime_with_either_layout_and_as_graphs(
                 assert_near(runtime.run(clips), expected[:batch][::order], runtime.precision)
 
 
-def test_half_precision_of_onnxruntime_uses_tensor_cores(tmp_path: Path, gpu: Gpu) -> None:
-    """Two convolutions, large enough to fill a GPU, are faster in fp16 than in fp32."""
-    seconds = {name: fastest_run(convolutions(tmp_path, name), gpu) for name in ("fp32", "fp16")}
-    assert REHEARSAL or seconds["fp16"] < 0.6 * seconds["fp32"]
+def test_auto_takes_a_form_that_answers_rightly(
+    folder: Path, frames: np.ndarray, expected: np.ndarray, gpu: Gpu
+) -> None:
+    with open_runtime(folder / "a.fused.safetensors") as runtime:
+        assert gpu.name in runtime.device
+        for batch in (5, 2):
+            assert_near(runtime.run(frames[:batch]), expected[:batch], "fp32")
 
 
-def convolutions(folder: Path, precision: Precision) -> Path:
-    """A graph with 3D convolutions of 256 channels, and nothing else that takes time."""
-    side, channels = (4, 8) if REHEARSAL else (28, 256)
-    dtype = {"fp32": np.float32, "fp16": np.float16}[precision]
-    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    shape = [1, channels, 8, side, side]
-    kernel = np.full((channels, channels, 3, 3, 3), 1e-3, dtype)
-    nodes = [
-        onnx.helper.make_node("Conv", [source, "w"], [target], pads=[1] * 6)
-        for source, target in zip("xabc", "abcy", strict=True)
-    ]
-    ends = [onnx.helper.make_tensor_value_info(name, kind, shape) for name in "xy"]
-    graph = onnx.helper.make_graph(
-        nodes, "convolutions", ends[:1], ends[1:], [onnx.numpy_helper.from_array(kernel, "w")]
-    )
-    opset = onnx.helper.make_opsetid("", 20)
-    path = folder / f"{precision}.onnx"
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
-    return path
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_package(
+    folder: Path, frames: np.ndarray, expected: np.ndarray, precision: str, gpu: Gpu
+) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("AOTInductor needs a C++ compiler, and g++ is not installed")
+    options: dict[str, Any] = {"precision": precision, "form": "planar"}
+    built = build_package(folder / "a.fused.safetensors", **options)
+    assert (built.sidecar.gpu is None) == REHEARSAL
+    for graphs in (False, not REHEARSAL):
+        with open_runtime(
+            built.path, options=RuntimeOptions(backend="aotinductor", cuda_graphs=graphs)
+        ) as runtime:
+            assert gpu.name in runtime.device
+            for batch in (5, 2, 5):
+                assert_near(runtime.run(frames[:batch]), expected[:batch], precision)
 
 
-def fastest_run(path: Path, gpu: Gpu) -> float:
-    """Seconds of the fastest of ten runs with our options, the copies apart."""
-    precision: Precision = path.stem  # type: ignore[assignment]
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if not REHEARSAL:
-        preload_cuda(onnxruntime)
-        providers.insert(0, ("CUDAExecutionProvider", cuda_options(precision)))
-    session = onnxruntime.InferenceSession(path, providers=providers)
-    entry = session.get_inputs()[0]
-    dtype = np.float16 if precision == "fp16" else np.float32
-    binding = session.io_binding()
-    clips = onnxruntime.OrtValue.ortvalue_from_numpy(np.ones(entry.shape, dtype), gpu.device, 0)
-    binding.bind_ortvalue_input("x", clips)
-    binding.bind_output("y", gpu.device)
-    taken = []
-    for _ in range(10):
-        start = time.perf_counter()
-        session.run_with_iobinding(binding)
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+def test_int8_of_onnxruntime_is_right_and_warned_of(
+    folder: Path,
+    frames: np.ndarray,
+    gpu: Gpu,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, card = load_model(folder / "a.fused.safetensors")
+    card = card.model_copy(update={"precision": "int8"})
+    quantiser = Quantiser(to_onnx(model, card), frames)
+    path = tmp_path / "a.int8.onnx"
+    save_graph(quantiser.quantise(tuple(quantiser.layers)), card, path)
+    on_cpu = RuntimeOptions(backend="onnxruntime", device="cpu")
+    answers = []
+    for options in (on_cpu, gpu.onnx()):
+        with open_backend(path, card, options) as runtime:
+            answers.append(runtime.run(frames))
+    assert_near(answers[1], answers[0], "int8")
+    assert REHEARSAL or "a.int8.onnx: ONNX Runtime has no int8 convolutions" in caplog.text
 
 
 @pytest.fixture(scope="module")
