@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "export": {"backends", "datasets"},
     "importing": {"export"},
     "bench": {"backends", "plotting"},
-    "doctor": {"backends"},
+    "doctor": {"backends", "video"},
     "pull": {"models"},
     "analysis": {"export", "fusion", "plotting"},
     "train": {"analysis", "inference", "pull"},
