@@ -260,7 +260,7 @@ def digest_passes(path: Path) -> bool:
     try:
         read_card(path)
         if path.suffix == ".engine":
-            EngineSidecar.read(path).read_engine(path)
+            EngineSidecar.read(path).read_code(path)
     except ArtifactError:
         return False
     return True

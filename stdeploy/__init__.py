@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TrainingError,
         VideoError,
     )
+    from stdeploy.export.aot import BuiltPackage, build_package
     from stdeploy.export.engine import BuildOptions, BuiltEngine, build_engine
     from stdeploy.export.float_input import export_float_input
     from stdeploy.export.flops import Cost, count_flops
@@ -66,6 +67,7 @@ _WHERE = {
         "TrainingError",
         "VideoError",
     ),
+    "stdeploy.export.aot": ("BuiltPackage", "build_package"),
     "stdeploy.export.engine": ("BuildOptions", "BuiltEngine", "build_engine"),
     "stdeploy.export.float_input": ("export_float_input",),
     "stdeploy.export.flops": ("Cost", "count_flops"),
@@ -95,6 +97,7 @@ __all__ = [
     "BackendError",
     "BuildOptions",
     "BuiltEngine",
+    "BuiltPackage",
     "ClassifiedVideo",
     "Classifier",
     "ClassifyOptions",
@@ -129,6 +132,7 @@ __all__ = [
     "__version__",
     "build_engine",
     "build_model",
+    "build_package",
     "count_flops",
     "evaluate",
     "export_float_input",
@@ -147,12 +151,14 @@ __all__ = [
 
 # What brings the package that a name needs and the base installation lacks.
 _EXTRAS = {
+    "build_package": "export",
     "count_flops": "export",
     "export_float_input": "export",
     "export_onnx": "export",
     "export_torch_program": "export",
     "fuse_checkpoint": "export",
     "verify_onnx": "export",
+    "BuiltPackage": "export",
     "ExportResult": "export",
     "FuseResult": "export",
     "Cost": "export",

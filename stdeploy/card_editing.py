@@ -21,10 +21,10 @@ from stdeploy.artifacts.digest import (
 )
 from stdeploy.artifacts.files import (
     CHECKPOINT_SUFFIX,
-    ENGINE_SUFFIX,
     ONNX_SUFFIX,
     OPENVINO_SUFFIX,
     TORCH_PROGRAM_SUFFIX,
+    is_compiled,
     sidecar_path,
     whole_file,
 )
@@ -59,7 +59,8 @@ def edit_card(path: Path, changes: Mapping[str, str]) -> EditedCard:
     """Change fields of the card of an artifact, and its content digest with them.
 
     Args:
-        path: a .pt, .safetensors, .onnx or .engine file; of the last its sidecar is written.
+        path: a .pt, .safetensors, .onnx, .engine or .aot.pt2 file; of the last two the sidecar is
+            written.
         changes: values by field, as a user writes them: numbers, `0.5,0.5,0.5` for one number a
             colour, and for `labels` a text file with one name a line, in the order of the classes.
 
@@ -188,7 +189,7 @@ def _write_card(path: Path, card: str) -> None:
     if path.suffix == ONNX_SUFFIX:
         with whole_file(path) as temporary:
             OnnxFile.read(path).with_card(card).write(temporary)
-    elif path.suffix == ENGINE_SUFFIX:
+    elif is_compiled(path):
         fields = {**sidecar_fields(path), "card": json.loads(card)}
         fields[DIGEST_FIELD] = content_sha256([sidecar_part(fields)])
         with whole_file(sidecar_path(path)) as temporary:

@@ -13,7 +13,6 @@ from stdeploy.artifacts.contents import read_contents
 from stdeploy.artifacts.digest import sidecar_part
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.artifacts.files import sha256_of, sidecar_path
-from stdeploy.backends.engine_files import write_sidecar
 from stdeploy.backends.loader import open_runtime
 from stdeploy.card_editing import edit_card
 from stdeploy.errors import ArtifactError, ParityError, SpecError
@@ -45,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         onnx="a.onnx",
         onnx_sha256=sha256_of(folder / "a.onnx"),
     )
-    write_sidecar(folder / "a.engine", sidecar)
+    sidecar.write(folder / "a.engine")
     return folder
 
 
@@ -79,7 +78,7 @@ def test_labels_and_sampling_change_in_every_kind_of_file_and_it_still_opens(
         Edit(field="clip.fps", old="12.0", new="25.0"),
     )
     if name == "a.engine":
-        assert EngineSidecar.read(path).read_engine(path) == b"a plan of TensorRT"
+        assert EngineSidecar.read(path).read_code(path) == b"a plan of TensorRT"
     else:
         assert {p: bytes(c) for p, c in read_contents(path).parts() if "card" not in p} == plain
         open_runtime(path).close()

@@ -300,7 +300,7 @@ def _way_in(path: Path) -> str:
 def read_card(path: StrPath) -> ModelCard:
     """Read the card of any artifact, and compare the file with its content digest.
 
-    Of an engine the sidecar alone is compared; `EngineSidecar.read_engine` compares the plan.
+    Of an engine the sidecar alone is compared; `Sidecar.read_code` compares the plan.
 
     Args:
         path: a .pt, .safetensors, .onnx or .engine file.

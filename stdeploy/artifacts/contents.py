@@ -1,10 +1,11 @@
 """What an artifact of each kind holds: its card, its content digest, and what that covers.
 
 A checkpoint (.pt) has its card under the key "card", a .safetensors file in the metadata of its
-header and an .onnx file in metadata_props, there under CARD_KEY; always as JSON. An .engine has it
-in the file beside it (sidecar.py), so that its bytes stay TensorRT's. The digest stands beside the
-card. Files for other programs (.xml, .pt2) have a card and no digest, because nothing here runs
-them. Files of others are read here, too: nothing is believed, and nothing large is made of little.
+header and an .onnx file in metadata_props, there under CARD_KEY; always as JSON. Compiled
+code, an .engine or .aot.pt2 file, has it in the file beside it (sidecar.py). The digest stands
+beside the card. Files for other programs (.xml, .pt2) have a card and no digest, because nothing
+here runs them. Files of others are read here, too: nothing is believed, and nothing large is made
+of little.
 """
 
 import dataclasses
@@ -33,7 +34,9 @@ from stdeploy.artifacts.digest import (
     torch_parts,
 )
 from stdeploy.artifacts.files import (
+    AOT_SUFFIX,
     CHECKPOINT_SUFFIX,
+    ENGINE_SUFFIX,
     OPENVINO_SUFFIX,
     TORCH_PROGRAM_SUFFIX,
     existing,
@@ -46,6 +49,7 @@ from stdeploy.optional_packages import require
 _log = logging.getLogger(__name__)
 
 _MAX_CARD_CHARACTERS = 64 << 20
+_MADE_BY = {ENGINE_SUFFIX: "ckpt.onnx --trt", ".pt2": "ckpt.fused.safetensors --aot"}
 # Where the card lies in a .pt2 file, which is a zip file; torch puts a folder before it.
 TORCH_PROGRAM_CARD = "stdeploy.card.json"
 _XML_CARD = re.compile(r'<stdeploy>\s*<card value="([^"]*)"')
@@ -100,8 +104,8 @@ def read_contents(path: Path) -> Contents:
     """What a file of any kind holds; nothing is compared yet.
 
     Args:
-        path: a .pt, .safetensors, .onnx or .engine file, of ours or, but for .pt, of others; or
-            a file of ours for other programs, .xml or .pt2.
+        path: a .pt, .safetensors, .onnx, .engine or .aot.pt2 file, of ours or, but for .pt, of
+            others; or a file of ours for other programs, .xml or .pt2.
 
     Raises:
         ArtifactError: no such file, of no such kind, or damaged.
@@ -111,15 +115,19 @@ def read_contents(path: Path) -> Contents:
         ".pt": _of_checkpoint,
         ".safetensors": _of_safetensors,
         ".onnx": _of_onnx,
-        ".engine": _of_sidecar,
+        ENGINE_SUFFIX: _of_sidecar,
+        AOT_SUFFIX: _of_sidecar,
         OPENVINO_SUFFIX: _of_openvino,
         TORCH_PROGRAM_SUFFIX: _of_torch_program,
     }
-    if path.suffix not in readers:
+    # The longest first: .aot.pt2 ends in .pt2, too.
+    kinds = sorted(readers, key=len, reverse=True)
+    kind = next((suffix for suffix in kinds if path.name.endswith(suffix)), None)
+    if kind is None:
         raise ArtifactError(
             f"{str(path)!r} is no artifact of stdeploy; those end in {', '.join(readers)}"
         )
-    return readers[path.suffix](existing(path))
+    return readers[kind](existing(path))
 
 
 def check_if_ours(path: Path) -> None:
@@ -145,21 +153,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return fields
 
 
-def sidecar_fields(engine: Path) -> dict[str, Any]:
-    """The fields of the file beside an engine, as they stand there.
+def sidecar_fields(compiled: Path) -> dict[str, Any]:
+    """The fields of the file beside compiled code, as they stand there.
 
     Raises:
         ArtifactError: it cannot be read.
     """
-    sidecar = sidecar_path(engine)
+    sidecar = sidecar_path(compiled)
     try:
         fields: dict[str, Any] = json_fields(sidecar.read_text(encoding="utf-8"))
         if not isinstance(fields["card"], dict):
             raise TypeError
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ArtifactError(
-            f"{str(engine)!r} needs {sidecar.name!r} beside it, which cannot be read; copy both "
-            "files, or build the engine again: stdeploy export ckpt.onnx --trt"
+            f"{str(compiled)!r} needs {sidecar.name!r} beside it, which cannot be read; copy both "
+            f"files, or build it again: stdeploy export {_MADE_BY[compiled.suffix]}"
         ) from error
     return fields
 

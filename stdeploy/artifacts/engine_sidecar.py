@@ -1,10 +1,5 @@
-"""The file beside an engine: what it was built from, by what, and for which GPUs.
+"""The file beside an engine of TensorRT: what it was built from, by what, and for which GPUs."""
 
-Engines are foreign bytes that any TensorRT tool can load, so their card lies beside them. A plan
-file is code: nothing is loaded before its digest and its host are checked.
-"""
-
-import hashlib
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -12,18 +7,16 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from stdeploy.artifacts.card import ModelCard
-from stdeploy.artifacts.contents import read_contents, sidecar_fields
-from stdeploy.artifacts.digest import DIGEST_FIELD
-from stdeploy.artifacts.files import ONNX_SUFFIX, sidecar_path
-from stdeploy.artifacts.values import Line, Spec
-from stdeploy.errors import ArtifactError, SpecError
+from stdeploy.artifacts.files import ONNX_SUFFIX
+from stdeploy.artifacts.sidecar import Sidecar
+from stdeploy.artifacts.values import Line
 from stdeploy.hardware import Gpu
 
 _AMPERE = (8, 0)
 _Batch = Annotated[int, Field(ge=1, le=1 << 16)]
 
 
-class EngineSidecar(Spec):
+class EngineSidecar(Sidecar):
     """What an engine is.
 
     Attributes:
@@ -70,49 +63,18 @@ class EngineSidecar(Spec):
             raise ValueError(f"batches {self.batches}: the largest comes last")
         return self
 
-    @classmethod
-    def read(cls, engine: Path) -> Self:
-        """Read the sidecar of an engine.
+    @property
+    def code_sha256(self) -> Line:
+        """Digest of the engine's bytes."""
+        return self.engine_sha256
 
-        Raises:
-            ArtifactError: no engine, no sidecar, or one that cannot be used or was changed.
-        """
-        contents, fields = read_contents(engine), sidecar_fields(engine)
-        try:
-            sidecar = cls.parse({k: v for k, v in fields.items() if k != DIGEST_FIELD})
-        except SpecError as error:
-            raise ArtifactError(f"{str(sidecar_path(engine))!r} cannot be used: {error}") from error
-        contents.check()
-        return sidecar
-
-    def rebuild_command(self, engine: Path) -> str:
-        """What builds an engine again on another host.
-
-        Args:
-            engine: which lies beside the file that it was built from.
-        """
+    def rebuild_command(self, artifact: Path) -> str:
+        """What builds an engine again on another host; see `Sidecar.rebuild_command`."""
         batches = ",".join(str(batch) for batch in self.batches)
         flags = " --hardware-compatible" if self.hardware_compatible else ""
         flags += " --version-compatible" if self.version_compatible else ""
-        onnx_file = shlex.quote(str(engine.with_name(self.onnx)))
+        onnx_file = shlex.quote(str(artifact.with_name(self.onnx)))
         return f"stdeploy export {onnx_file} --trt --batches {batches}{flags}"
-
-    def read_engine(self, engine: Path) -> bytes:
-        """The bytes of the engine, if they are those that were built.
-
-        Raises:
-            ArtifactError: they are not.
-        """
-        # Read once: what was checked is what is loaded.
-        content = engine.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != self.engine_sha256:
-            raise ArtifactError(
-                f"{str(engine)!r} is not the file that its sidecar describes (sha256 "
-                f"{digest[:12]}..., expected {self.engine_sha256[:12]}...); it is not loaded, "
-                f"because an engine is code; run: {self.rebuild_command(engine)}"
-            )
-        return content
 
     def mismatch(self, version: str, gpu: Gpu) -> str | None:
         """Why the engine does not fit a host; None if it does.

@@ -21,6 +21,7 @@ CHECKPOINT_SUFFIX = ".pt"
 FUSED_SUFFIX = ".fused.safetensors"
 ONNX_SUFFIX = ".onnx"
 ENGINE_SUFFIX = ".engine"
+AOT_SUFFIX = ".aot.pt2"  # torch wants its packages to end in .pt2
 OPENVINO_SUFFIX = ".xml"  # its weights lie beside it, in a .bin file
 TORCH_PROGRAM_SUFFIX = ".pt2"
 FLOAT_INPUT = ".float-ncthw"  # stands before the suffix of what takes such input
@@ -70,9 +71,20 @@ def engine_path(onnx_file: Path, host: str, precision: str) -> Path:
     return onnx_file.with_name(f"{stem}.{host}.{precision}{ENGINE_SUFFIX}")
 
 
-def sidecar_path(engine: Path) -> Path:
-    """The file beside an engine that says what it is: x.engine -> x.engine.json."""
-    return engine.with_name(engine.name + ".json")
+def aot_path(fused: Path, host: str, precision: str, form: str) -> Path:
+    """Where packages of AOTInductor go: ckpt.nvidia-h200.planar.bf16.aot.pt2."""
+    middle = ".".join([host, *(["planar"] if form == "planar" else []), precision])
+    return fused.with_name(f"{fused.name.removesuffix(FUSED_SUFFIX)}.{middle}{AOT_SUFFIX}")
+
+
+def is_compiled(path: Path) -> bool:
+    """Whether a file is compiled code by its name, which has its card in the file beside it."""
+    return path.name.endswith((ENGINE_SUFFIX, AOT_SUFFIX))
+
+
+def sidecar_path(compiled: Path) -> Path:
+    """The file beside compiled code that says what it is: x.engine -> x.engine.json."""
+    return compiled.with_name(compiled.name + ".json")
 
 
 def cache_folder() -> Path:
@@ -143,7 +155,7 @@ def existing(path: Path, *, wanted: str = "an artifact file", also: Iterable[str
 
 def _names_beside(path: Path) -> list[str]:
     """Artifacts in the folder of a path, by name."""
-    suffixes = (CHECKPOINT_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, ENGINE_SUFFIX)
+    suffixes = (CHECKPOINT_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, ENGINE_SUFFIX, AOT_SUFFIX)
     try:
         return sorted(p.name for p in path.parent.iterdir() if p.name.endswith(suffixes))
     except OSError:

@@ -83,6 +83,9 @@ BACKENDS: Mapping[str, Registered] = {
     "onnxruntime": Registered("stdeploy.backends.onnxruntime:OnnxRuntime", runs=(".onnx",)),
     "openvino": Registered("stdeploy.backends.openvino:OpenVinoRuntime", runs=(".onnx",)),
     "tensorrt": Registered("stdeploy.backends.tensorrt:TensorRtRuntime", runs=(".engine",)),
+    "aotinductor": Registered(
+        "stdeploy.backends.aotinductor:AotInductorRuntime", runs=(".aot.pt2",)
+    ),
 }
 
 
@@ -102,7 +105,7 @@ def runtime_class(backend: str) -> "type[BaseRuntime]":
 # "auto" or a name of the registry, which alone counts when the program runs. Command line and
 # server list and check what it allows.
 if TYPE_CHECKING:
-    Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt"]
+    Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "aotinductor"]
 else:
     Backend = Literal["auto", *BACKENDS]
 DeviceType = Literal["cpu", "cuda"]
@@ -123,8 +126,10 @@ class RuntimeOptions:
         precision: arithmetic of the convolutions; None takes the artifact's.
         allow_cpu: run on the CPU where the GPU that was asked for cannot be used.
         compile: generate code with torch.compile.
+        autotune: while compiling, for minutes, time every kernel there is, and take the fastest.
         planar: run 2D convolutions of stacked frames instead of 3D ones, see
             `stdeploy.models.planar`; an .onnx file has its form from its export.
+        fused_relu: of the planar form on a GPU: bias, sum and ReLU within cuDNN's convolution.
         cuda_graphs: on a GPU: replay one CUDA graph per batch size.
         threads: of the CPU; None leaves it to the backend.
         rebuild: build an engine that does not fit this host again.
@@ -136,7 +141,9 @@ class RuntimeOptions:
     precision: Precision | None = None
     allow_cpu: bool = False
     compile: bool = False
+    autotune: bool = False
     planar: bool = False
+    fused_relu: bool = False
     cuda_graphs: bool = False
     threads: int | None = None
     rebuild: bool = False
@@ -151,6 +158,13 @@ class RuntimeOptions:
 
 
 DEFAULT_OPTIONS = RuntimeOptions()
+# Options that are asked for or not, and that not every backend has.
+SWITCHES = ("compile", "autotune", "planar", "fused_relu", "cuda_graphs", "rebuild")
+
+
+def includes(options: RuntimeOptions, asked: RuntimeOptions) -> bool:
+    """Whether options have all that was asked for, and perhaps more."""
+    return all(getattr(options, name) for name in SWITCHES if getattr(asked, name))
 
 
 class RunsClips(Protocol):
@@ -225,7 +239,7 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
         extra: of stdeploy, which brings that package; "" where pip has it under its own name.
         precisions: arithmetic that it can run convolutions in.
         devices: where it can run, "cpu" first.
-        options: of compile, planar, cuda_graphs and rebuild those that it has.
+        options: of `SWITCHES` those that it has.
         automatic: whether "auto" may choose it.
     """
 
@@ -281,6 +295,21 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
         """
         if cls.installed() and card.precision in cls.precisions:
             yield RuntimeOptions(backend=cast(Backend, cls.name), device="cpu")
+
+    @classmethod
+    def automatic_device(cls, artifact: Path) -> DeviceType:  # noqa: ARG003 - overridden
+        """Where "auto" runs an artifact with it."""
+        return "cuda" if cls.sees_gpu() or "cpu" not in cls.devices else "cpu"
+
+    @classmethod
+    def automatic_ways(cls, card: ModelCard, options: RuntimeOptions) -> tuple[RuntimeOptions, ...]:  # noqa: ARG003 - overridden
+        """The ways that "auto" times against each other, which answer alike but for rounding.
+
+        Args:
+            card: of the artifact.
+            options: what is asked for, with this backend and a device; all of it is in each.
+        """
+        return (options,)
 
     @classmethod
     def examine(cls) -> Iterator[Finding]:

@@ -1,20 +1,18 @@
 """Engines as files: built and written with their sidecar, or built again for another host."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from stdeploy.artifacts.card import ModelCard, ParityRow, read_card
-from stdeploy.artifacts.digest import DIGEST_FIELD, content_sha256, sidecar_part
+from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.artifacts.files import (
     existing,
     sha256_of,
-    sidecar_path,
     unfinished_folder,
     whole_file,
 )
+from stdeploy.artifacts.sidecar import move_with_sidecar
 from stdeploy.backends.tensorrt_builder import (
     BuildOptions,
     Distribution,
@@ -79,34 +77,13 @@ def write_engine(
             onnx_sha256=onnx_sha256,
         )
         # Before the engine takes its name: between the two, the digests differ and nothing loads.
-        write_sidecar(path, sidecar)
+        sidecar.write(path)
     return sidecar
 
 
 def timing_path(engine: Path) -> Path:
     """Where the timing cache of an engine is kept, beside it."""
     return engine.with_name(f"{engine.name}.timing")
-
-
-def write_sidecar(engine: Path, sidecar: EngineSidecar) -> None:
-    """Write the file beside an engine, with its content digest."""
-    fields = json.loads(sidecar.model_dump_json())
-    fields[DIGEST_FIELD] = content_sha256([sidecar_part(fields)])
-    with whole_file(sidecar_path(engine)) as temporary:
-        temporary.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def move_engine(source: Path, target: Path) -> None:
-    """Give an engine and its sidecar their names; between the two, digests differ."""
-    sidecar_path(source).replace(sidecar_path(target))
-    source.replace(target)
-
-
-def add_parity(engine: Path, row: ParityRow) -> None:
-    """Add a comparison to the sidecar of an engine."""
-    sidecar = EngineSidecar.read(engine)
-    card = sidecar.card.model_copy(update={"parity": (*sidecar.card.parity, row)})
-    write_sidecar(engine, sidecar.model_copy(update={"card": card}))
 
 
 @contextlib.contextmanager
@@ -143,4 +120,4 @@ def rebuilt(engine: Path, sidecar: EngineSidecar) -> Iterator[Path]:
             timing_cache=timing_path(engine),
         )
         yield unproven
-        move_engine(unproven, engine)
+        move_with_sidecar(unproven, engine)

@@ -10,7 +10,7 @@ from stdeploy.artifacts.golden import check_golden, golden_clip
 from stdeploy.artifacts.parity import RUNTIME_TOLERANCE
 from stdeploy.backends.base import (
     DEFAULT_OPTIONS,
-    Backend,
+    SWITCHES,
     BaseRuntime,
     Runtime,
     RuntimeOptions,
@@ -29,8 +29,8 @@ def open_runtime(
 ) -> Runtime:
     """Open an artifact with the backend asked for, and make it answer the golden clip.
 
-    Where "auto" leaves two backends for this CPU, both are opened and timed once, and the faster
-    is remembered; see choice.py.
+    Where "auto" leaves several ways, all are opened and timed once, and the fastest is remembered;
+    see selection.py.
 
     Args:
         artifact: a .onnx, .engine, .fused.safetensors or .pt file.
@@ -43,10 +43,9 @@ def open_runtime(
     """
     backends_for(artifact)  # first: a file of no known kind has no card to read
     card = read_card(artifact) if card is None else card
-    possible = candidates(artifact, card.precision, options)
-    if len(possible) > 1:
-        known = remembered(artifact, options)
-        possible = tuple(o for o in possible if o.backend == known) or possible
+    possible = candidates(artifact, card, options)
+    if len(possible) > 1 and (known := remembered(artifact, options, possible)):
+        possible = (known,)
     if len(possible) == 1:
         return _open_proven(artifact, card, possible[0])
     return _fastest(artifact, card, options, possible)
@@ -127,7 +126,7 @@ def _tolerance(runtime: Runtime) -> float:
 
 def _checked(backend: type[BaseRuntime], options: RuntimeOptions) -> RuntimeOptions:
     """Options with nothing in them that a backend does not have."""
-    for name in ("compile", "planar", "cuda_graphs", "rebuild"):
+    for name in SWITCHES:
         if getattr(options, name) and name not in backend.options:
             flag = name.replace("_", "-")
             raise SpecError(
@@ -161,11 +160,11 @@ def _fastest(
     possible: tuple[RuntimeOptions, ...],
 ) -> Runtime:
     """Open all, keep those that answer rightly, time them in turn, close all but the fastest."""
-    opened: dict[Backend, Runtime] = {}
+    opened: dict[RuntimeOptions, Runtime] = {}
     errors: list[Exception] = []
-    for candidate in possible:
+    for way in possible:
         try:
-            opened[candidate.backend] = _open_proven(artifact, card, candidate)
+            opened[way] = _open_proven(artifact, card, way)
         except (StdeployError, ImportError) as error:
             errors.append(error)
     if not opened:
@@ -173,16 +172,16 @@ def _fastest(
     for reason in errors:
         _log.warning("not used: %s", reason)
     frames = golden_clip(card.golden.seed, card.clip.frames_shape)[None]
-    seconds: dict[Backend, float] = dict.fromkeys(opened, float("inf"))
+    seconds: dict[RuntimeOptions, float] = dict.fromkeys(opened, float("inf"))
     for _ in range(_TRIALS if len(opened) > 1 else 0):
-        for backend, runtime in opened.items():
+        for way, runtime in opened.items():
             start = time.perf_counter()
             runtime.run(frames)
-            seconds[backend] = min(seconds[backend], time.perf_counter() - start)
+            seconds[way] = min(seconds[way], time.perf_counter() - start)
     if len(opened) > 1:
         remember(artifact, options, seconds)
-    fastest = min(seconds, key=lambda backend: seconds[backend])
-    for backend, runtime in opened.items():
-        if backend != fastest:
+    fastest = min(seconds, key=lambda way: seconds[way])
+    for way, runtime in opened.items():
+        if way != fastest:
             runtime.close()
     return opened[fastest]

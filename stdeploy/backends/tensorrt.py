@@ -23,7 +23,7 @@ from stdeploy.backends.base import (
     findings,
 )
 from stdeploy.backends.cuda import StagedArray, Stream, runtime_api
-from stdeploy.backends.engine_files import add_parity, rebuilt
+from stdeploy.backends.engine_files import rebuilt
 from stdeploy.backends.tensorrt_builder import (
     EXTRAS,
     Distribution,
@@ -94,7 +94,7 @@ class TensorRtRuntime(BaseRuntime):
                 f"{artifact.name!r} is in {sidecar.card.precision}, as it was built; build one in "
                 f"{options.precision}: stdeploy export --precision {options.precision} --trt"
             )
-        content = sidecar.read_engine(artifact)
+        content = sidecar.read_code(artifact)
         distribution = import_distribution(sidecar.distribution)
         if not gpus():
             raise BackendError(
@@ -124,7 +124,7 @@ class TensorRtRuntime(BaseRuntime):
             runtime = cls.open(unproven, sidecar.card, as_built)
             try:
                 row = golden_row(runtime, sidecar.card, source=artifact.name)
-                add_parity(unproven, row)
+                EngineSidecar.read(unproven).with_parity(row).write(unproven)
             except BaseException:
                 runtime.close()
                 raise

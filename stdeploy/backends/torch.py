@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
-from stdeploy.artifacts.spec import Precision
-from stdeploy.backends.base import BaseRuntime, Finding, RuntimeOptions, check_frames
+from stdeploy.artifacts.spec import ClipSpec, Precision
+from stdeploy.backends.base import BaseRuntime, Finding, RuntimeOptions, check_frames, includes
 from stdeploy.errors import ArtifactError, BackendError
 from stdeploy.hardware import gpus
 from stdeploy.optional_packages import require
@@ -21,8 +21,10 @@ from stdeploy.optional_packages import require
 require("torch", extra="train", purpose="running a .pt or .safetensors file")
 
 import torch  # noqa: E402 - after the check for it
-from torch import Tensor  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
+from stdeploy.backends.torch_epilogues import with_fused_epilogues  # noqa: E402
+from stdeploy.models.base import ActionModel  # noqa: E402
 from stdeploy.models.checkpoint import load_model  # noqa: E402
 from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk  # noqa: E402
 from stdeploy.models.planar import planar_form  # noqa: E402
@@ -32,6 +34,7 @@ _DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+_BOTH = (False, True)
 # Runs before a graph is captured, on its own stream, so that cuDNN has chosen its algorithms.
 _WARM_UP_RUNS = 3
 
@@ -39,8 +42,16 @@ _WARM_UP_RUNS = 3
 class TorchRuntime(BaseRuntime):
     """A network of torch in evaluation mode.
 
-    On a GPU its memory layout is channels_last_3d, frames go through page-locked memory, and
-    with CUDA graphs each batch size is captured once and replayed.
+    On a GPU the channels of a pixel lie side by side, as kernels for half precision want it, frames
+    go through page-locked memory, and with CUDA graphs each batch size is captured once and
+    replayed.
+
+    Args:
+        graph: maps uint8 frames (N, T, H, W, 3) to logits (N, K), both on the device.
+        card: of the artifact.
+        precision: of the convolutions in it.
+        options: what it was made by.
+        stored: see `Runtime`.
     """
 
     name = "torch"
@@ -48,12 +59,12 @@ class TorchRuntime(BaseRuntime):
     extra = "train"
     precisions = ("fp32", "fp16", "bf16")
     devices = ("cpu", "cuda")
-    options = ("compile", "planar", "cuda_graphs")
+    options: tuple[str, ...] = ("compile", "autotune", "planar", "fused_relu", "cuda_graphs")
     automatic = True
 
     def __init__(
         self,
-        graph: FramesToLogits,
+        graph: Callable[[Tensor], Tensor],
         card: ModelCard,
         precision: Precision,
         options: RuntimeOptions,
@@ -64,14 +75,13 @@ class TorchRuntime(BaseRuntime):
         self._on_gpu = options.device == "cuda"
         self.device_type = "cuda" if self._on_gpu else "cpu"
         self._graph: Callable[[Tensor], Tensor] | None = graph
-        if options.compile:
-            with _quiet():
-                self._graph = torch.compile(graph, dynamic=False)
         self._captured: dict[int, _Captured] | None = {} if options.cuda_graphs else None
         self.precision = precision
         words = [torch.cuda.get_device_name() if self._on_gpu else "CPU"]
-        words += ["planar"] if options.planar else []
+        words += ["planar"] if options.planar or card.form == "planar" else []
+        words += ["fused ReLU"] if options.fused_relu else []
         words += ["compiled"] if options.compile else []
+        words += ["autotuned"] if options.autotune else []
         words += ["CUDA graphs"] if options.cuda_graphs else []
         self.device = ", ".join(words)
 
@@ -85,50 +95,34 @@ class TorchRuntime(BaseRuntime):
                     "pass --allow-cpu"
                 )
             options = dataclasses.replace(options, device="cpu", cuda_graphs=False)
-        if options.cuda_graphs and options.device != "cuda":
-            raise BackendError("--cuda-graphs needs --device cuda")
-        precision = options.precision or "fp32"
-        if precision not in _DTYPES:
-            raise BackendError(
-                f"torch has no {precision} here; run: stdeploy export --precision {precision}"
-            )
-        if precision == "fp16" and options.device == "cpu":
-            raise BackendError(
-                "torch computes fp16 convolutions on a CPU minutes a clip; use fp32, or bf16"
-            )
+        _check_options(options)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         model, _ = load_model(artifact)
-        stored = model.stored
+        if options.planar and not card.model.fused:
+            raise BackendError(
+                f"--planar is of fused networks, and {artifact.name!r} is none; run: stdeploy "
+                f"fuse {shlex.quote(str(artifact))}"
+            )
+        precision, stored = options.precision or "fp32", model.stored
         if options.planar:
-            if not card.model.fused:
-                raise BackendError(
-                    f"--planar is of fused networks, and {artifact.name!r} is none; run: stdeploy "
-                    f"fuse {shlex.quote(str(artifact))}"
-                )
             model = planar_form(model, card.clip.num_frames)
-        if precision != "fp32":
-            halve_trunk(model, _DTYPES[precision])
-        graph = FramesToLogits(model, card.clip).eval()
-        if options.device == "cuda":
-            try:
-                graph.to("cuda")
-            except RuntimeError as error:  # no memory left, or a torch without code for this GPU
-                reason = str(error).splitlines()[0]
-                raise BackendError(f"torch cannot use this GPU: {reason}") from error
-            # The layout that kernels for half precision want; what comes of them has it, too.
-            for parameter in graph.parameters():
-                if parameter.dim() == 5:
-                    parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
-                elif parameter.dim() == 4:
-                    parameter.data = parameter.data.to(memory_format=torch.channels_last)
+        network = network_on(options.device, model, card.clip, precision)
+        graph: Callable[[Tensor], Tensor] = network
+        if options.fused_relu:
+            graph = with_fused_epilogues(network, card.clip)
+        if options.compile:
+            with quiet():
+                # CUDA graphs are captured here, where they are asked for.
+                mode = "max-autotune-no-cudagraphs" if options.autotune else None
+                graph = torch.compile(network, dynamic=False, mode=mode)
         return cls(graph, card, precision, options, stored)
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
         check_frames(frames, self._card)
         try:
-            with torch.inference_mode(), _exact(), _quiet():
+            with torch.inference_mode(), exact(), quiet():
                 logits = self._run(torch.from_numpy(np.ascontiguousarray(frames)))
         except torch.cuda.OutOfMemoryError as error:
             raise ArtifactError(
@@ -155,7 +149,7 @@ class TorchRuntime(BaseRuntime):
 
     @classmethod
     def ways(cls, card: ModelCard) -> Iterator[RuntimeOptions]:
-        """Eager and compiled on the CPU; on the GPU in three precisions, also as CUDA graphs."""
+        """Eager and compiled on the CPU; on the GPU in three precisions and all forms."""
         plain = RuntimeOptions(backend="torch", device="cpu", precision="fp32")
         yield plain
         if card.model.fused:
@@ -166,14 +160,30 @@ class TorchRuntime(BaseRuntime):
         on_gpu = dataclasses.replace(plain, device="cuda")
         yield on_gpu
         yield dataclasses.replace(on_gpu, precision="fp16")
-        if card.model.fused:
-            yield dataclasses.replace(on_gpu, precision="bf16")
-            yield dataclasses.replace(on_gpu, precision="bf16", cuda_graphs=True)
-            for precision in ("fp32", "bf16", "fp16"):
-                yield dataclasses.replace(on_gpu, precision=precision, planar=True)
-            yield dataclasses.replace(on_gpu, precision="bf16", planar=True, cuda_graphs=True)
-            yield dataclasses.replace(on_gpu, precision="bf16", planar=True, compile=True)
-            yield dataclasses.replace(on_gpu, precision="fp16", compile=True)
+        if not card.model.fused:
+            return
+        precisions: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
+        for precision in precisions:
+            half = dataclasses.replace(on_gpu, precision=precision)
+            for way in cls.automatic_ways(card, half):
+                if way not in (on_gpu, dataclasses.replace(on_gpu, precision="fp16")):
+                    yield way
+        for precision in precisions[:2]:
+            compiled = dataclasses.replace(on_gpu, precision=precision, compile=True)
+            for planar in (False, True):
+                way = dataclasses.replace(compiled, planar=planar, cuda_graphs=True)
+                yield way
+                yield dataclasses.replace(way, autotune=True)
+
+    @classmethod
+    def automatic_ways(cls, card: ModelCard, options: RuntimeOptions) -> tuple[RuntimeOptions, ...]:
+        """On a GPU every form of a fused network that has what was asked for; none compiled."""
+        if options.device != "cuda" or not card.model.fused or options.compile:
+            return (options,)
+        forms = [options, dataclasses.replace(options, planar=True)]
+        forms.append(dataclasses.replace(options, planar=True, fused_relu=True))
+        ways = [dataclasses.replace(form, cuda_graphs=graphs) for form in forms for graphs in _BOTH]
+        return tuple(dict.fromkeys(way for way in ways if includes(way, options)))
 
     @classmethod
     def examine(cls) -> Iterator[Finding]:
@@ -228,8 +238,72 @@ class _Captured:
         return self._logits
 
 
+def network_on(
+    device: str, model: ActionModel, clip: ClipSpec, precision: Precision
+) -> FramesToLogits:
+    """A network with its normalisation, in a precision and on a device.
+
+    Args:
+        device: "cpu" or "cuda".
+        model: in fp32; its trunk is changed in place for a lower precision.
+        clip: what it takes.
+        precision: fp32, fp16 or bf16.
+
+    Raises:
+        BackendError: torch cannot use the GPU.
+    """
+    if precision != "fp32":
+        halve_trunk(model, _DTYPES[precision])
+    graph = FramesToLogits(model, clip).eval()
+    if device != "cuda":
+        return graph
+    try:
+        graph.to("cuda")
+    except RuntimeError as error:  # no memory left, or a torch without code for this GPU
+        reason = str(error).splitlines()[0]
+        raise BackendError(f"torch cannot use this GPU: {reason}") from error
+    keep_channels_last(graph)
+    return graph
+
+
+def keep_channels_last(graph: nn.Module) -> None:
+    """Put filters into the layout that kernels for half precision want; what comes of them has it.
+
+    The colours of a pixel lie side by side in frames, too.
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in graph.parameters():
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.to(memory_format=formats[parameter.dim()])
+
+
+def _check_options(options: RuntimeOptions) -> None:
+    """Refuse what cannot be, before anything is loaded.
+
+    Raises:
+        BackendError: it cannot be on this device, or without another option.
+    """
+    if options.cuda_graphs and options.device != "cuda":
+        raise BackendError("--cuda-graphs needs --device cuda")
+    if options.autotune and not options.compile:
+        raise BackendError("--autotune is of --compile: give both")
+    if options.fused_relu and (not options.planar or options.compile):
+        raise BackendError(
+            "--fused-relu is of --planar, and not of --compile, which fuses by itself"
+        )
+    precision = options.precision or "fp32"
+    if precision not in _DTYPES:
+        raise BackendError(
+            f"torch has no {precision} here; run: stdeploy export --precision {precision}"
+        )
+    if precision == "fp16" and options.device == "cpu":
+        raise BackendError(
+            "torch computes fp16 convolutions on a CPU minutes a clip; use fp32, or bf16"
+        )
+
+
 @contextlib.contextmanager
-def _exact() -> Iterator[None]:
+def exact() -> Iterator[None]:
     """Without TF32, whose 10 bits a golden clip in float32 would not forgive."""
     if not torch.cuda.is_available():
         yield
@@ -245,7 +319,7 @@ def _exact() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """torch.compile warns about its own internals, when it is loaded and when it first runs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

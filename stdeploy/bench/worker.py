@@ -21,6 +21,7 @@ import numpy as np
 
 from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.files import (
+    AOT_SUFFIX,
     CHECKPOINT_SUFFIX,
     ENGINE_SUFFIX,
     FLOAT_INPUT,
@@ -35,7 +36,7 @@ from stdeploy.backends.selection import backends_for
 from stdeploy.errors import ArtifactError, MissingExtraError
 from stdeploy.hardware import cpu_multiplies
 
-_SUFFIXES = (CHECKPOINT_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, ENGINE_SUFFIX)
+_SUFFIXES = (CHECKPOINT_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, ENGINE_SUFFIX, AOT_SUFFIX)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,9 @@ class Case:
         extras = [
             *([] if own else [f"of {self.card.precision}"]),
             *(["planar"] if self.card.form == "planar" or self.options.planar else []),
+            *(["fused relu"] if self.options.fused_relu else []),
             *(["compiled"] if self.options.compile else []),
+            *(["autotuned"] if self.options.autotune else []),
             *(["graphs"] if self.options.cuda_graphs else []),
             *(["unfused"] if not self.card.model.fused else []),
         ]
@@ -89,7 +92,9 @@ class Case:
         if self.precision != self.card.precision:
             options.append(f"--precision {self.precision}")
         options += ["--compile"] if self.options.compile else []
+        options += ["--autotune"] if self.options.autotune else []
         options += ["--planar"] if self.options.planar else []
+        options += ["--fused-relu"] if self.options.fused_relu else []
         options += ["--cuda-graphs"] if self.options.cuda_graphs else []
         return f"stdeploy classify VIDEO -m {self.artifact} {' '.join(options)}"
 

@@ -1,25 +1,31 @@
 """stdeploy export: fused weights to files of other runtimes, in any precision, each one proven."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, existing, newest
 from stdeploy.artifacts.spec import ForeignSpec
 from stdeploy.backends.tensorrt_builder import BuildOptions
-from stdeploy.cli.console import announced, note, out, phase_bars
-from stdeploy.cli.options import FormName, InputName, PrecisionName
+from stdeploy.cli.export_writers import (
+    Gate,
+    Package,
+    put_on_triton,
+    videos_named,
+    write_engine,
+    write_float_input,
+    write_onnx,
+    write_openvino,
+    write_package,
+    write_program,
+)
+from stdeploy.cli.options import DeviceName, FormName, InputName, PrecisionName
 from stdeploy.errors import ArtifactError, SpecError
-from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stdeploy.artifacts.card import ParityRow
-    from stdeploy.datasets.loader import NamedVideos
+    pass
 
 
 _Fused = Annotated[
@@ -68,6 +74,20 @@ _OpenVino = Annotated[
 _Pt2 = Annotated[
     bool, typer.Option("--pt2", help="Also write a program of torch.export, in fp32: a .pt2 file.")
 ]
+_Aot = Annotated[
+    bool,
+    typer.Option(
+        "--aot",
+        help="Instead: compile a package for torch on the GPU of this host (--device cpu: for its "
+        "processor), which opens without compiling: an .aot.pt2 file and its sidecar.",
+    ),
+]
+_Device = Annotated[
+    DeviceName, typer.Option("--device", help="What --aot compiles for. auto: the GPU if any.")
+]
+_Autotune = Annotated[
+    bool, typer.Option("--autotune", help="With --aot: time every kernel, for minutes.")
+]
 _Trt = Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine.")]
 _Target = Annotated[
     str | None,
@@ -79,7 +99,7 @@ _Batches = Annotated[
     str | None,
     typer.Option(
         "--batches",
-        help="Batch to be fastest at, and largest, of an engine or on Triton.",
+        help="Batch to be fastest at, and largest, of an engine or on Triton; --aot takes any.",
         show_default="1,8",
     ),
 ]
@@ -121,6 +141,9 @@ def command(
     input_format: _Input = InputName.UINT8,
     openvino: _OpenVino = False,
     pt2: _Pt2 = False,
+    aot: _Aot = False,
+    device: _Device = DeviceName.AUTO,
+    autotune: _Autotune = False,
     trt: _Trt = False,
     target: _Target = None,
     batches: _Batches = None,
@@ -136,13 +159,23 @@ def command(
     batches 1, 2 and 5, on the golden clip and on the clips of --calibrate, or nothing is written.
     What is made of it is compared in the same way.
     """
+    gate = Gate(allow=_thresholds(allow or []), max_clips=calibration_clips)
+    if aot:
+        others = (output, input_format is InputName.FLOAT, openvino, pt2, trt, triton)
+        _refuse_beside_aot(others)
+        batch = _batches(batches or "1,1")[0]
+        write_package(
+            fused, Package(precision, form, device, batch, autotune=autotune), calibrate, gate
+        )
+        return
+    if autotune or device is not DeviceName.AUTO:
+        raise SpecError("--device and --autotune are for packages: add --aot")
     if not trt and (target or any_gpu or any_version):
         raise SpecError("--target and the --...-compatible options are for engines: add --trt")
     if triton is None and name is not None:
         raise SpecError("--name is of a model on Triton: add --triton DIR")
     float_input = input_format is InputName.FLOAT
     remakes = float_input or openvino or trt  # makes other files of an .onnx file
-    gate: _Gate = {"allow": _thresholds(allow or []), "max_clips": calibration_clips}
     engine = BuildOptions(
         batches=_batches(batches or "1,8"),
         targets=tuple(target.split(",")) if target else (),
@@ -163,7 +196,7 @@ def command(
                 raise _is_exported(fused)
             if batches and fused.suffix == ENGINE_SUFFIX:
                 raise SpecError(f"{str(fused)!r} has its batches already; leave --batches out")
-            _put_on_triton(fused, triton, name, engine.batches)
+            put_on_triton(fused, triton, name, engine.batches)
             return
     if fused is not None:
         existing(fused)  # before torch, which takes seconds to import
@@ -184,145 +217,29 @@ def command(
         precision is not PrecisionName.FP32 or planar or (output and not float_input)
     ):
         raise _is_exported(source)
-    found = _videos_named(calibrate)
-    artifact = _export(source, output, precision, form, found, gate) if exports else source
+    found = videos_named(calibrate)
+    artifact = write_onnx(source, output, precision, form, found, gate) if exports else source
     if float_input:
-        artifact = _write_float_input(artifact, None if exports else output, found, gate)
+        artifact = write_float_input(artifact, None if exports else output, found, gate)
     if openvino:
-        _write_openvino(artifact, found, gate)
+        write_openvino(artifact, found, gate)
     if pt2:
-        _write_program(source, input_format, found, gate)
+        write_program(source, input_format, found, gate)
     if trt:
-        artifact = _build(artifact, engine, found, gate, calibrated=exports)
+        artifact = write_engine(artifact, engine, found, gate, calibrated=exports)
     if triton is not None:
-        _put_on_triton(artifact, triton, name, engine.batches)
+        put_on_triton(artifact, triton, name, engine.batches)
 
 
-class _Gate(TypedDict):
-    """What judges an export and an engine alike."""
-
-    allow: dict[str, float]
-    max_clips: int
-
-
-def _videos_named(calibrate: Path | None) -> "NamedVideos | None":
-    """The videos of --calibrate, and what exporting needs, which takes seconds to import."""
-    found = None
-    loading = "loading PyTorch and ONNX"
-    with phase_bars("looking for videos" if calibrate else loading) as progress:
-        if calibrate is not None:
-            from stdeploy.datasets.loader import videos_of
-
-            found = videos_of(calibrate, "train")
-            if words := found.passed_over.in_words():
-                note(f"{calibrate}: {words}")
-            progress(loading, 0, 1)
-        require("torch", extra="export", purpose="exporting")
-        import stdeploy.export.engine
-        import stdeploy.export.onnx  # noqa: F401 - while the bar is shown
-    return found
-
-
-def _export(
-    fused: Path,
-    output: Path | None,
-    precision: PrecisionName,
-    form: FormName,
-    found: "NamedVideos | None",
-    gate: _Gate,
-) -> Path:
-    """Write and show an .onnx file."""
-    from stdeploy.export.onnx import export_onnx
-
-    what = f"exporting {fused} in {precision.value}"
-    if found:
-        use = "calibrating" if precision is PrecisionName.INT8 else "comparing"
-        what += f", {use} on {found.some(gate['max_clips'])}"
-    with phase_bars(f"opening {fused.name}") as progress:
-        result = export_onnx(
-            fused,
-            output,
-            precision=precision.value,
-            form=form.value,
-            calibrate=found,
-            progress=announced(what, progress),
-            tell=note,
-            **gate,
+def _refuse_beside_aot(others: tuple[object, ...]) -> None:
+    """Refuse what is made of an .onnx file, or is one, where none is written."""
+    names = ("--output", "--input", "--openvino", "--pt2", "--trt", "--triton")
+    given = [name for name, value in zip(names, others, strict=True) if value]
+    if given:
+        raise SpecError(
+            f"--aot compiles the fused network and writes no .onnx file; leave {', '.join(given)} "
+            "out, or export twice"
         )
-    parent = "imported" if isinstance(result.card.model, ForeignSpec) else "fused"
-    _print_parity(result.parity, f"{result.card.precision} against the {parent} network")
-    if result.card.kept:
-        out.print(f"kept in fp32: {', '.join(result.card.kept)}", soft_wrap=True, markup=False)
-    _print_written(result.path)
-    if precision is not PrecisionName.FP32 or form is FormName.PLANAR:
-        note(f"without --model, classify and serve take the newest .onnx: {result.path.name}")
-    return result.path
-
-
-def _build(
-    onnx_file: Path,
-    options: BuildOptions,
-    found: "NamedVideos | None",
-    gate: _Gate,
-    *,
-    calibrated: bool,
-) -> Path:
-    """Write and show an engine; of videos that were `calibrated` on all has been said."""
-    from stdeploy.export.engine import build_engine
-
-    what = f"building an engine from {onnx_file}"
-    if found:
-        what += f", comparing on {found.some(gate['max_clips'])}"
-    with phase_bars(f"opening {onnx_file.name}") as progress:
-        built = build_engine(
-            onnx_file,
-            options,
-            calibrate=found,
-            progress=announced(what, progress),
-            tell=(lambda _text: None) if calibrated else note,
-            **gate,
-        )
-    for line in built.notes:
-        note(line)
-    _print_written(built.path)
-    return built.path
-
-
-def _write_float_input(
-    onnx_file: Path, output: Path | None, found: "NamedVideos | None", gate: _Gate
-) -> Path:
-    """Write and show the file that takes float32."""
-    from stdeploy.export.float_input import export_float_input
-
-    with phase_bars(f"opening {onnx_file.name}") as progress:
-        result = export_float_input(
-            onnx_file,
-            output,
-            calibrate=found,
-            progress=announced(f"writing {onnx_file} once more for float-ncthw", progress),
-            tell=note,
-            **gate,
-        )
-    _print_parity(result.parity, f"{InputName.FLOAT.value} against {onnx_file.name}")
-    _print_written(result.path)
-    return result.path
-
-
-def _write_openvino(onnx_file: Path, found: "NamedVideos | None", gate: _Gate) -> None:
-    """Write and show the files of OpenVINO."""
-    from stdeploy.export.openvino_ir import export_openvino
-
-    with phase_bars(f"opening {onnx_file.name}") as progress:
-        result = export_openvino(
-            onnx_file,
-            calibrate=found,
-            progress=announced(f"writing {onnx_file} as OpenVINO IR", progress),
-            tell=note,
-            **gate,
-        )
-    _print_parity(result.parity, f"OpenVINO IR against {onnx_file.name}")
-    _print_written(result.path)
-    _print_written(result.weights)
 
 
 def _check_program_possible(source: Path, precision: PrecisionName) -> None:
@@ -331,25 +248,6 @@ def _check_program_possible(source: Path, precision: PrecisionName) -> None:
         raise SpecError(f"--pt2 takes a *{FUSED_SUFFIX} file, and {str(source)!r} is a graph")
     if precision is not PrecisionName.FP32:
         raise SpecError(f"--pt2 writes fp32; leave --precision {precision.value} out")
-
-
-def _write_program(
-    fused: Path, input_format: InputName, found: "NamedVideos | None", gate: _Gate
-) -> None:
-    """Write and show the program of torch.export."""
-    from stdeploy.export.torch_program import export_torch_program
-
-    with phase_bars(f"opening {fused.name}") as progress:
-        result = export_torch_program(
-            fused,
-            input_format=input_format.value,
-            calibrate=found,
-            progress=announced(f"writing {fused} as a program of torch.export", progress),
-            tell=note,
-            **gate,
-        )
-    _print_parity(result.parity, f"torch.export against {fused.name}")
-    _print_written(result.path)
 
 
 def _is_exported(artifact: Path) -> SpecError:
@@ -368,34 +266,6 @@ def _lowers(artifact: Path) -> bool:
     except ArtifactError:  # what is wrong with it is said by what opens it
         return False
     return isinstance(card.model, ForeignSpec) and card.precision == "fp32"
-
-
-def _print_written(path: Path) -> None:
-    out.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", soft_wrap=True, markup=False)
-
-
-def _put_on_triton(
-    artifact: Path, repository: Path, name: str | None, batches: tuple[int, int]
-) -> None:
-    from stdeploy.export.triton import write_triton
-
-    model = write_triton(artifact, repository, name=name, batches=batches)
-    if not model.added:
-        note(f"{model.folder} holds this artifact already")
-    if model.note:
-        note(model.note)
-    out.print(str(model.folder), soft_wrap=True, markup=False)
-
-
-def _print_parity(parity: "Sequence[ParityRow]", title: str) -> None:
-    table = Table(title=title, title_justify="left")
-    for name in ("check", "on"):
-        table.add_column(name)
-    for name in ("error", "allowed"):
-        table.add_column(name, justify="right")
-    for row in parity:
-        table.add_row(row.check, row.detail, f"{row.error:.1e}", f"{row.tolerance:.1e}")
-    out.print(table)
 
 
 def _thresholds(texts: list[str]) -> dict[str, float]:

@@ -53,7 +53,9 @@ class ReaderName(StrEnum):
 
 ModelOption = Annotated[
     Path | None,
-    typer.Option("--model", "-m", help="Default: the newest *.onnx; on GPU hosts also *.engine."),
+    typer.Option(
+        "--model", "-m", help="Default: the newest *.onnx; on GPU hosts also *.engine, *.aot.pt2."
+    ),
 ]
 ReaderOption = Annotated[
     ReaderName,
@@ -88,10 +90,26 @@ _RUNTIME: dict[str, tuple[Any, Any]] = {
         Annotated[bool, typer.Option("--compile", help="Generate code, with torch.compile.")],
         False,
     ),
+    "autotune": (
+        Annotated[
+            bool,
+            typer.Option("--autotune", help="With --compile: time every kernel, for minutes."),
+        ],
+        False,
+    ),
     "planar": (
         Annotated[
             bool,
             typer.Option("--planar", help="Of torch: 2D convolutions of stacked frames, no 3D."),
+        ],
+        False,
+    ),
+    "fused_relu": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--fused-relu", help="With --planar on a GPU: sum and ReLU within convolutions."
+            ),
         ],
         False,
     ),

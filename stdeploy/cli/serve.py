@@ -51,7 +51,7 @@ def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
         "artifact": Annotated[
             Path | None,
             typer.Argument(
-                help="Default: the newest *.onnx; on GPU hosts also *.engine.",
+                help="Default: the newest *.onnx; on GPU hosts also *.engine, *.aot.pt2.",
                 show_default=False,
             ),
         ],

@@ -145,11 +145,11 @@ def default_artifact() -> Path:
     Raises:
         ArtifactError: there is none.
     """
-    from stdeploy.artifacts.files import ENGINE_SUFFIX, ONNX_SUFFIX, newest
+    from stdeploy.artifacts.files import AOT_SUFFIX, ENGINE_SUFFIX, ONNX_SUFFIX, newest
     from stdeploy.hardware import gpus
 
-    # An engine that was built here for another host is no default of this one.
-    suffixes = (ONNX_SUFFIX, ENGINE_SUFFIX) if gpus() else (ONNX_SUFFIX,)
+    # Code that was compiled here for another host is no default of this one.
+    suffixes = (ONNX_SUFFIX, ENGINE_SUFFIX, AOT_SUFFIX) if gpus() else (ONNX_SUFFIX,)
     return newest(Path(), *suffixes, made_by="stdeploy export")
 
 

@@ -19,8 +19,9 @@ from stdeploy.artifacts.files import (
     existing,
     unfinished_folder,
 )
+from stdeploy.artifacts.sidecar import move_with_sidecar
 from stdeploy.backends.base import RuntimeOptions
-from stdeploy.backends.engine_files import move_engine, timing_path, write_engine, write_sidecar
+from stdeploy.backends.engine_files import timing_path, write_engine
 from stdeploy.backends.tensorrt import TensorRtRuntime
 from stdeploy.backends.tensorrt_builder import (
     BuildOptions,
@@ -132,7 +133,7 @@ def build_engine(
                 f"built for {', '.join(sidecar.targets)} and not run, because no such GPU is "
                 "here; it answers its golden clip when it is first opened",
             )
-        move_engine(unproven, path)
+        move_with_sidecar(unproven, path)
     return BuiltEngine(path, sidecar, notes)
 
 
@@ -195,8 +196,6 @@ def _proven(
         allowed = thresholds(card.precision, allow)
         proof = prove(runtime, reference, allowed, batches=batches, progress=progress)
     check(proof, source=f"the engine of {onnx_file.name!r}")
-    sidecar = sidecar.model_copy(
-        update={"card": sidecar.card.model_copy(update={"parity": proof.rows})}
-    )
-    write_sidecar(path, sidecar)
+    sidecar = sidecar.with_parity(*proof.rows)
+    sidecar.write(path)
     return sidecar

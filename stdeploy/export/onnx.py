@@ -33,16 +33,15 @@ from stdeploy.backends.base import Backend, RuntimeOptions
 from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.datasets.loader import NamedVideos
-from stdeploy.errors import ArtifactError, ParityError, SpecError, check_choice
+from stdeploy.errors import ArtifactError, SpecError, check_choice
 from stdeploy.export.calibration import CalibrationClips, named_videos, read_calibration
 from stdeploy.export.graph_precision import graph_in
 from stdeploy.export.onnx_verification import Parent
-from stdeploy.export.planar_verification import verify_planar
+from stdeploy.export.planar_verification import proven_planar
 from stdeploy.export.verification import Reference, check_verifiable, prove_file, prover, thresholds
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk
-from stdeploy.models.planar import planar_form
 from stdeploy.optional_packages import require
 
 # A convolution takes bfloat16 from opset 22 on; for the rest an older one is understood by more.
@@ -136,30 +135,10 @@ def export_onnx(
     parent = Parent.of(model, card, fused, clips, progress, form=form)
     card = _unproven(card, fused, precision, clips).model_copy(update={"form": form})
     if form == "planar":
-        rows, model = _proven_planar(model, card, fused)
+        rows, model = proven_planar(model, card, fused)
         card = card.model_copy(update={"parity": rows})
     card = _write_proven(path, lambda: to_onnx(model, card), card, clips, parent, allowed, progress)
     return ExportResult(path, card)
-
-
-def _proven_planar(
-    model: ActionModel, card: ModelCard, fused: Path
-) -> tuple[tuple[ParityRow, ...], ActionModel]:
-    """The planar form of a fused network, and how it was compared with it.
-
-    Raises:
-        ParityError: it computes something else.
-    """
-    planar = planar_form(model, card.clip.num_frames)
-    rows = tuple(verify_planar(model, planar, card.clip, seed=card.golden.seed))
-    failed = [row for row in rows if not row.passed]
-    if failed:
-        raise ParityError(
-            f"the planar form of {fused.name!r} differs from it: {failed[0].check} in "
-            f"{failed[0].precision} {failed[0].error:.1e}, allowed {failed[0].tolerance:.0e}; "
-            "nothing was written, please report it"
-        )
-    return rows, planar
 
 
 def _export_graph(

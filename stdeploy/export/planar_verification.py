@@ -2,16 +2,19 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from stdeploy.artifacts.card import ParityRow
+from stdeploy.artifacts.card import ModelCard, ParityRow
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.parity import PLANAR_TOLERANCE, relative_error
 from stdeploy.artifacts.spec import Arithmetic, ClipSpec
+from stdeploy.errors import ParityError
 from stdeploy.models.base import ActionModel
 from stdeploy.models.frames_to_logits import logits_and_magnitude, logits_of
+from stdeploy.models.planar import planar_form
 
 # float64 convolutions unfold their input; sides change nothing of what is compared.
 _MAX_SIDE_PX = 64
@@ -53,3 +56,28 @@ def verify_planar(
                 tolerance=PLANAR_TOLERANCE[precision],
                 detail="x".join(str(size) for size in frames.shape[:3]),
             )
+
+
+def proven_planar(
+    model: ActionModel, card: ModelCard, fused: Path
+) -> tuple[tuple[ParityRow, ...], ActionModel]:
+    """The planar form of a fused network, and how it was compared with it.
+
+    Args:
+        model: the network.
+        card: its card.
+        fused: its file, for the error.
+
+    Raises:
+        ParityError: it computes something else.
+    """
+    planar = planar_form(model, card.clip.num_frames)
+    rows = tuple(verify_planar(model, planar, card.clip, seed=card.golden.seed))
+    failed = [row for row in rows if not row.passed]
+    if failed:
+        raise ParityError(
+            f"the planar form of {fused.name!r} differs from it: {failed[0].check} in "
+            f"{failed[0].precision} {failed[0].error:.1e}, allowed {failed[0].tolerance:.0e}; "
+            "nothing was written, please report it"
+        )
+    return rows, planar

@@ -313,7 +313,7 @@ def _put(artifact: Path, target: Path) -> str:
     """
     target.parent.mkdir(exist_ok=True)
     if artifact.suffix == ENGINE_SUFFIX:
-        target.write_bytes(EngineSidecar.read(artifact).read_engine(artifact))
+        target.write_bytes(EngineSidecar.read(artifact).read_code(artifact))
     else:
         shutil.copyfile(artifact, target)
     return sha256_of(target)

@@ -1,5 +1,7 @@
 """What every architecture here shares: its contract, its convolutions, its head."""
 
+import contextlib
+import contextvars
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -89,7 +91,28 @@ class ActionModel(nn.Module):
 
 def frames_to_batch(x: Tensor) -> Tensor:
     """Map clips (N, C, T, H, W) to frames (T N, C, H, W), as the planar form takes them."""
-    return x.permute(2, 0, 1, 3, 4).flatten(0, 1)
+    if exporting():
+        return x.permute(2, 0, 1, 3, 4).flatten(0, 1)
+    # Channels of a pixel lie side by side in frames, and stay so.
+    return x.permute(2, 0, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def exporting() -> bool:
+    """Whether a program is made of the network that need not run in torch."""
+    return torch.compiler.is_exporting() and not _FOR_TORCH.get()
+
+
+@contextlib.contextmanager
+def exporting_for_torch() -> Iterator[None]:
+    """What torch.export makes meanwhile runs in torch: memory formats are kept, as without it."""
+    token = _FOR_TORCH.set(True)
+    try:
+        yield
+    finally:
+        _FOR_TORCH.reset(token)
+
+
+_FOR_TORCH: contextvars.ContextVar[bool] = contextvars.ContextVar("for torch", default=False)
 
 
 class AveragePoolHead(nn.Module):

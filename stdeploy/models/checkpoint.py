@@ -28,7 +28,7 @@ from stdeploy.artifacts.digest import (
     content_sha256,
     torch_parts,
 )
-from stdeploy.artifacts.files import whole_file
+from stdeploy.artifacts.files import is_compiled, whole_file
 from stdeploy.artifacts.golden import check_golden
 from stdeploy.artifacts.parity import RUNTIME_TOLERANCE
 from stdeploy.artifacts.spec import Precision
@@ -119,7 +119,7 @@ def load_model(path: Path) -> tuple[ActionModel, ModelCard]:
         except SafetensorError as error:
             raise ArtifactError(f"{str(path)!r} is damaged: {error}") from error
     else:
-        foreign = path.suffix not in (".onnx", ".engine")
+        foreign = not (path.suffix == ".onnx" or is_compiled(path))
         ours = f"; another project's come in with stdeploy import {shlex.quote(str(path))}"
         raise ArtifactError(
             f"{str(path)!r} holds no weights for torch; give a .pt or .fused.safetensors file"

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from stdeploy.artifacts.layouts import Size3
 from stdeploy.errors import SpecError
-from stdeploy.models.base import AveragePoolHead, SlidingAverage
+from stdeploy.models.base import AveragePoolHead, SlidingAverage, exporting
 from stdeploy.models.i3d_inception import SamePadding, same_padding
 from stdeploy.models.resnet import PaddingShortcut
 from stdeploy.models.slowfast import SlowFrames
@@ -61,15 +61,20 @@ class Taps(NamedTuple):
         """
         if self.in_place:
             return [x]
-        if torch.compiler.is_exporting():
+        if exporting():
             # In a graph: shapes that are constant but for the batch, and no tensor of 5 dimensions.
             rows = _padded(x.reshape(self.frames, -1), 1, self, repeat=repeat)
             return [rows[self._stops(j)].reshape(-1, *x.shape[1:]) for j in range(self.length)]
-        # In torch: views, which keep the memory format of x.
-        clips = len(x) // self.frames
+        # In torch: views where that is possible, and the memory format of x.
+        clips = x.shape[0] // self.frames  # not len(x), which a program takes for a constant
         x = _padded(x, clips, self, repeat=repeat)
-        x = x.view(-1, clips, *x.shape[1:])
-        return [x[self._stops(j)].flatten(0, 1) for j in range(self.length)]
+        if self.stride == 1:
+            lasting = self.outputs * clips
+            return [x[j * clips : j * clips + lasting] for j in range(self.length)]
+        x = x.permute(0, 2, 3, 1)
+        x = x.view(self.frames + self.before + self.after, clips, *x.shape[1:])
+        taps = (x[self._stops(j)].flatten(0, 1) for j in range(self.length))
+        return [tap.permute(0, 3, 1, 2) for tap in taps]
 
     def _stops(self, tap: int) -> slice:
         return slice(tap, tap + (self.outputs - 1) * self.stride + 1, self.stride)

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from stdeploy.artifacts.files import (
+    AOT_SUFFIX,
     CHECKPOINT_SUFFIX,
     ENGINE_SUFFIX,
     FUSED_SUFFIX,
@@ -264,7 +265,7 @@ class Recipe(Spec):
 
 def _way_to_a_checkpoint(weights: str) -> str:
     """Where the checkpoint is that belongs to a file that is none."""
-    if weights.endswith((FUSED_SUFFIX, ONNX_SUFFIX, ENGINE_SUFFIX)):
+    if weights.endswith((FUSED_SUFFIX, ONNX_SUFFIX, ENGINE_SUFFIX, AOT_SUFFIX)):
         return (
             " (the one that this file was made from: what is fused or exported is not trained on)"
         )

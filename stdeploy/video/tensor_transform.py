@@ -17,8 +17,8 @@ _LARGEST_SIDE_PX = 1 << 16
 def resize_short_side(frames: Tensor, short_side_px: int) -> Tensor:
     """Resize so that the shorter side has a given length, keeping the shape of pixels.
 
-    As `stdeploy.video.transform.resize_short_side`: blocks of whole pixels are averaged, and what is
-    left of the factor is bilinear.
+    As `stdeploy.video.transform.resize_short_side`: blocks of whole pixels are averaged, and what
+    is left of the factor is bilinear.
 
     Args:
         frames: uint8 (F, H, W, 3), on any device.

@@ -16,7 +16,6 @@ from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.artifacts.files import sha256_of
 from stdeploy.artifacts.golden import golden_clip
-from stdeploy.backends.engine_files import write_sidecar
 from stdeploy.backends.loader import open_runtime
 
 FOLDER = Path(__file__).parent / "version_0_1_0"
@@ -46,6 +45,6 @@ def test_a_sidecar_opens_and_is_written_with_the_same_fields(tmp_path: Path) -> 
     sidecar = EngineSidecar.read(engine)
     assert sidecar.distribution == "tensorrt_rtx"
     before = json.loads((FOLDER / f"{ENGINE}.json").read_text())
-    write_sidecar(engine, sidecar)
+    sidecar.write(engine)
     assert json.loads((tmp_path / f"{ENGINE}.json").read_text()) == before
     assert sidecar.engine_sha256 != sha256_of(engine)

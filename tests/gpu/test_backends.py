@@ -10,7 +10,6 @@ import pytest
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.artifacts.files import sidecar_path
 from stdeploy.backends.base import RuntimeOptions
-from stdeploy.backends.engine_files import write_sidecar
 from stdeploy.backends.loader import open_runtime
 from stdeploy.backends.tensorrt_builder import BuildOptions, usable_distributions
 from stdeploy.errors import ArtifactError
@@ -121,7 +120,7 @@ def test_engine_of_another_host_is_refused_or_built_again(engine: Path, tmp_path
         (engine.with_name(sidecar.onnx), tmp_path / sidecar.onnx),
     ):
         target.write_bytes(source.read_bytes())
-    write_sidecar(copy, sidecar.model_copy(update={"targets": ("sm75",), "gpu": "Tesla T4"}))
+    sidecar.model_copy(update={"targets": ("sm75",), "gpu": "Tesla T4"}).write(copy)
     with pytest.raises(ArtifactError, match=r"built for sm75 on Tesla T4, here is .*--rebuild"):
         open_runtime(copy)
     with open_runtime(copy, options=RuntimeOptions(rebuild=True)) as runtime:
