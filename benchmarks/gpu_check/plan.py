@@ -11,7 +11,7 @@ class Stage:
         name: in results and on the command line.
         seconds: after which it is ended; what it has found until then is kept.
         tests: what pytest runs, as arguments; none for a stage that measures, whose function in
-            measuring.py has the same name.
+            measuring.py or training_stages.py has the same name.
     """
 
     name: str
@@ -27,11 +27,14 @@ STAGES = (
     Stage("artifacts", 90),
     Stage("kinetics", 90),
     Stage("determinism", 60),
+    Stage("training_speed", 90),
+    Stage("training_waits", 90),
     Stage("serving", 75),
     Stage("memory", 60, ("tests/gpu/test_memory.py",)),
     Stage("engines", 75, (_BACKENDS, "-k", "engine")),
     Stage("kinetics_onnx", 90),
     Stage("compile", 90, (_BACKENDS, "-k", "compile and not engine")),
+    Stage("training_compiled", 90),
     Stage("b1", 90),
     Stage("planar", 90),
     Stage("planar_onnx", 90),

@@ -5,6 +5,7 @@ is ended early has not run for nothing. Tests that passed before are not run aga
 process that has started it, without which it ends.
 """
 
+import importlib
 import importlib.util
 import os
 import signal
@@ -94,9 +95,10 @@ def main() -> int:
     outcome, stage = Outcome.read(path), by_name(name)
     if stage.tests:
         return run_tests(stage, outcome, path, rehearsal=rehearsal)
-    import measuring
     from networks import Where
 
+    # Apart, since torch is loaded for one of them.
+    measuring = importlib.import_module("training_stages" if "training" in name else "measuring")
     outcome.findings = []
     try:
         getattr(measuring, name)(outcome, Where(rehearsal, path.parent))
