@@ -19,11 +19,11 @@ class Stage:
     tests: tuple[str, ...] = ()
 
 
-_BACKENDS = "tests/gpu/test_backends.py"
+_BACKENDS, _TRAINING = "tests/gpu/test_backends.py", "tests/gpu/test_training.py"
 STAGES = (
     Stage("host", 45),
     Stage("answers", 75, ("tests/gpu/test_cuda.py", _BACKENDS, "-k", "not compile and not engine")),
-    Stage("training", 90, ("tests/gpu/test_training.py",)),
+    Stage("training", 90, (_TRAINING, "-k", "not compiled")),
     Stage("artifacts", 90),
     Stage("kinetics", 90),
     Stage("determinism", 60),
@@ -33,7 +33,7 @@ STAGES = (
     Stage("memory", 60, ("tests/gpu/test_memory.py",)),
     Stage("engines", 75, (_BACKENDS, "-k", "engine")),
     Stage("kinetics_onnx", 90),
-    Stage("compile", 90, (_BACKENDS, "-k", "compile and not engine")),
+    Stage("compile", 90, (_BACKENDS, _TRAINING, "-k", "compile and not engine")),
     Stage("training_compiled", 90),
     Stage("b1", 90),
     Stage("planar", 90),

@@ -85,9 +85,9 @@ def train(
         log_filters: write down after every epoch where the energy of the filters lies.
         begin: is told how many epochs are done, once nothing forbids the run.
         tell: is told before the first step what is odd about the start and what a deterministic run
-            costs, and after the first
-            epoch how many frames of its clips lay past the end of their video, if any did, and of
-            a loss far above that of guessing; like begin and report in the first process only.
+            costs, and after the first epoch that a GPU waited for data, if it did so much, how many
+            frames of its clips lay past the end of their video, if any did, and of a loss far above
+            that of guessing; like begin and report in the first process only.
         report: is called after every step and before every batch of validation videos.
 
     Returns:
@@ -261,7 +261,8 @@ class _Trainer:
             short_side_px=self.learner.clip.short_side_px,
         )
         self._folder.log(words)
-        if waits_much(self._first_epoch):
+        # On a CPU the line of each epoch, which says how much it was, will do.
+        if waits_much(self._first_epoch) and self._fabric.device.type == "cuda":
             tell(words)
 
     def _tell_past_end(self, tell: Callable[[str], None]) -> None:

@@ -121,6 +121,9 @@ def test_a_run_augmented_on_the_device_has_its_weights_and_goes_on_exactly(
     folder: Path, tmp_path: Path
 ) -> None:
     usual = run(folder, tmp_path / "cpu", recipe_of())
+    log = (tmp_path / "cpu" / "run" / "log.txt").read_text()
+    assert " epoch 1: " in log
+    assert " of the time waiting for data" in log
     there = recipe_of(augment_on="device")
     assert_same(run(folder, tmp_path / "device", there), usual)  # without saturation and hue
     with pytest.raises(TrainingError, match="broken off"):
