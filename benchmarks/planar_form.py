@@ -1,12 +1,14 @@
 """The planar form of fused networks beside their 3D convolutions: errors, then times.
 
     python benchmarks/planar_form.py [--rounds N] [--threads N] [--networks NAME ...]
-        [--precisions fp32 int8]
+        [--precisions fp32 int8] [--seeds N]
 
-Prints two tables. Errors: of every architecture with several temporal lengths, in float64 and in
-float32, by torch, relative to the largest logit. Times: of one clip in every runtime and both
+Prints two tables. Errors: of every architecture with several temporal lengths, and of networks of
+other projects that have strides in time, in float64 and in float32, by torch, relative to the
+largest logit; for several draws of weights and clips. Times: of one clip in every runtime and both
 forms, each in turn in every round, so that a machine that slows down slows all of them alike; what
-is compared is the ratio within a round. Weights are random, and so are the norms that are folded.
+is compared is the ratio within a round. Weights are random, and so are the norms that are folded;
+in int8 every layer is quantised, with ranges of a few synthetic clips, and no gate judges it.
 """
 
 import argparse
@@ -17,61 +19,31 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
-from torch import nn
+from planar_networks import OF_OTHERS, OURS, card_of, fused_network, spec_of, written
 
-from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.parity import relative_error
-from stdeploy.artifacts.spec import ClipSpec, Form, ModelSpec, TemporalLengths
-from stdeploy.backends.base import RuntimeOptions
-from stdeploy.backends.loader import open_runtime
-from stdeploy.datasets.synthetic import make_dataset
-from stdeploy.export.onnx import export_onnx
-from stdeploy.fusion import fuse_model
-from stdeploy.models.base import ActionModel
+from stdeploy.artifacts.spec import ClipSpec, Form, Precision, TemporalLengths
+from stdeploy.backends.base import Backend, RuntimeOptions
+from stdeploy.backends.loader import open_backend
 from stdeploy.models.checkpoint import save_fused
-from stdeploy.models.frames_to_logits import golden_of
 from stdeploy.models.planar import planar_form
-from stdeploy.models.registry import build
 
-ARCHITECTURES = ("i3d-resnet18", "i3d-resnet50", "s3d-resnet50", "i3d-inception")
 LENGTHS: tuple[TemporalLengths, ...] = ((1, 1, 3, 3, 5), (7, 3, 3, 3, 3), (5, 5, 5, 5, 5))
 CLIP = ClipSpec(num_frames=32, short_side_px=128, crop_px=112)
 SMALL = (16, 64)  # frames and side of the clips that are compared in float64
-CLASSES = 51
-# Random networks hesitate, and no answer is judged here.
-ANY_ANSWER = {"max_error": 1.0, "mean_error": 1.0, "top1_changed": 1.0, "kl_nats": 100.0}
+RANGE_CLIPS = 4  # that int8 takes its ranges from
+Ways = dict[tuple[str, Form], Callable[[], np.ndarray]]
 
 
-def fused_network(architecture: str, lengths: TemporalLengths) -> ActionModel:
-    """A fused network in float64, of random weights and norms."""
-    torch.manual_seed(0)
-    spec = ModelSpec(
-        architecture=architecture,
-        num_classes=CLASSES,
-        temporal_lengths=lengths,
-        branches="single",
-        eta=1.0,
-    )
-    model = build(spec)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.uniform_(-0.5, 0.5)
-            module.running_var.uniform_(0.5, 2.0)
-    return fuse_model(model.eval())
-
-
-def errors(architecture: str, lengths: TemporalLengths) -> tuple[float, float]:
-    """Relative errors of the planar form in float64 and in float32."""
+def errors(name: str, lengths: TemporalLengths, seed: int) -> tuple[float, float]:
+    """Relative errors of the planar form in float64 and in float32, for one draw of weights."""
     frames, side = SMALL
-    model = fused_network(architecture, lengths)
+    model = fused_network(spec_of(name, lengths), seed=seed)
     x = torch.randn((2, 3, frames, side, side), dtype=torch.float64)
     found = []
     for dtype in (torch.float64, torch.float32):
@@ -83,88 +55,101 @@ def errors(architecture: str, lengths: TemporalLengths) -> tuple[float, float]:
     return found[0], found[1]
 
 
+def error_rows(networks: Sequence[str], seeds: int) -> Iterator[str]:
+    """The first table: of all draws the largest in float64, smallest to largest in float32."""
+    yield f"| network | lengths | float64, largest of {seeds} | float32 |"
+    yield "| --- | --- | ---: | ---: |"
+    ours = itertools.product(networks, LENGTHS)
+    for name, lengths in itertools.chain(ours, ((name, None) for name in OF_OTHERS)):
+        drawn = [errors(name, lengths or LENGTHS[0], seed) for seed in range(seeds)]
+        exact, single = zip(*drawn, strict=True)
+        shown = "-".join(map(str, lengths or spec_of(name, LENGTHS[0]).temporal_lengths))
+        yield f"| {name} | {shown} | {max(exact):.1e} | {min(single):.1e} to {max(single):.1e} |"
+
+
 @contextlib.contextmanager
 def runtimes(
-    architecture: str, folder: Path, videos: Path, threads: int, precisions: Sequence[str]
-) -> Iterator[dict[tuple[str, Form], Callable[[], np.ndarray]]]:
+    name: str, folder: Path, threads: int, precisions: Sequence[Precision]
+) -> Iterator[Ways]:
     """Every way to run a clip, by what runs it and the form."""
-    model = fused_network(architecture, LENGTHS[0]).float()
-    fused = folder / f"{architecture}.fused.safetensors"
-    card = ModelCard(
-        model=model.spec,
-        clip=CLIP,
-        labels=tuple(f"class {number}" for number in range(CLASSES)),
-        golden=golden_of(model, CLIP),
-    )
+    model = fused_network(spec_of(name, LENGTHS[0])).float()
+    card = card_of(model, CLIP)
+    fused = folder / f"{name}.fused.safetensors"
     save_fused(fused, model, card)
-    frames = golden_clip(1, CLIP.frames_shape)[None]
+    clips = np.stack([golden_clip(seed, CLIP.frames_shape) for seed in range(RANGE_CLIPS)])
+    frames = golden_clip(RANGE_CLIPS, CLIP.frames_shape)[None]
     with contextlib.ExitStack() as stack:
-        ways = {}
-        for form in ("conv3d", "planar"):
-            opened = [("torch fp32", fused, "torch")]
+        ways: Ways = {}
+
+        def add(title: str, form: Form, file: Path, backend: Backend, planar: bool) -> None:
+            options = RuntimeOptions(backend=backend, device="cpu", threads=threads, planar=planar)
+            described = cards.get(file, card)
+            runtime = stack.enter_context(open_backend(file, described, options))
+            ways[title, form] = lambda: runtime.run(frames)
+
+        cards = {}
+        for form in get_args(Form):
+            add("torch fp32", form, fused, "torch", form == "planar")
             for precision in precisions:
-                file = export_onnx(
-                    fused,
-                    precision=precision,
-                    form=form,
-                    calibrate=videos if precision == "int8" else None,
-                    allow=ANY_ANSWER if precision == "int8" else None,
-                ).path
-                opened += [(f"{b} {precision}", file, b) for b in ("onnxruntime", "openvino")]
-            for name, file, backend in opened:
-                options = RuntimeOptions(
-                    backend=backend,
-                    device="cpu",
-                    threads=threads,
-                    planar=backend == "torch" and form == "planar",
+                file = folder / f"{name}.{form}.{precision}.onnx"
+                cards[file] = written(
+                    file, model, card, precision=precision, form=form, clips=clips
                 )
-                runtime = stack.enter_context(open_runtime(file, options=options))
-                ways[name, form] = lambda runtime=runtime: runtime.run(frames)
+                for backend in ("onnxruntime", "openvino"):
+                    add(f"{backend} {precision}", form, file, backend, planar=False)
         yield ways
+
+
+def time_rows(ways: Ways, name: str, rounds: int) -> Iterator[str]:
+    """The second table's rows of a network."""
+    logits = {way: run() for way, run in ways.items()}
+    exact = logits["torch fp32", "conv3d"]
+    seconds: dict[tuple[str, Form], list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, run in ways.items():
+            began = time.perf_counter()
+            run()
+            seconds[way].append(time.perf_counter() - began)
+    for runtime in dict.fromkeys(runtime for runtime, _ in ways):
+        usual, planar = seconds[runtime, "conv3d"], seconds[runtime, "planar"]
+        ratios = [b / a for a, b in zip(usual, planar, strict=True)]
+        error = relative_error(
+            logits[runtime, "conv3d"].astype(float), logits[runtime, "planar"].astype(float)
+        )
+        from_fp32 = [
+            relative_error(exact.astype(float), logits[runtime, form].astype(float))
+            for form in get_args(Form)
+        ]
+        yield (
+            f"| {name} | {runtime} | {1e3 * statistics.median(usual):.0f} | "
+            f"{1e3 * statistics.median(planar):.0f} | {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}) | {error:.1e} | "
+            f"{' '.join(f'{each:.1e}' for each in from_fp32)} |"
+        )
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--networks", nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
+    parser.add_argument("--networks", nargs="+", default=OURS, choices=OURS)
     parser.add_argument("--precisions", nargs="+", default=("fp32", "int8"))
     arguments = parser.parse_args()
-    print("| network | lengths | float64 | float32 |\n| --- | --- | ---: | ---: |")
-    for architecture, lengths in itertools.product(arguments.networks, LENGTHS):
-        exact, single = errors(architecture, lengths)
-        shown = "-".join(map(str, lengths))
-        print(f"| {architecture} | {shown} | {exact:.1e} | {single:.1e} |", flush=True)
-    print("\n| network | runtime | 3D, ms | planar, ms | planar / 3D | logits |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_dataset(folder / "videos", train=20, validation=10, seed=1)
-        for architecture in arguments.networks:
-            folders = (folder, folder / "videos")
+    if arguments.seeds:
+        for row in error_rows(arguments.networks, arguments.seeds):
+            print(row, flush=True)
+    print(
+        "\n| network | runtime | 3D, ms | planar, ms | planar / 3D | logits | off fp32, 3D planar |"
+    )
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.networks:
             settings = (arguments.threads, arguments.precisions)
-            with runtimes(architecture, *folders, *settings) as ways:
-                logits = {way: run() for way, run in ways.items()}
-                seconds: dict[tuple[str, Form], list[float]] = {way: [] for way in ways}
-                for _ in range(arguments.rounds):
-                    for way, run in ways.items():
-                        began = time.perf_counter()
-                        run()
-                        seconds[way].append(time.perf_counter() - began)
-            for runtime in dict.fromkeys(runtime for runtime, _ in ways):
-                usual, planar = seconds[runtime, "conv3d"], seconds[runtime, "planar"]
-                ratios = [b / a for a, b in zip(usual, planar, strict=True)]
-                spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-                error = relative_error(
-                    logits[runtime, "conv3d"].astype(float), logits[runtime, "planar"].astype(float)
-                )
-                print(
-                    f"| {architecture} | {runtime} | {1e3 * statistics.median(usual):.0f} | "
-                    f"{1e3 * statistics.median(planar):.0f} | "
-                    f"{statistics.median(ratios):.2f} ({spread}) | {error:.1e} |",
-                    flush=True,
-                )
+            with runtimes(name, Path(folder), *settings) as ways:
+                for row in time_rows(ways, name, arguments.rounds):
+                    print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from stdeploy.video.transform import clip_frame
 class NoNetwork:
     """A runtime that answers at once, so that only decoding takes time."""
 
-    name, device, precision = "none", "nowhere", "fp32"
+    name, device, device_type, precision = "none", "nowhere", "cpu", "fp32"
 
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes

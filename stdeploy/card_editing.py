@@ -73,7 +73,7 @@ def edit_card(path: Path, changes: Mapping[str, str]) -> EditedCard:
         if name not in SETTABLE:
             near = did_you_mean(name, SETTABLE) or f"; there are {', '.join(SETTABLE)}"
             raise SpecError(f"--set {name}: a card has no such field to set{near}")
-    if path.suffix in (OPENVINO_SUFFIX, TORCH_PROGRAM_SUFFIX):
+    if path.suffix in (OPENVINO_SUFFIX, TORCH_PROGRAM_SUFFIX) and not is_compiled(path):
         raise ArtifactError(
             f"{str(path)!r} is for other programs; change the card of the file that it was made "
             "from, and export it again"

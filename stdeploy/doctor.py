@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from stdeploy import __version__
 from stdeploy.backends.base import BACKENDS, Finding, findings, runtime_class
 from stdeploy.backends.selection import rule
+from stdeploy.errors import BackendError, MissingExtraError
 from stdeploy.hardware import (
     cpu_count,
     cpu_features,
@@ -21,7 +22,7 @@ from stdeploy.optional_packages import with_our_pip
 
 _PACKAGES = (
     *("numpy", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "torch"),
-    *("tensorrt", "tensorrt-rtx", "cuda-bindings", "fvcore", "safetensors"),
+    *("tensorrt", "tensorrt-rtx", "cuda-bindings", "PyNvVideoCodec", "av", "fvcore", "safetensors"),
     *("opencv-python-headless", "opencv-python"),
 )
 # Instructions that decide how fast a precision is on a CPU.
@@ -40,12 +41,31 @@ def _examine() -> Iterator[Finding]:
     yield from _host()
     for backend in BACKENDS:
         yield from findings(backend, _backend)
+    yield from findings("nvdec", _reader_on_gpu)
     yield from _known_bad()
     yield Finding("auto", "fact", rule())
 
 
 def _backend(name: str) -> Iterator[Finding]:
     yield from runtime_class(name).examine()
+
+
+def _reader_on_gpu(name: str) -> Iterator[Finding]:
+    """What --reader nvdec can decode."""
+    if not gpus() and importlib.util.find_spec("PyNvVideoCodec") is None:
+        yield Finding(name, "absent", "no NVIDIA GPU; videos are decoded on the CPU")
+        return
+    from stdeploy.video.nvdec import decodable  # an extra
+
+    try:
+        found = decodable()
+    except MissingExtraError:
+        raise
+    except BackendError as error:
+        yield Finding(name, "problem", str(error))
+        return
+    sizes = ", ".join(f"{codec} to {width}x{height}" for codec, (width, height) in found.items())
+    yield Finding(name, "works", f"decodes {sizes}, in 4:2:0 with 8 bits")
 
 
 def versions() -> dict[str, str]:

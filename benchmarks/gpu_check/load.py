@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ MODULES = (
 )
 CLIENTS = 8
 _READY_SECONDS = 60.0
+_FIRST = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +57,33 @@ class Answers:
         return f"{rate:.1f} videos/s, {median:.3g} s each, at most {slowest:.3g} s; {text}"
 
 
-def serve_and_ask(artifact: Path, options: Sequence[str], *, seconds: float) -> Answers:
+def serve_and_ask(
+    artifact: Path,
+    options: Sequence[str],
+    *,
+    seconds: float,
+    video: Path | None = None,
+    watch: AbstractContextManager[object] | None = None,
+) -> Answers:
     """Start a server, let the clients ask for some time, and stop it.
 
     Args:
         artifact: what it serves.
         options: of `stdeploy serve`.
         seconds: of asking, after the first answer.
+        video: what they send; None is ten seconds of 340x256.
+        watch: is open while they ask.
     """
     with tempfile.TemporaryDirectory() as folder:
-        video = Path(folder) / "video.mp4"
-        _write_video(video)
+        if video is None:
+            video = Path(folder) / "video.mp4"
+            _write_video(video)
         content = video.read_bytes()
-    with _server(artifact, options) as url:
-        _ask(url, content, until=0.0)  # the first one waits for kernels
+    with _server(artifact, options) as url, contextlib.ExitStack() as watched:
+        for _ in range(_FIRST):
+            _ask(url, content, until=0.0)  # the first ones wait for kernels
+        if watch is not None:
+            watched.enter_context(watch)
         start = time.monotonic()
         found: list[list[tuple[int, float, str]]] = []
         threads = [
@@ -80,6 +95,7 @@ def serve_and_ask(artifact: Path, options: Sequence[str], *, seconds: float) -> 
         for thread in threads:
             thread.join()
         taken = time.monotonic() - start
+        watched.close()
     rows = [row for one in found for row in one]
     good = [row for row in rows if row[0] == httpx.codes.OK]
     return Answers(

@@ -57,6 +57,14 @@ class Outcome:
     report: dict[str, Any] | None = None
     log: list[str] = dataclasses.field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._path: Path | None = None  # no field: it is not written down
+
+    def kept_in(self, path: Path) -> "Outcome":
+        """The same, written to a file with all that is found from now on."""
+        self._path = path
+        return self
+
     @classmethod
     def read(cls, path: Path) -> "Outcome":
         """As `write` left it; nothing found where there is no such file."""
@@ -76,6 +84,17 @@ class Outcome:
     def add(self, name: str, status: str, said: str = "") -> None:
         """Another finding."""
         self.findings.append(Finding(name, status, said))
+        self._keep()
+
+    def put_report(self, report: Report) -> None:
+        """A benchmark, or what there is of it so far."""
+        self.report = dataclasses.asdict(report)
+        self._keep()
+
+    def _keep(self) -> None:
+        """A stage may be ended at any time, and what it has found is not to be lost."""
+        if self._path is not None:
+            self.write(self._path)
 
 
 class Results:

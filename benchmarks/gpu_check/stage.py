@@ -12,7 +12,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
@@ -21,6 +23,8 @@ import pytest  # noqa: E402 - after the folders that the next are found in
 from plan import REHEARSED_TESTS, Stage, by_name  # noqa: E402
 from results import FAILED, IMPOSSIBLE, PASSED, Outcome  # noqa: E402
 
+# Where the stages that measure are looked for.
+_MEASURING = ("measuring", "on_torch", "on_onnxruntime", "reading", "training_stages")
 # In a rehearsal a second process would load torch for longer than it then ran tests.
 AT_ONCE, AT_ONCE_IN_REHEARSAL = 6, 1
 _TESTS = "tests/gpu/"
@@ -33,11 +37,10 @@ class Recorder:
 
     Args:
         outcome: gets a finding a test.
-        path: of the file.
     """
 
-    def __init__(self, outcome: Outcome, path: Path) -> None:
-        self._outcome, self._path = outcome, path
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A part of a test has ended: setup, call or teardown."""
@@ -46,7 +49,6 @@ class Recorder:
         said = "" if report.passed else _reason(report)
         status = {"passed": PASSED, "failed": FAILED, "skipped": IMPOSSIBLE}[report.outcome]
         self._outcome.add(report.nodeid.removeprefix(_TESTS), status, said)
-        self._outcome.write(self._path)
 
 
 def _reason(report: pytest.TestReport) -> str:
@@ -58,7 +60,7 @@ def _reason(report: pytest.TestReport) -> str:
     return " ".join(text.split())[:300]
 
 
-def run_tests(stage: Stage, outcome: Outcome, path: Path, *, rehearsal: bool) -> int:
+def run_tests(stage: Stage, outcome: Outcome, *, rehearsal: bool) -> int:
     """Run the tests of a stage that have not passed yet."""
     outcome.findings = [found for found in outcome.findings if found.status == PASSED]
     tests = list(stage.tests)
@@ -71,9 +73,19 @@ def run_tests(stage: Stage, outcome: Outcome, path: Path, *, rehearsal: bool) ->
         tests += ["--numprocesses", str(AT_ONCE_IN_REHEARSAL if rehearsal else AT_ONCE)]
     # pytest-benchmark warns beside xdist; where it is not installed, this asks for nothing.
     options = ["-q", "-p", "no:benchmark", "-p", "no:cacheprovider", "-o", _WARNINGS]
-    status = int(pytest.main([*options, *tests], plugins=[Recorder(outcome, path)]))
+    status = int(pytest.main([*options, *tests], plugins=[Recorder(outcome)]))
     nothing_left = status == pytest.ExitCode.NO_TESTS_COLLECTED and bool(outcome.findings)
     return 0 if nothing_left else status
+
+
+def _function(name: str) -> Callable[[Outcome, Any], None]:
+    """What a stage that measures runs: the function of its name."""
+    for module in _MEASURING:
+        found = getattr(importlib.import_module(module), name, None)
+        if found is not None:
+            function: Callable[[Outcome, Any], None] = found
+            return function
+    raise LookupError(f"no stage {name!r} in {', '.join(_MEASURING)}")
 
 
 def end_with(parent: int) -> None:
@@ -92,18 +104,14 @@ def main() -> int:
     name, path = sys.argv[1], Path(sys.argv[2])
     end_with(int(sys.argv[3]))
     rehearsal = bool(os.environ.get("STDEPLOY_REHEARSE_GPU"))
-    outcome, stage = Outcome.read(path), by_name(name)
+    outcome, stage = Outcome.read(path).kept_in(path), by_name(name)
     if stage.tests:
-        return run_tests(stage, outcome, path, rehearsal=rehearsal)
+        return run_tests(stage, outcome, rehearsal=rehearsal)
     from networks import Where
 
-    # Apart, since torch is loaded for one of them.
-    measuring = importlib.import_module("training_stages" if "training" in name else "measuring")
     outcome.findings = []
-    try:
-        getattr(measuring, name)(outcome, Where(rehearsal, path.parent))
-    finally:
-        outcome.write(path)
+    _function(name)(outcome, Where(rehearsal, path.parent))
+    outcome.write(path)
     return 0
 
 

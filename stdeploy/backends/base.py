@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.frames import Frames, on_host
 from stdeploy.artifacts.spec import Precision
 from stdeploy.errors import (
     ArtifactError,
@@ -131,6 +132,8 @@ class RuntimeOptions:
             `stdeploy.models.planar`; an .onnx file has its form from its export.
         fused_relu: of the planar form on a GPU: bias, sum and ReLU within cuDNN's convolution.
         cuda_graphs: on a GPU: replay one CUDA graph per batch size.
+        channels_last: on a GPU: convolutions with channels as the last axis in memory; of a backend
+            that leaves the choice.
         threads: of the CPU; None leaves it to the backend.
         rebuild: build an engine that does not fit this host again.
         emulate: run a precision that this processor only emulates, slowly; for verifying.
@@ -145,6 +148,7 @@ class RuntimeOptions:
     planar: bool = False
     fused_relu: bool = False
     cuda_graphs: bool = False
+    channels_last: bool = False
     threads: int | None = None
     rebuild: bool = False
     emulate: bool = False
@@ -159,7 +163,10 @@ class RuntimeOptions:
 
 DEFAULT_OPTIONS = RuntimeOptions()
 # Options that are asked for or not, and that not every backend has.
-SWITCHES = ("compile", "autotune", "planar", "fused_relu", "cuda_graphs", "rebuild")
+SWITCHES = (
+    *("compile", "autotune", "planar", "fused_relu"),
+    *("cuda_graphs", "channels_last", "rebuild"),
+)
 
 
 def includes(options: RuntimeOptions, asked: RuntimeOptions) -> bool:
@@ -182,8 +189,10 @@ class RunsClips(Protocol):
     device_type: DeviceType
     precision: Precision
 
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, frames: Frames) -> NDArray[np.float32]:
         """Map uint8 frames (N, T, H, W, 3), RGB, to logits (N, K).
+
+        Frames that lie on a GPU are taken where they lie, or fetched.
 
         Raises:
             ArtifactError: shape or type of the frames are not those of the artifact.
@@ -273,7 +282,7 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
         """
 
     @abc.abstractmethod
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, frames: Frames) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
 
     @classmethod
@@ -363,7 +372,7 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
         return card.precision
 
 
-def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
+def check_frames(frames: Frames, card: ModelCard) -> None:
     """Check that frames are what an artifact takes, before a backend sees them.
 
     Raises:
@@ -371,19 +380,19 @@ def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
     """
     expected = card.clip.frames_shape
     if (
-        frames.dtype != np.uint8
+        str(frames.dtype) not in ("uint8", "torch.uint8")
         or frames.ndim != 5
-        or frames.shape[1:] != expected
+        or tuple(frames.shape[1:]) != expected
         or not len(frames)
     ):
         needed = ", ".join(str(size) for size in expected)
         raise ArtifactError(
-            f"frames are {frames.dtype} {frames.shape}; this artifact takes uint8 (N, {needed}), "
-            "N at least 1"
+            f"frames are {frames.dtype} {tuple(frames.shape)}; this artifact takes uint8 "
+            f"(N, {needed}), N at least 1"
         )
 
 
-def as_input(frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.generic]:
+def as_input(frames: Frames, card: ModelCard) -> NDArray[np.generic]:
     """Frames as an artifact takes them.
 
     Args:
@@ -397,6 +406,7 @@ def as_input(frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.generic]:
         ArtifactError: shape or type of the frames are not those of the artifact.
     """
     check_frames(frames, card)
+    frames = on_host(frames)
     if card.input == "float-ncthw":
         return np.ascontiguousarray(frames.transpose(0, 4, 1, 2, 3), dtype=np.float32)
     return np.ascontiguousarray(frames)

@@ -5,14 +5,17 @@ import dataclasses
 import functools
 import importlib.util
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.frames import Frames
+from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import (
     BaseRuntime,
     Described,
@@ -21,14 +24,25 @@ from stdeploy.backends.base import (
     RunsClips,
     RuntimeOptions,
     as_input,
+    check_frames,
     check_signature,
+    includes,
 )
 from stdeploy.errors import ArtifactError, BackendError
 from stdeploy.hardware import gpus
 from stdeploy.optional_packages import pip_install, require, with_our_pip
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_log = logging.getLogger(__name__)
+
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _FATAL = 4  # ONNX Runtime's severities: 3 error, 4 fatal
+
+# Its CUDA provider has no int8 convolution (1.31.1: no QLinearConv in its library): Q and DQ nodes
+# stay around one in float32.
+_PRECISIONS_ON_GPUS: tuple[Precision, ...] = ("fp32", "fp16")
 
 _NUMPY_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
@@ -37,7 +51,8 @@ class OnnxRuntime(BaseRuntime):
     """An .onnx artifact in an inference session of ONNX Runtime.
 
     On a GPU the frames are copied to one device buffer a batch size, which the session is bound
-    to, and only the logits come back.
+    to, and only the logits come back. With CUDA graphs each batch size is captured once, with
+    these buffers, and replayed.
     """
 
     name = "onnxruntime"
@@ -45,17 +60,24 @@ class OnnxRuntime(BaseRuntime):
     extra = "cpu"
     precisions = ("fp32", "fp16", "int8")  # its CUDA provider has no bf16 either
     devices = ("cpu", "cuda")
+    options = ("cuda_graphs", "channels_last")
     automatic = True
 
-    def __init__(self, session: Any, card: ModelCard, *, on_gpu: bool) -> None:
+    def __init__(
+        self, session: Any, card: ModelCard, options: RuntimeOptions, *, on_gpu: bool
+    ) -> None:
         self._session = session
         self._card = card
-        self._bindings: dict[int, tuple[Any, Any, Any]] = {}
+        self._bindings: dict[int, _Binding] = {}
         self._on_gpu = on_gpu
+        self._cuda_graphs = options.cuda_graphs and on_gpu
         self.device_type = "cuda" if on_gpu else "cpu"
         self.precision = card.precision
         provider = _CUDA if on_gpu else _CPU
-        self.device = f"{gpus()[0].name}, {provider}" if on_gpu and gpus() else "CPU"
+        words = [gpus()[0].name, provider] if on_gpu and gpus() else ["CPU"]
+        words += ["channels last"] if on_gpu and options.channels_last else []
+        words += ["CUDA graphs"] if self._cuda_graphs else []
+        self.device = ", ".join(words)
 
     @classmethod
     def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
@@ -68,6 +90,9 @@ class OnnxRuntime(BaseRuntime):
         ort = require("onnxruntime", extra=extra, purpose=f"running {artifact.name!r}")
         cls.as_written(artifact, card, options)
         on_gpu = options.device == "cuda"
+        for name in cls.options:
+            if getattr(options, name) and not on_gpu:
+                raise BackendError(f"--{name.replace('_', '-')} needs --device cuda")
         if on_gpu and _CUDA not in ort.get_available_providers():
             if not options.allow_cpu:
                 if not gpus():
@@ -81,6 +106,13 @@ class OnnxRuntime(BaseRuntime):
                     "pass --allow-cpu"
                 )
             on_gpu = False
+        if on_gpu and card.precision == "int8":
+            _log.warning(
+                "%s: ONNX Runtime has no int8 convolutions for GPUs and computes them in float32, "
+                "slower than an fp16 file; run: stdeploy export --precision fp16, or build an "
+                "engine with --trt",
+                artifact.name,
+            )
         session = _session(ort, artifact, card, options, on_gpu=on_gpu)
         used = session.get_providers()[0]
         if on_gpu and used != _CUDA:
@@ -97,12 +129,16 @@ class OnnxRuntime(BaseRuntime):
             [_described(tensor) for tensor in session.get_inputs()],
             [_described(tensor) for tensor in session.get_outputs()],
         )
-        return cls(session, card, on_gpu=on_gpu)
+        return cls(session, card, options, on_gpu=on_gpu)
 
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, frames: Frames) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
-        clips = as_input(frames, self._card)
+        check_frames(frames, self._card)
         try:
+            in_place = self._on_gpu and not self._cuda_graphs  # a graph keeps its addresses
+            if in_place and not isinstance(frames, np.ndarray):
+                return self._run_in_place(frames)
+            clips = as_input(frames, self._card)
             if self._on_gpu:
                 return self._run_bound(clips)
             (logits,) = self._session.run(["logits"], {"frames": clips})
@@ -125,11 +161,29 @@ class OnnxRuntime(BaseRuntime):
 
     @classmethod
     def ways(cls, card: ModelCard) -> Iterator[RuntimeOptions]:
-        """On the CPU, and on the GPU."""
+        """On the CPU; fp32 and fp16 on the GPU too, with either layout, also as CUDA graphs."""
         for way in super().ways(card):
             yield way
-            if cls.sees_gpu():
-                yield dataclasses.replace(way, device="cuda")
+            if not cls.sees_gpu() or card.precision not in _PRECISIONS_ON_GPUS:
+                continue
+            for channels_last in (False, True):
+                for cuda_graphs in (False, True):
+                    yield dataclasses.replace(
+                        way, device="cuda", channels_last=channels_last, cuda_graphs=cuda_graphs
+                    )
+
+    @classmethod
+    def automatic_ways(
+        cls,
+        card: ModelCard,  # noqa: ARG003 - overridden
+        options: RuntimeOptions,
+    ) -> tuple[RuntimeOptions, ...]:
+        """On a GPU with CUDA graphs or not, and then with channels last or not."""
+        if options.device != "cuda":
+            return (options,)
+        graphs = dataclasses.replace(options, cuda_graphs=True)
+        ways = (options, graphs, dataclasses.replace(graphs, channels_last=True))
+        return tuple(dict.fromkeys(way for way in ways if includes(way, options)))
 
     @classmethod
     def open_trunk(cls, model: bytes, like: RunsClips) -> Features:
@@ -140,7 +194,7 @@ class OnnxRuntime(BaseRuntime):
         settings.enable_cpu_mem_arena = False
         providers: list[Any] = [_CPU]
         if like.device_type == "cuda":
-            providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+            providers.insert(0, (_CUDA, cuda_options(like.precision)))
         session = ort.InferenceSession(model, settings, providers=providers)
         if len(providers) > 1 and session.get_providers()[0] == _CPU:
             raise BackendError("the trunk of a dense timeline cannot use the GPU; try --device cpu")
@@ -171,7 +225,8 @@ class OnnxRuntime(BaseRuntime):
             return
         used = _providers_in_use(onnxruntime)
         if _CUDA in used:
-            yield Finding("onnxruntime, cuda", "works", f"providers in use: {', '.join(used)}")
+            text = f"providers in use: {', '.join(used)}; {', '.join(_PRECISIONS_ON_GPUS)}"
+            yield Finding("onnxruntime, cuda", "works", f"{text}; int8 files run in float32 there")
         else:
             # What it lists is what it was built for; only a session shows what it uses.
             yield Finding(
@@ -187,13 +242,44 @@ class OnnxRuntime(BaseRuntime):
     def _run_bound(self, clips: NDArray[np.generic]) -> NDArray[np.float32]:
         if len(clips) not in self._bindings:
             self._bindings[len(clips)] = self._bind(clips)
-        binding, device_clips, device_logits = self._bindings[len(clips)]
-        device_clips.update_inplace(clips)
-        self._session.run_with_iobinding(binding)
-        return np.array(device_logits.numpy(), dtype=np.float32)
+        bound = self._bindings[len(clips)]
+        bound.clips.update_inplace(clips)
+        self._session.run_with_iobinding(bound.binding, bound.run_options)
+        return np.array(bound.logits.numpy(), dtype=np.float32)
 
-    def _bind(self, clips: NDArray[np.generic]) -> tuple[Any, Any, Any]:
+    def _run_in_place(self, frames: "Tensor") -> NDArray[np.float32]:
+        """Run on frames that lie on the GPU already."""
+        import torch  # what has put them there has it
+
+        if self._card.input == "float-ncthw":
+            frames = frames.permute(0, 4, 1, 2, 3).float()
+        frames = frames.contiguous()
+        logits = np.empty((len(frames), self._card.model.num_classes), dtype=np.float32)
+        if frames.is_cuda:
+            # The session runs on a stream of its own.
+            torch.cuda.current_stream(frames.device).synchronize()
+        binding = self._session.io_binding()
+        binding.bind_input(
+            name="frames",
+            device_type=frames.device.type,
+            device_id=frames.device.index or 0,
+            element_type=np.float32 if frames.is_floating_point() else np.uint8,
+            shape=tuple(frames.shape),
+            buffer_ptr=frames.data_ptr(),
+        )
+        binding.bind_output(
+            name="logits",
+            device_type="cpu",
+            element_type=np.float32,
+            shape=logits.shape,
+            buffer_ptr=logits.ctypes.data,
+        )
+        self._session.run_with_iobinding(binding)
+        return logits
+
+    def _bind(self, clips: NDArray[np.generic]) -> "_Binding":
         ort = require("onnxruntime", extra="gpu", purpose="running on a GPU")
+        # A captured graph keeps these addresses: only what they hold may change.
         device_clips = ort.OrtValue.ortvalue_from_numpy(clips, "cuda", 0)
         device_logits = ort.OrtValue.ortvalue_from_shape_and_type(
             [len(clips), self._card.model.num_classes], np.float32, "cuda", 0
@@ -201,7 +287,25 @@ class OnnxRuntime(BaseRuntime):
         binding = self._session.io_binding()
         binding.bind_ortvalue_input("frames", device_clips)
         binding.bind_ortvalue_output("logits", device_logits)
-        return binding, device_clips, device_logits
+        return _Binding(binding, device_clips, device_logits, self._run_options(ort, len(clips)))
+
+    def _run_options(self, ort: Any, batch: int) -> Any:
+        """Which graph a run captures or replays: one a batch size; 0 is ONNX Runtime's own."""
+        if not self._cuda_graphs:
+            return None
+        options = ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(batch))
+        return options
+
+
+@dataclasses.dataclass(frozen=True)
+class _Binding:
+    """What the session is bound to for one batch size: device buffers, and how it is run."""
+
+    binding: Any
+    clips: Any
+    logits: Any
+    run_options: Any
 
 
 @functools.cache
@@ -223,6 +327,33 @@ def preload_cuda(ort: Any) -> None:
             ort.preload_dlls(directory="")
 
 
+def cuda_options(
+    precision: Precision, *, channels_last: bool = False, cuda_graphs: bool = False
+) -> dict[str, str]:
+    """Options of the CUDA provider for files of a precision.
+
+    NOTE: `use_tf32=0` does more than its name says. With it the provider leaves out all kernels of
+    cuDNN that use tensor cores, whatever the type of the convolution (its conv.cc, for cuDNN 9:
+    `deselect_numeric_notes({TENSOR_CORE})`), and in fp16 there are no others that are faster than
+    those of fp32. So it is asked for only where convolutions are in float32: TF32 keeps 10 bits of
+    a factor, which a golden clip in float32 would not forgive.
+
+    `cudnn_conv_algo_search` stays as it is: with cuDNN 9 it chooses between two heuristics, and
+    times nothing. `fuse_conv_bias` fills outputs with zeros first where channels are not last.
+
+    Args:
+        precision: of the file.
+        channels_last: see `RuntimeOptions`.
+        cuda_graphs: likewise.
+    """
+    options = {"use_tf32": "1" if precision == "fp16" else "0"}
+    if channels_last:
+        options["prefer_nhwc"] = "1"
+    if cuda_graphs:
+        options["enable_cuda_graph"] = "1"
+    return options
+
+
 def _session(
     ort: Any, artifact: Path, card: ModelCard, options: RuntimeOptions, *, on_gpu: bool
 ) -> Any:
@@ -237,8 +368,10 @@ def _session(
     providers: list[Any] = [_CPU]
     if on_gpu:
         preload_cuda(ort)
-        # TF32 keeps 10 bits of a factor, which a golden clip in float32 would not forgive.
-        providers.insert(0, (_CUDA, {"use_tf32": "0", "cudnn_conv_use_max_workspace": "1"}))
+        asked = cuda_options(
+            card.precision, channels_last=options.channels_last, cuda_graphs=options.cuda_graphs
+        )
+        providers.insert(0, (_CUDA, asked))
     # NOTE: on a CPU, 1.32 crashes when it opens a transformer in float16 with this optimisation,
     # which convolutions do not need.
     harmful = ["MatmulTransposeFusion"] if card.precision == "fp16" and not on_gpu else None

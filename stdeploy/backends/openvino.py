@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.frames import Frames
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import (
     BaseRuntime,
@@ -80,7 +81,7 @@ class OpenVinoRuntime(BaseRuntime):
             )
         return cls(compiled, card, precision)
 
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, frames: Frames) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
         clips = as_input(frames, self._card)
         try:

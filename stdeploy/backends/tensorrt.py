@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
+from stdeploy.artifacts.frames import Frames
 from stdeploy.backends.base import (
     BaseRuntime,
     Described,
@@ -130,7 +131,7 @@ class TensorRtRuntime(BaseRuntime):
                 raise
         return runtime
 
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, frames: Frames) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
         clips = as_input(frames, self._card)
         with self._lock:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
+from stdeploy.artifacts.frames import Frames
 from stdeploy.artifacts.spec import ClipSpec, Precision
 from stdeploy.backends.base import BaseRuntime, Finding, RuntimeOptions, check_frames, includes
 from stdeploy.errors import ArtifactError, BackendError
@@ -118,12 +119,12 @@ class TorchRuntime(BaseRuntime):
                 graph = torch.compile(network, dynamic=False, mode=mode)
         return cls(graph, card, precision, options, stored)
 
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, frames: Frames) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
         check_frames(frames, self._card)
         try:
             with torch.inference_mode(), exact(), quiet():
-                logits = self._run(torch.from_numpy(np.ascontiguousarray(frames)))
+                logits = self._run(_as_tensor(frames))
         except torch.cuda.OutOfMemoryError as error:
             raise ArtifactError(
                 f"a batch of {len(frames)} clips does not fit into the memory of {self.device}"
@@ -208,8 +209,9 @@ class TorchRuntime(BaseRuntime):
     def _run(self, frames: Tensor) -> Tensor:
         assert self._graph is not None
         if not self._on_gpu:
-            return self._graph(frames)
-        frames = frames.pin_memory()
+            return self._graph(frames.cpu())
+        if not frames.is_cuda:
+            frames = frames.pin_memory()
         if self._captured is None:
             return self._graph(frames.to("cuda", non_blocking=True))
         if len(frames) not in self._captured:
@@ -221,7 +223,7 @@ class _Captured:
     """The network at one batch size as a CUDA graph."""
 
     def __init__(self, graph: Callable[[Tensor], Tensor], frames: Tensor) -> None:
-        self._frames = frames.to("cuda")
+        self._frames = frames.to("cuda", copy=True)  # it is written over
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -236,6 +238,13 @@ class _Captured:
         self._frames.copy_(frames, non_blocking=True)
         self._captured.replay()
         return self._logits
+
+
+def _as_tensor(frames: Frames) -> Tensor:
+    """The same frames, on the device where they lie."""
+    if isinstance(frames, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(frames))
+    return frames.contiguous()
 
 
 def network_on(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import itertools
 import math
 import statistics
@@ -109,6 +110,7 @@ def measure(
     turn_seconds: float,
     macs: int | None,
     progress: Progress = lambda _what, _done, _total: None,
+    so_far: Callable[[Report], None] = lambda _report: None,
 ) -> Report:
     """Measure the ways of one network, each in a process of its own, in turns.
 
@@ -119,10 +121,13 @@ def measure(
         turn_seconds: how long a turn runs at least; one run if that takes longer.
         macs: multiply-accumulates of the fused network for one clip, for the share of the peak.
         progress: is told what begins, how much is done before it and of how much.
+        so_far: gets after every turn what has been measured until then, without the rows that have
+            had none.
     """
     entries: list[_Entry] = []
     peaks: dict[str, float] = {}
     yardstick = Worker(None)
+    summarised = functools.partial(_report, entries, rounds=rounds, macs=macs)
     try:
         for case in cases:
             progress(f"opening {case.title}", len(entries), len(cases))
@@ -135,18 +140,39 @@ def measure(
             for entry in entries:
                 progress(f"{where}: {entry.case.title}", next(done), total)
                 _take_turn(entry, batch, turn_seconds)
+                so_far(summarised(batches=batches, peaks=peaks))
             for kind in kinds:
                 progress(f"{where}: peak of {kind}", next(done), total)
                 found = _peak(yardstick, kind)
                 if found is not None:
                     peaks[kind] = max(found, peaks.get(kind, 0.0))
+            so_far(summarised(batches=batches, peaks=peaks))
         progress("ending processes", total, total)
     finally:
         for entry in entries:
             entry.worker.close()
         yardstick.close()
-    rows = [_row(entry, batch) for batch in batches for entry in entries]
-    rows, told = with_shares(rows, [_kind(c) for c in cases] * len(batches), macs, peaks)
+    return summarised(batches=batches, peaks=peaks)
+
+
+def _report(
+    entries: Sequence[_Entry],
+    *,
+    batches: Sequence[int],
+    peaks: Mapping[str, float],
+    rounds: int,
+    macs: int | None,
+) -> Report:
+    """All rows of the turns that there have been, and of what failed."""
+    cases = [entry.case for entry in entries]
+    known = [
+        (entry, batch)
+        for batch in batches
+        for entry in entries
+        if entry.turns.get(batch) or batch in entry.failed
+    ]
+    rows = [_row(entry, batch) for entry, batch in known]
+    rows, told = with_shares(rows, [_kind(entry.case) for entry, _ in known], macs, peaks)
     return Report(
         network=_network(cases[0]),
         machine=_machine(),

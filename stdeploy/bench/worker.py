@@ -69,6 +69,7 @@ class Case:
             *(["fused relu"] if self.options.fused_relu else []),
             *(["compiled"] if self.options.compile else []),
             *(["autotuned"] if self.options.autotune else []),
+            *(["channels last"] if self.options.channels_last else []),
             *(["graphs"] if self.options.cuda_graphs else []),
             *(["unfused"] if not self.card.model.fused else []),
         ]
@@ -96,6 +97,7 @@ class Case:
         options += ["--planar"] if self.options.planar else []
         options += ["--fused-relu"] if self.options.fused_relu else []
         options += ["--cuda-graphs"] if self.options.cuda_graphs else []
+        options += ["--channels-last"] if self.options.channels_last else []
         return f"stdeploy classify VIDEO -m {self.artifact} {' '.join(options)}"
 
 

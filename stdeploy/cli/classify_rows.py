@@ -195,7 +195,9 @@ def _opened(asked: Asked, opened: contextlib.ExitStack) -> "Classifier":
 
     how: dict[str, Any] = {}
     if asked.untrusted:
-        pool = opened.enter_context(DecodePool(asked.chain.decoding_jobs, Limits()))
+        pool = opened.enter_context(
+            DecodePool(asked.chain.decoding_jobs, Limits(), on_gpu=asked.chain.decoder == "nvdec")
+        )
         how = {"read": pool.read_clips, "give_up": pool.close}
     return Classifier.open(
         asked.artifact, options=asked.chain, runtime_options=asked.runtime, **how

@@ -49,6 +49,7 @@ class ReaderName(StrEnum):
     AUTO = "auto"
     OPENCV = "opencv"
     PYAV = "pyav"
+    NVDEC = "nvdec"
 
 
 ModelOption = Annotated[
@@ -59,7 +60,10 @@ ModelOption = Annotated[
 ]
 ReaderOption = Annotated[
     ReaderName,
-    typer.Option("--reader", help="auto: OpenCV, and PyAV for what OpenCV cannot read."),
+    typer.Option(
+        "--reader",
+        help="auto: OpenCV, and PyAV for what OpenCV cannot read; nvdec: an NVIDIA GPU.",
+    ),
 ]
 # How a network runs, by the fields of `RuntimeOptions`: kind of the option, and its default.
 _RUNTIME: dict[str, tuple[Any, Any]] = {
@@ -115,6 +119,13 @@ _RUNTIME: dict[str, tuple[Any, Any]] = {
     ),
     "cuda_graphs": (
         Annotated[bool, typer.Option("--cuda-graphs", help="On a GPU: one graph per batch size.")],
+        False,
+    ),
+    "channels_last": (
+        Annotated[
+            bool,
+            typer.Option("--channels-last", help="Of onnxruntime on a GPU: memory as NTHWC."),
+        ],
         False,
     ),
     "threads": (

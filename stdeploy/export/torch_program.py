@@ -21,6 +21,7 @@ from stdeploy.artifacts.files import (
     existing,
     whole_file,
 )
+from stdeploy.artifacts.frames import Frames
 from stdeploy.artifacts.spec import InputFormat, Precision
 from stdeploy.backends.base import ClosesOnExit, DeviceType, as_input
 from stdeploy.backends.tensorrt_builder import Progress
@@ -144,7 +145,7 @@ class _Opened(ClosesOnExit):
     def __enter__(self) -> Self:
         return self
 
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, frames: Frames) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
         clips: Any = as_input(frames, self._card)
         with torch.inference_mode():

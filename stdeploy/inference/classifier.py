@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.files import StrPath, as_path, sha256_of
+from stdeploy.artifacts.frames import Frames, on_host
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, ClosesOnExit, Device, RunsClips, RuntimeOptions
 from stdeploy.backends.loader import open_runtime
@@ -32,10 +32,11 @@ from stdeploy.inference.timeline import (
 from stdeploy.inference.window_scores import ScoredWindow, WindowScorer
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips, clips_of_frames, read_clips
 from stdeploy.video.decoder import DecoderName
+from stdeploy.video.libraries import decodes_on_gpu
 from stdeploy.video.opencv import decoding_threads, limit_threads
 from stdeploy.video.video_files import FRAMES, FileSource, VideoSource, as_file
 
-_MOST_JOBS = 8
+_MOST_JOBS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class ClassifyOptions:
         views: clips per video; None takes the card's.
         crops: of each of those, 1 (the centre) or 3 (along the longer side).
         batch: clips that the network gets at once, of one video or of several.
-        jobs: videos decoded at once; None is one for each processor, at most 8.
+        jobs: videos decoded at once; None is one for each processor, at most 16.
         decoder: the library that reads them, see `VideoReader`.
     """
 
@@ -119,7 +120,11 @@ class Classifier(ClosesOnExit):
         self._batch = options.batch
         self._read = read
         self._request = ClipRequest(
-            clip=card.clip, views=self.views, crops=options.crops, decoder=options.decoder
+            clip=card.clip,
+            views=self.views,
+            crops=options.crops,
+            decoder=options.decoder,
+            large_on_gpu=runtime.device_type == "cuda" and decodes_on_gpu(options.decoder),
         )
         self._artifact_sha256 = artifact_sha256
         self._give_up = give_up
@@ -158,7 +163,7 @@ class Classifier(ClosesOnExit):
             crops: of each view.
             batch: clips that the network gets at once.
             jobs: videos decoded at once.
-            decoder: the library that reads them.
+            decoder: the library that reads them; "nvdec" is a GPU.
             options: in place of views to decoder, for several classifiers.
             runtime_options: in place of backend to threads, likewise; it has more of them.
             read: see above.
@@ -166,7 +171,7 @@ class Classifier(ClosesOnExit):
 
         Raises:
             ArtifactError: it cannot be used.
-            BackendError: what runs it is not installed.
+            BackendError: what runs it is not installed, or "nvdec" cannot be used here.
             SpecError: an argument that is not possible.
         """
         artifact = as_path(artifact, "an artifact")
@@ -240,9 +245,7 @@ class Classifier(ClosesOnExit):
                     yield from map(self._row, batches.add(video))
             yield from map(self._row, batches.finish())
 
-    def classify_clips(
-        self, frames: NDArray[np.uint8]
-    ) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    def classify_clips(self, frames: Frames) -> tuple[tuple[str, ...], tuple[float, ...]]:
         """Labels and scores, best first, of clips (N, T, H, W, 3) whose logits are averaged."""
         return rank(self.runtime.run(frames), self.card.labels)
 
@@ -253,7 +256,7 @@ class Classifier(ClosesOnExit):
             VideoError: it gives no clip; the message says why, without the path.
         """
         (clips,) = self._read(video, self._request)
-        return clips
+        return dataclasses.replace(clips, frames=on_host(clips.frames))
 
     @property
     def decoder(self) -> DecoderName:

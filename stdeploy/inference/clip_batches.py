@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.artifacts.frames import Frames, stacked
 from stdeploy.backends.base import RunsClips
 from stdeploy.errors import VideoError
 from stdeploy.video.clips import Clips
@@ -80,16 +81,14 @@ class ClipBatches:
 
     def _run_one(self) -> None:
         """Run one batch of the clips that have waited longest."""
-        batch: list[tuple[DecodedVideo, NDArray[np.uint8]]] = []
+        batch: list[tuple[DecodedVideo, Frames]] = []
         for decoded in self._waiting:
             if decoded.clips is not None:
                 room = self._size - len(batch)
                 first = len(decoded.logits)
                 batch += [(decoded, clip) for clip in decoded.clips.frames[first : first + room]]
         start = time.perf_counter()
-        # One clip needs no copy.
-        frames = batch[0][1][None] if len(batch) == 1 else np.stack([clip for _, clip in batch])
-        logits = self._runtime.run(frames)
+        logits = self._runtime.run(stacked([clip for _, clip in batch]))
         each_ms = 1e3 * (time.perf_counter() - start) / len(batch)
         for (decoded, _), row in zip(batch, logits, strict=True):
             decoded.logits.append(row)

@@ -120,7 +120,7 @@ class _Worker:
     ) -> None:
         # In processes of their own always: Ray would start a worker that a file brings down again
         # and again, and never come to an end.
-        self._pool = DecodePool(options.decoding_jobs, Limits())
+        self._pool = DecodePool(options.decoding_jobs, Limits(), on_gpu=options.decoder == "nvdec")
         self._classifier = Classifier.open(
             Path(artifact),
             options=options,

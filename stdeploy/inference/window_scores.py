@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stdeploy.artifacts.frames import on_host
 from stdeploy.backends.base import RunsClips
 from stdeploy.inference.dense_windows import DenseWindows, Trunk
 from stdeploy.inference.ordered_map import prefetch
@@ -74,7 +75,7 @@ class WindowScorer:
             for clips in of_shot:
                 if clips.duration_seconds <= clip.span_seconds:
                     view_times(clips.duration_seconds, clip, 1)  # which may refuse a short video
-                for together in windows.add(clips.frames[0]):
+                for together in windows.add(on_host(clips.frames[0])):
                     yield from (_scored(logits, clips) for logits in together)
             for together in windows.finish():
                 yield from (_scored(logits, clips) for logits in together)

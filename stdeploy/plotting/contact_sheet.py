@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.files import whole_file
+from stdeploy.artifacts.frames import on_host
 from stdeploy.errors import VideoError
 from stdeploy.plotting.overlay import fitted
 from stdeploy.video.clips import Clips
@@ -34,7 +35,7 @@ def draw_contact_sheet(clips: Clips, path: Path, *, name: str, best: tuple[str, 
         _head(name, best),
         *(
             _row(frames, times)
-            for frames, times in zip(clips.frames, clips.times_seconds, strict=True)
+            for frames, times in zip(on_host(clips.frames), clips.times_seconds, strict=True)
         ),
     ]
     ok, content = cv2.imencode(".png", cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR))

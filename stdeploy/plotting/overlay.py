@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from stdeploy.artifacts.files import whole_file
 from stdeploy.errors import VideoError
-from stdeploy.video.decoder import DecoderName
+from stdeploy.video.decoder import DecoderName, Picture
+from stdeploy.video.libraries import on_host
 from stdeploy.video.opencv import apply_opencv_settings
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import frames_at
@@ -53,7 +54,7 @@ def write_with_labels(
     Raises:
         VideoError: it cannot be read, or not be written.
     """
-    reader = VideoReader(video, decoder=decoder)
+    reader = VideoReader(video, decoder=on_host(decoder))
     fps = min(_MOST_FPS, max(1.0, len(reader.timing.timestamps) / reader.timing.duration))
     images = _drawn(reader, fps, lines_at)
     first = next(images)
@@ -125,8 +126,9 @@ def _unwritable(size: tuple[int, int]) -> VideoError:
     return VideoError(f"cannot be written again at {size[0]}x{size[1]} px")
 
 
-def _even(image: Image) -> Image:
+def _even(image: Picture) -> Image:
     """Not larger than needed, and of an even size, which the codec wants."""
+    assert isinstance(image, np.ndarray)  # no reader of ours that is on a GPU comes here
     height, width = image.shape[:2]
     factor = min(1.0, _LONGEST_PX / max(height, width))
     size = tuple(max(2, round(side * factor) // 2 * 2) for side in (width, height))

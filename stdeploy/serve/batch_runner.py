@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.artifacts.frames import Frames, on_host
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import ClosesOnExit, DeviceType, Runtime
 from stdeploy.serve.scheduling import ClipBatcher, Job
@@ -205,11 +206,11 @@ class SharedRuntime(ClosesOnExit):
         self._runner = runner
         self._job = job
 
-    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, frames: Frames) -> NDArray[np.float32]:
         """See `BatchRunner.run`."""
         job = self._job
         start, waited = time.monotonic(), job.waited["network"]
-        logits = self._runner.run(frames, job)
+        logits = self._runner.run(on_host(frames), job)
         waited = job.waited["network"] - waited
         job.worked["infer"] += time.monotonic() - start - waited
         return logits

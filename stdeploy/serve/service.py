@@ -40,6 +40,8 @@ from stdeploy.video.decode_pool import (
     DecoderLostError,
     NoDecoderError,
 )
+from stdeploy.video.decoder import DecoderName
+from stdeploy.video.libraries import decodes_on_gpu
 from stdeploy.video.limits import Limits
 
 _log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class Service:
         views: clips that are averaged where a request does not say; None takes the model's.
         max_batch: clips of one video that are offered to the network together.
         durations: are told how long decoding took; the runner tells them as well.
+        reader: the library that decodes, see `VideoReader`.
         decoded: is told how many seconds decoding a video took.
         lost: is told of each decoding process that died.
     """
@@ -92,13 +95,18 @@ class Service:
         views: int | None,
         max_batch: int,
         durations: DurationEstimator,
+        reader: DecoderName = "auto",
         decoded: Callable[[float], None] = lambda _seconds: None,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self.runner = runner
         self.durations = durations
-        self._pool = DecodePool(decode_workers, limits)
+        self._reader: DecoderName = reader
+        on_gpu = decodes_on_gpu(reader) and (
+            reader == "nvdec" or runner.runtime.device_type == "cuda"
+        )
+        self._pool = DecodePool(decode_workers, limits, on_gpu=on_gpu)
         self._decoding = threading.Semaphore(decode_workers)
         self._views = views
         self._max_batch = max_batch
@@ -141,7 +149,9 @@ class Service:
             UnwantedError: the job was given up, or its deadline has passed.
             NetworkFailedError: the network cannot answer any more.
         """
-        options = ClassifyOptions(views=views or self._views, batch=self._max_batch)
+        options = ClassifyOptions(
+            views=views or self._views, batch=self._max_batch, decoder=self._reader
+        )
         classifier = self._classifier(job, options)
         return await self._on_thread(job, lambda: classifier.classify(video))
 
@@ -160,7 +170,8 @@ class Service:
             options: hop and thresholds.
             window: is told, by another thread, of each window that is done.
         """
-        classifier = self._classifier(job, ClassifyOptions(batch=self._max_batch))
+        options_of_all = ClassifyOptions(batch=self._max_batch, decoder=self._reader)
+        classifier = self._classifier(job, options_of_all)
         return await self._on_thread(
             job,
             lambda: classifier.timeline(video, options, window=window),
@@ -321,6 +332,7 @@ def open_service(
         views=settings.views,
         max_batch=max_batch,
         durations=durations,
+        reader=settings.reader,
         decoded=metrics.decode.observe,
         lost=metrics.decoders_lost.inc,
     )

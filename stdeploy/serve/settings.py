@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from stdeploy.artifacts.frames import DecoderName
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, Device, RuntimeOptions
 from stdeploy.errors import SpecError
@@ -68,6 +69,10 @@ class ServeSettings(BaseModel):
     views: int | None = Field(
         None, ge=1, le=64, description="Clips averaged per video. Default: the model's."
     )
+    reader: DecoderName = Field(
+        "auto",
+        description="nvdec: videos are decoded on an NVIDIA GPU; auto: large ones, where it can.",
+    )
     max_batch: int | None = Field(
         None,
         ge=1,
@@ -104,7 +109,7 @@ class ServeSettings(BaseModel):
         ge=2,
         le=256,
         description="Videos decoded at once, half of them timelines. Default: 1 a processor, "
-        "2 to 8.",
+        "2 to 16.",
     )
     max_requests: int = Field(64, ge=1, description="Requests inside; more get a 503.")
     max_connections: int = Field(512, ge=1, description="Open connections; more are closed.")
@@ -204,7 +209,7 @@ class ServeSettings(BaseModel):
     @property
     def workers(self) -> int:
         """Videos decoded at once."""
-        return self.decode_workers or max(2, min(8, os.cpu_count() or 1))
+        return self.decode_workers or max(2, min(16, os.cpu_count() or 1))
 
     @property
     def runtime_options(self) -> RuntimeOptions:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from stdeploy.artifacts.card import is_telling
+from stdeploy.artifacts.frames import on_host
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.errors import VideoError
@@ -57,7 +58,7 @@ class MiddleClips(Dataset[_Item]):
         sample = self._samples[number]
         name = str(sample.video)
         try:
-            frames = torch.from_numpy(read_views(sample.video, self._clip, 1).frames[0])
+            frames = torch.from_numpy(on_host(read_views(sample.video, self._clip, 1).frames[0]))
         except VideoError as error:
             frames = torch.zeros(self._clip.frames_shape, dtype=torch.uint8)
             return frames, -1, name, str(error)

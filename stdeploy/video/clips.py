@@ -13,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from stdeploy.artifacts.frames import Frames, on_host
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.artifacts.values import Spec
 from stdeploy.errors import SpecError, VideoError
-from stdeploy.video.decoder import DecoderName
+from stdeploy.video.decoder import DecoderName, IndexMisleadsError, Picture
 from stdeploy.video.flaws import NO_FLAWS, Flaws
 from stdeploy.video.limits import NO_LIMITS, Limits
-from stdeploy.video.reader import IndexMisleadsError, VideoReader
+from stdeploy.video.reader import Choice, VideoReader
 from stdeploy.video.sampling import Window, chunk_times, frames_at, view_times, window_times
 from stdeploy.video.shots import Moments, ShotWindow, Shown, looked_at, shrink, slide_in_shots
 from stdeploy.video.timing import Timing
-from stdeploy.video.transform import clip_crops, clip_frame
+from stdeploy.video.transform import Image, clip_crops, clip_frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +32,14 @@ class Clips:
     """Clips of one video.
 
     Attributes:
-        frames: uint8 (N, T, H, W, 3), RGB.
+        frames: uint8 (N, T, H, W, 3), RGB; a tensor of torch on the GPU where that decoded them.
         times_seconds: (N, T), when each frame is shown, from the first frame of the video.
         duration_seconds: of the video.
         flaws: what is wrong with it, as far as it has been decoded.
         shots_seconds: (N,), when the shot of each clip begins, where cuts were looked for.
     """
 
-    frames: NDArray[np.uint8] = dataclasses.field(repr=False)
+    frames: Frames = dataclasses.field(repr=False)
     times_seconds: NDArray[np.float64] = dataclasses.field(repr=False)
     duration_seconds: float
     flaws: Flaws = NO_FLAWS
@@ -59,6 +60,7 @@ class ClipRequest(Spec):
             one after. None: cuts are not looked for. Without effect on views.
         group: clips given at once, where they are wanted all along.
         decoder: see `VideoReader`.
+        large_on_gpu: likewise.
     """
 
     clip: ClipSpec
@@ -69,6 +71,7 @@ class ClipRequest(Spec):
     shortest_shot_seconds: float | None = Field(default=None, gt=0)
     group: int = Field(default=1, ge=1)
     decoder: DecoderName = "auto"
+    large_on_gpu: bool = False
 
     @property
     def in_one_piece(self) -> bool:
@@ -94,7 +97,9 @@ def read_clips(video: Path, request: ClipRequest, limits: Limits = NO_LIMITS) ->
     Raises:
         VideoError: it gives no clip; the message says why, without the path.
     """
-    reader = VideoReader(video, decoder=request.decoder, limits=limits)
+    reader = VideoReader(
+        video, decoder=request.decoder, limits=limits, large_on_gpu=request.large_on_gpu
+    )
     clip, shortest = request.clip, request.shortest_shot_seconds
     if request.hop_seconds is not None:
         if shortest is None:
@@ -159,15 +164,34 @@ def clips_of_frames(frames: NDArray[np.uint8], fps: float, request: ClipRequest)
     )
 
 
-def _views(reader: VideoReader, clip: ClipSpec, views: int, crops: int) -> Clips:
+def _views(reader: VideoReader, clip: ClipSpec, views: int, crops: Literal[1, 3]) -> Clips:
     def choose(timing: Timing) -> NDArray[np.intp]:
         return frames_at(timing.timestamps, view_times(timing.duration, clip, views))
 
-    # (times, T, crops, H, W, 3)
-    numbers, frames = reader.gather(choose, functools.partial(clip_crops, clip=clip, crops=crops))
+    numbers, frames = _gathered(reader, choose, clip, crops)  # (times, T, crops, H, W, 3)
     clips = frames.swapaxes(1, 2).reshape(-1, *clip.frames_shape)
     times = reader.timing.timestamps[numbers].repeat(crops, axis=0)
     return Clips(clips, times, reader.timing.duration, reader.flaws)
+
+
+def _gathered(
+    reader: VideoReader, choose: Choice, clip: ClipSpec, crops: Literal[1, 3]
+) -> tuple[NDArray[np.intp], Frames]:
+    """Frames of clips (*numbers.shape, crops, H, W, 3), and their numbers."""
+    if reader.on_gpu:
+        from stdeploy.video.nv12 import gather  # an extra
+
+        gathered = gather(reader, choose, clip, crops)
+        if gathered is not None:
+            return gathered
+    return reader.gather(choose, functools.partial(clip_crops, clip=clip, crops=crops))
+
+
+def _prepared(picture: Picture, clip: ClipSpec) -> Image:
+    """A frame of a clip."""
+    if isinstance(picture, np.ndarray):
+        return clip_frame(picture, clip)
+    return picture.clip_frame(clip)
 
 
 def _windows(reader: VideoReader, clip: ClipSpec, hop: float, group: int) -> Iterator[Clips]:
@@ -175,7 +199,7 @@ def _windows(reader: VideoReader, clip: ClipSpec, hop: float, group: int) -> Ite
         for times in window_times(timing.duration, clip, hop, first=first):
             yield frames_at(timing.timestamps, times)
 
-    windows = reader.slide(choose, functools.partial(clip_frame, clip=clip))
+    windows = reader.slide(choose, functools.partial(_prepared, clip=clip))
     while together := list(itertools.islice(windows, group)):
         yield _clips(reader, together)
 
@@ -185,7 +209,7 @@ def _chunks(reader: VideoReader, clip: ClipSpec, frames: int) -> Iterator[Clips]
         for times in chunk_times(timing.duration, clip, frames, first=first):
             yield frames_at(timing.timestamps, times)
 
-    for chunk in reader.slide(choose, functools.partial(clip_frame, clip=clip)):
+    for chunk in reader.slide(choose, functools.partial(_prepared, clip=clip)):
         yield _clips(reader, [chunk])
 
 
@@ -233,9 +257,10 @@ def _in_shots(
 def _pictures(reader: VideoReader, clip: ClipSpec, start: float) -> Iterator[Shown]:
     """All pictures in which cuts are looked for, from a moment on."""
     wanted, numbers = itertools.tee(looked_at(reader.timing, start))
-    for image, number in zip(reader.images(wanted), numbers, strict=True):
+    for picture, number in zip(reader.pictures(wanted), numbers, strict=True):
         seconds = float(reader.timing.timestamps[number])
-        yield Shown(number, seconds, shrink(image), clip_frame(image, clip))
+        image = picture if isinstance(picture, np.ndarray) else picture.to_host()
+        yield Shown(number, seconds, shrink(image), _prepared(picture, clip))
 
 
 def _clips(reader: VideoReader, windows: Sequence[Window]) -> Clips:
@@ -270,7 +295,7 @@ def middle_clips(
         if given == count:
             return
         try:
-            frames: NDArray[np.uint8] = read_views(video, clip, views=1).frames[0]
+            frames: NDArray[np.uint8] = on_host(read_views(video, clip, views=1).frames[0])
         except VideoError as error:
             reason = str(error)
             continue

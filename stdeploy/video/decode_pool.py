@@ -31,6 +31,7 @@ from stdeploy.video.flaws import Flaws
 from stdeploy.video.limits import Limits
 
 _STARTING_SECONDS = 60.0
+_STARTING_SECONDS_ON_GPU = 180.0
 _NONSENSE = "made the process that decodes it talk nonsense"
 _GIVEN_UP = "was not decoded, because the work was ended"
 _LONGEST_ERROR = 500
@@ -57,10 +58,12 @@ class DecodePool:
     Args:
         workers: processes; as many videos are decoded at once.
         limits: for each video.
+        on_gpu: let processes use a GPU, where requests ask for it. They decode, resize and crop
+            there, and give frames of clips as ever.
     """
 
-    def __init__(self, workers: int, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, workers: int, limits: Limits, *, on_gpu: bool = False) -> None:
+        self._limits, self._on_gpu = limits, on_gpu
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._all: set[_Worker] = set()
         self._lock = threading.Lock()
@@ -88,7 +91,14 @@ class DecodePool:
         Raises:
             VideoError: the video gives no clip, or not within the limits, or is not wanted any
                 more; `DecoderLostError` where the process died.
+            SpecError: a GPU is asked for, and the processes have none.
         """
+        if not self._on_gpu:
+            if request.decoder == "nvdec":
+                raise SpecError(
+                    "these processes decode on the CPU; make the DecodePool with on_gpu=True"
+                )
+            request = request.model_copy(update={"large_on_gpu": False})
         worker = self._free_worker(unwanted)
         try:
             if worker is not None and worker.ended:
@@ -135,7 +145,7 @@ class DecodePool:
                     raise VideoError(_GIVEN_UP) from None
 
     def _new_worker(self) -> "_Worker":
-        worker = _Worker(self._limits)
+        worker = _Worker(self._limits, on_gpu=self._on_gpu)
         with self._lock:
             self._all.add(worker)
         return worker
@@ -163,7 +173,7 @@ class _Worker:
         idle: it has answered in full and can take the next video.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, on_gpu: bool) -> None:
         self.idle = False
         self._limits = limits
         self._process = subprocess.Popen(
@@ -173,7 +183,9 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env={name: value for name, value in os.environ.items() if _may_know(name)}
+            env={
+                name: value for name, value in os.environ.items() if _may_know(name, on_gpu=on_gpu)
+            }
             | {
                 CAPTURE_OPTIONS: capture_options(streams=limits.streams),
                 # Address space is limited, and threads would reserve it.
@@ -182,11 +194,11 @@ class _Worker:
             },
             start_new_session=True,  # Ctrl-C is for the program, which then ends its workers
         )
-        self._left = _STARTING_SECONDS
+        self._left = _STARTING_SECONDS_ON_GPU if on_gpu else _STARTING_SECONDS
         self._token = ""
         self._unwanted: Callable[[], bool] = lambda: False
         try:
-            self._send(limits.to_message())
+            self._send(limits.to_message() | {decode_worker.ON_GPU: on_gpu})
             if not self._receive()[0].get("ready"):
                 raise VideoError(_NONSENSE)
         except BaseException as error:
@@ -334,9 +346,10 @@ def _clips(message: dict[str, Any], frames: NDArray[np.uint8], request: ClipRequ
     return Clips(frames, times, duration, flaws, shots)
 
 
-def _may_know(variable: str) -> bool:
+def _may_know(variable: str, *, on_gpu: bool) -> bool:
     """Whether a process that a file may get hold of sees a variable: no keys, no tokens."""
-    return variable in _VARIABLES or variable.startswith(("LC_", "OPENCV_", "PYTHON"))
+    kinds = ("LC_", "OPENCV_", "PYTHON", *(("CUDA_", "NVIDIA_") if on_gpu else ()))
+    return variable in _VARIABLES or variable.startswith(kinds)
 
 
 def _printable(text: str) -> str:

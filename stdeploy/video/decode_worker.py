@@ -22,12 +22,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.artifacts.frames import on_host
 from stdeploy.errors import StdeployError
 from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.limits import Limits, give_back_large_arrays
 from stdeploy.video.opencv import limit_threads
 
-_FILES = 64  # that may be open at once
+_FILES, _FILES_ON_GPU = 64, 1024  # that may be open at once
+ON_GPU = "on_gpu"  # of the first message, beside the limits
 _TEXT_LENGTH = struct.Struct("<I")
 _MOST_TEXT_BYTES = 64 * 2**20
 _MOST_SIDES = 8
@@ -103,8 +105,14 @@ def main() -> None:
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     limit_threads(1)
     give_back_large_arrays()
-    limits = Limits(**_next(requests))
-    _confine(limits)
+    settings = _next(requests)
+    on_gpu = settings.pop(ON_GPU)
+    limits = Limits(**settings)
+    if on_gpu:
+        from stdeploy.video.nvdec import reserve  # an extra
+
+        reserve()
+    _confine(limits, on_gpu=on_gpu)
     send(replies, {"ready": True})
     while True:
         request = _next(requests)
@@ -134,7 +142,7 @@ def _serve(replies: BinaryIO, wanted: dict[str, Any], limits: Limits) -> None:
                 "flaws": clips.flaws.model_dump(mode="json"),
                 "shots": None if clips.shots_seconds is None else clips.shots_seconds.tolist(),
             }
-            send(replies, mine | shown, clips.frames)
+            send(replies, mine | shown, on_host(clips.frames))
         send(replies, mine | {"end": True})
     except (MemoryError, cv2.error):  # what cv2 raises here is want of memory
         send(replies, mine | {"error": limits.too_much_memory})
@@ -142,14 +150,23 @@ def _serve(replies: BinaryIO, wanted: dict[str, Any], limits: Limits) -> None:
         send(replies, mine | {"error": str(error)})
 
 
-def _confine(limits: Limits) -> None:
+def _confine(limits: Limits, *, on_gpu: bool) -> None:
     """Give up what decoding does not need."""
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+    # CUDA reserves address space for all memory of the GPU and the host, which is not used.
+    most = limits.memory_bytes + (_address_space_bytes() if on_gpu else 0)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it writes no file
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
+    files = _FILES_ON_GPU if on_gpu else _FILES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # the first to go
+
+
+def _address_space_bytes() -> int:
+    """Of this process as it is."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
 
 
 def _allow_seconds(seconds: int) -> None:

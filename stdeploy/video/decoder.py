@@ -3,18 +3,26 @@
 import dataclasses
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stdeploy.artifacts.frames import DecoderName as DecoderName
+from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.video.timing import Stamps, order_shown
 from stdeploy.video.transform import AS_CODED, Image, Orientation
 
-DecoderName = Literal["auto", "opencv", "pyav"]
-
 NO_VIDEO = "is no video that can be read here: no known container with a video stream"
 _ROUNDING_SECONDS = 2e-3  # of Matroska, twice
+
+
+class IndexMisleadsError(Exception):
+    """Frames did not come as the packets had announced them; ask again, all is known now."""
+
+
+class LeavesGpuError(Exception):
+    """Why a file is not decoded on the GPU: what follows "was decoded on the CPU: "."""
 
 
 class Packet(NamedTuple):
@@ -31,6 +39,20 @@ class Packet(NamedTuple):
     seconds: float = 0.0
 
 
+class Coding(NamedTuple):
+    """How the pixels of a stream are coded, by its first frame.
+
+    Attributes:
+        pixel_format: by FFmpeg's name: "yuv420p".
+        matrix: from luma and chroma to RGB, by the numbers of ITU-T H.273; 2 where nothing is said.
+        full_range: whether levels are 0 to 255, not 16 to 235.
+    """
+
+    pixel_format: str
+    matrix: int
+    full_range: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Index:
     """What the packets of a stream say about its frames, and what the first frame shows.
@@ -45,6 +67,7 @@ class Index:
         last_seconds: how long the last frame is said to stand; 0 where nothing says so.
         orientation: which way up the frames are shown; None where that is no turn or mirror.
         interlaced: whether the first frame is.
+        coding: of its pixels; None where the library does not tell.
     """
 
     stamps: Stamps
@@ -55,6 +78,7 @@ class Index:
     last_seconds: float
     orientation: Orientation | None = AS_CODED
     interlaced: bool = False
+    coding: Coding | None = None
 
     @staticmethod
     def of(
@@ -66,6 +90,7 @@ class Index:
         last_seconds: float | None = None,
         orientation: Orientation | None = AS_CODED,
         interlaced: bool = False,
+        coding: Coding | None = None,
     ) -> "Index":
         """Sort packets, which come in the order of decoding, by when they are shown.
 
@@ -77,6 +102,7 @@ class Index:
             last_seconds: None is what the packet shown last says.
             orientation: see above.
             interlaced: see above.
+            coding: see above.
         """
         stamps = np.array([packet.stamp for packet in packets], dtype=np.float64)
         keys = np.array([packet.key for packet in packets], dtype=np.bool_)
@@ -86,7 +112,10 @@ class Index:
             if last_seconds is None:
                 seconds = np.array([packet.seconds for packet in packets], dtype=np.float64)
                 last_seconds = _last_seconds(stamps, seconds[order])
-        return Index(stamps, keys, fps, width, height, last_seconds or 0.0, orientation, interlaced)
+        last_seconds = last_seconds or 0.0
+        return Index(
+            stamps, keys, fps, width, height, last_seconds, orientation, interlaced, coding
+        )
 
 
 def _last_seconds(stamps: Stamps, seconds: Stamps) -> float:
@@ -99,6 +128,26 @@ def _last_seconds(stamps: Stamps, seconds: Stamps) -> float:
     steps = np.diff(stamps)
     true = np.abs(seconds[:-1] - steps) <= np.maximum(_ROUNDING_SECONDS, steps / 10)
     return float(seconds[-1]) if true.mean() >= 0.5 else 0.0
+
+
+class DeviceFrame(Protocol):
+    """A frame that lies on a GPU, as its decoder gave it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the picture as it is coded, (H, W, 3)."""
+
+    def turned(self, orientation: Orientation, /) -> "DeviceFrame":
+        """The same frame, to be shown in an orientation."""
+
+    def to_host(self) -> Image:
+        """The picture (H, W, 3), BGR and upright."""
+
+    def clip_frame(self, clip: ClipSpec, /) -> Image:
+        """What `stdeploy.video.transform.clip_frame` makes of it, made on the GPU."""
+
+
+Picture = Image | DeviceFrame
 
 
 class Stream(Protocol):
@@ -118,8 +167,8 @@ class Stream(Protocol):
             after the last frame.
         """
 
-    def image(self) -> Image:
-        """The frame that was grabbed last, converted: (H, W, 3), BGR, as it is coded.
+    def image(self) -> Picture:
+        """The frame that was grabbed last: converted, (H, W, 3), BGR, as it is coded.
 
         Raises:
             VideoError: it cannot be converted.
@@ -129,12 +178,19 @@ class Stream(Protocol):
         """Go on near a moment; the next `grab` tells where."""
 
 
+class HostStream(Stream, Protocol):
+    """One whose frames lie in the memory of this program."""
+
+    def image(self) -> Image:
+        """See `Stream.image`."""
+
+
 class Decoder(Protocol):
     """A library that decodes videos."""
 
     @property
     def name(self) -> str:
-        """For people: "opencv" or "pyav"."""
+        """For people: "opencv", "pyav" or "nvdec"."""
 
     def index(self, path: Path) -> Index:
         """Read all packets of a file.

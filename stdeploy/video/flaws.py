@@ -79,14 +79,27 @@ def spans_of(missing: NDArray[np.intp], packets: Timing) -> tuple[tuple[float, f
     )
 
 
-def notes_on(timing: Timing, programs: Programs | None, *, oriented: bool) -> Iterator[str]:
+def notes_on(
+    timing: Timing,
+    programs: Programs | None,
+    *,
+    oriented: bool,
+    on_gpu: bool = False,
+    not_on_gpu: str = "",
+) -> Iterator[str]:
     """What is odd about a video, in words.
 
     Args:
         timing: when its frames are shown.
         programs: of a transport stream.
         oriented: whether it is known which way up its frames are.
+        on_gpu: whether they were decoded there.
+        not_on_gpu: why they were not decoded on the GPU that was asked for.
     """
+    if on_gpu:
+        yield "it was decoded on the GPU (NVDEC); the CPU's frames may differ in single levels"
+    if not_on_gpu:
+        yield f"it was decoded on the CPU, not on the GPU: {not_on_gpu}"
     if not oriented:
         yield (
             "its display matrix is neither a turn by 90 degrees nor a mirror; its frames are taken "

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError, VideoError
 from stdeploy.video.containers import CAPTURE_OPTIONS
-from stdeploy.video.decoder import Stream
+from stdeploy.video.decoder import HostStream
 from stdeploy.video.opencv import apply_opencv_settings, stream_of
 from stdeploy.video.transform import Image, clip_frame
 
@@ -37,7 +37,7 @@ _MOST_CAMERAS = 1000
 
 _OPENING = threading.Lock()
 
-Opener = Callable[[], AbstractContextManager[Stream]]
+Opener = Callable[[], AbstractContextManager[HostStream]]
 
 
 class NoStreamError(VideoError):
@@ -206,7 +206,7 @@ class LiveClips:
             self._stop.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _take(self, stream: Stream, clock: "_Clock") -> bool:
+    def _take(self, stream: HostStream, clock: "_Clock") -> bool:
         """Read one frame, and keep it if it is due; whether there was one."""
         shown = stream.grab()
         if shown is None:
@@ -270,7 +270,7 @@ class _Clock:
 
 
 @contextlib.contextmanager
-def _opened(address: str, options: str) -> Iterator[Stream]:
+def _opened(address: str, options: str) -> Iterator[HostStream]:
     # OpenCV takes options from the environment, which is the whole program's, and files have
     # others: one live source is opened at a time, and a program that opens files meanwhile would
     # open them with these. `stdeploy watch` opens none.
@@ -295,7 +295,7 @@ def _opened(address: str, options: str) -> Iterator[Stream]:
 
 
 @contextlib.contextmanager
-def _camera(number: int) -> Iterator[Stream]:
+def _camera(number: int) -> Iterator[HostStream]:
     apply_opencv_settings()
     with _released(cv2.VideoCapture(number)) as capture:
         yield stream_of(capture)

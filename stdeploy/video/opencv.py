@@ -26,7 +26,7 @@ from stdeploy.video.containers import (
     capture_options,
     container_of,
 )
-from stdeploy.video.decoder import NO_VIDEO, Index, Packet, Stream
+from stdeploy.video.decoder import NO_VIDEO, HostStream, Index, Packet
 from stdeploy.video.transform import Image, Orientation
 
 _TIMEOUT_MS = 20_000
@@ -138,7 +138,7 @@ class OpenCV:
             yield _Stream(capture, clock, packets)
 
 
-def stream_of(capture: cv2.VideoCapture) -> Stream:
+def stream_of(capture: cv2.VideoCapture) -> HostStream:
     """The frames of an opened capture, up to the first that fails."""
     return _Stream(capture, _Clock(capture, may_omit=False), 0)
 

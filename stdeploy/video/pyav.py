@@ -12,7 +12,7 @@ import numpy as np
 from stdeploy.errors import VideoError
 from stdeploy.optional_packages import require
 from stdeploy.video.containers import CONTAINERS, PROTOCOLS, demuxer_of
-from stdeploy.video.decoder import NO_VIDEO, Index, Packet
+from stdeploy.video.decoder import NO_VIDEO, Coding, Index, Packet
 from stdeploy.video.limits import Limits
 from stdeploy.video.opencv import decoding_threads
 from stdeploy.video.transform import AS_CODED, Image, Orientation
@@ -29,6 +29,7 @@ _TIMEOUT_SECONDS = 20.0
 _MOST_STREAMS = 1000  # of FFmpeg itself
 _MOST_PIXELS = 2**31 - 1  # likewise
 _TRIED_PACKETS = 16  # for a first frame
+_FULL_RANGE = 2  # of FFmpeg's AVCOL_RANGE_
 
 
 class PyAV:
@@ -63,6 +64,7 @@ class PyAV:
                 height=stream.codec_context.height,
                 orientation=AS_CODED if first is None else _orientation(first),
                 interlaced=first is not None and first.interlaced_frame,
+                coding=None if first is None else _coding(first),
             )
 
     @contextlib.contextmanager
@@ -146,6 +148,11 @@ def _orientation(frame: "av.VideoFrame") -> Orientation | None:
     if not isinstance(matrix, SideData):
         return AS_CODED
     return Orientation.of_matrix(struct.unpack("=9i", bytes(matrix)))
+
+
+def _coding(frame: "av.VideoFrame") -> Coding:
+    full = frame.color_range == _FULL_RANGE or frame.format.name.startswith("yuvj")
+    return Coding(frame.format.name, int(frame.colorspace), full)
 
 
 def _shows_nothing(packet: "av.Packet[av.VideoStream]", stream: "av.VideoStream") -> bool:

@@ -1,8 +1,6 @@
 """Any frame of a video file, by number, whichever library decodes it."""
 
 import contextlib
-import functools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -20,13 +18,23 @@ from stdeploy.video.containers import (
     lacks_index,
     programs,
 )
-from stdeploy.video.decoder import Decoder, DecoderName, Index, Stream
+from stdeploy.video.decoder import (
+    Decoder,
+    DecoderName,
+    Index,
+    IndexMisleadsError,
+    LeavesGpuError,
+    Picture,
+    Stream,
+)
 from stdeploy.video.flaws import Flaws, notes_on, spans_of
+from stdeploy.video.libraries import decoders, indexers
 from stdeploy.video.limits import NO_LIMITS, Limits
 from stdeploy.video.opencv import OpenCV, refused_by_opencv
 from stdeploy.video.sampling import Window, slide
 from stdeploy.video.timing import SAME_SECONDS, Timing, missing_from, same_stamp
-from stdeploy.video.transform import AS_CODED, Image
+from stdeploy.video.transform import AS_CODED, Image, same_picture
+from stdeploy.video.video_files import check_file
 
 # Which frames are wanted, once it is known when they are shown.
 Choice = Callable[[Timing], NDArray[np.intp]]
@@ -43,10 +51,6 @@ _FAR_FRAMES = 100  # a leap over fewer frames takes as long as decoding them
 _TOLERATED_FRAMES, _TOLERATED_SECONDS = 2, 0.5
 
 
-class IndexMisleadsError(Exception):
-    """Frames did not come as the packets had announced them; ask again, all is known now."""
-
-
 class VideoReader:
     """One video file: when its frames are shown, and any of them, upright.
 
@@ -58,12 +62,15 @@ class VideoReader:
     Args:
         path: of the file.
         decoder: "auto" decodes with OpenCV, and with PyAV what OpenCV does not read; packets are
-            read by PyAV, which knows more about them, where it is installed.
+            read by PyAV, which knows more about them, where it is installed. "nvdec" decodes on
+            an NVIDIA GPU, and as "auto" what cannot be decoded there.
         limits: what a frame and a file may hold.
+        large_on_gpu: let "auto" be "nvdec" where frames are large (1920x1080 pixels and more).
 
     Raises:
         VideoError: no such file, no video in it, or more in it than the limits allow.
-        MissingExtraError: PyAV was asked for and is not installed.
+        MissingExtraError: PyAV or PyNvVideoCodec was asked for and is not installed.
+        BackendError: PyNvVideoCodec finds no GPU that it can use.
 
     Attributes:
         path: of the file.
@@ -71,21 +78,23 @@ class VideoReader:
     """
 
     def __init__(
-        self, path: Path, *, decoder: DecoderName = "auto", limits: Limits = NO_LIMITS
+        self,
+        path: Path,
+        *,
+        decoder: DecoderName = "auto",
+        limits: Limits = NO_LIMITS,
+        large_on_gpu: bool = False,
     ) -> None:
-        _check_file(path)
+        check_file(path)
         self.path = path
         self._limits = limits
         self._said = announced(path)
         if self._said is not None and self._said.encrypted:
             raise VideoError(ENCRYPTED)
-        self._index = self._read_index(_indexers(decoder, limits))
-        self._others = _decoders(decoder, limits)
-        self._decoder: Decoder = self._others.pop(0)()
-        if self._index.interlaced and self._others:
-            with contextlib.suppress(MissingExtraError):
-                self._decoder = self._others.pop(0)()
-        self._trusted = self._decoder.name != OpenCV.name
+        self._index = self._read_index(indexers(decoder, limits))
+        self._others = decoders(decoder, limits, self._index, large_on_gpu=large_on_gpu)
+        self._decoder: Decoder = self._next_decoder()
+        self._not_on_gpu = ""
         self._scanned = False
         self._errors = 0
         self._flaws: Flaws | None = None
@@ -93,8 +102,13 @@ class VideoReader:
 
     @property
     def decoder(self) -> str:
-        """Which library decodes this file: "opencv" or "pyav"."""
+        """Which library decodes this file: "opencv", "pyav" or "nvdec"."""
         return self._decoder.name
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its frames are decoded on a GPU, and lie there."""
+        return self._decoder.name == "nvdec"
 
     @property
     def frame_shape(self) -> tuple[int, int]:
@@ -159,13 +173,14 @@ class VideoReader:
     def slide(
         self,
         choose: Callable[[Timing, int], Iterator[NDArray[np.intp]]],
-        prepare: Callable[[Image], Image],
+        prepare: Callable[[Picture], Image],
     ) -> Iterator[Window]:
         """Fetch windows that slide along the video; see `slide` in sliding.py.
 
         Args:
             choose: gives the frame numbers of each window, from a given window on.
-            prepare: turns a decoded frame (H, W, 3), BGR and upright, into what is kept.
+            prepare: turns a decoded frame, upright, into what is kept: (H, W, 3), BGR, or a
+                `DeviceFrame` where `on_gpu`.
 
         Yields:
             Each window: its frame numbers (T,) and its frames (T, h, w, 3).
@@ -176,7 +191,7 @@ class VideoReader:
         done = 0
         while True:
             with contextlib.suppress(IndexMisleadsError):
-                for window in slide(choose(self.timing, done), self.images, prepare):
+                for window in slide(choose(self.timing, done), self.pictures, prepare):
                     yield window
                     done += 1
                 return
@@ -194,9 +209,22 @@ class VideoReader:
             IndexMisleadsError: `timing` was wrong and has been mended; begin again.
             VideoError: what the packets announce cannot be decoded.
         """
+        for picture in self.pictures(numbers):
+            yield picture if isinstance(picture, np.ndarray) else picture.to_host()
+
+    def pictures(self, numbers: Iterable[int]) -> Iterator[Picture]:
+        """Like `images`, without fetching what lies on a GPU."""
+        try:
+            yield from self._pictures(numbers)
+        except LeavesGpuError as reason:
+            self._leave_gpu(str(reason))
+            raise IndexMisleadsError from reason
+
+    def _pictures(self, numbers: Iterable[int]) -> Iterator[Picture]:
+        orientation = self._index.orientation or AS_CODED
         with self._decoder.open(self.path, len(self._index.stamps)) as stream:
             position, sought = -1, False
-            last: Image | None = None
+            last: Picture | None = None
             for number in numbers:
                 key = self._leap(position, number)
                 if key is not None:
@@ -214,7 +242,10 @@ class VideoReader:
                 if self._doubts(image, last):
                     raise IndexMisleadsError
                 last = image
-                yield (self._index.orientation or AS_CODED).apply(image)
+                if isinstance(image, np.ndarray):
+                    yield orientation.apply(image)
+                else:
+                    yield image.turned(orientation)
 
     def scan(self) -> None:
         """Decode the whole file, so that `timing` is what really comes out of it.
@@ -222,6 +253,8 @@ class VideoReader:
         Raises:
             VideoError: nothing comes out.
         """
+        if self.on_gpu:
+            self._leave_gpu("its packets do not say when its frames are shown")
         while True:
             with self._decoder.open(self.path, len(self._index.stamps)) as stream:
                 stamps = np.fromiter(_stamps_of(stream, self._limits), dtype=np.float64)
@@ -301,7 +334,11 @@ class VideoReader:
             times_estimated=self.timing.estimated > 1,
             notes=tuple(
                 notes_on(
-                    self.timing, self._programs(), oriented=self._index.orientation is not None
+                    self.timing,
+                    self._programs(),
+                    oriented=self._index.orientation is not None,
+                    on_gpu=self.on_gpu,
+                    not_on_gpu=self._not_on_gpu,
                 )
             ),
         )
@@ -327,6 +364,19 @@ class VideoReader:
                 f"{reason}; if it plays elsewhere, PyAV may read it: {pip_install('pyav')}"
             ) from error
         self._trusted, self._scanned = True, False
+
+    def _leave_gpu(self, reason: str) -> None:
+        self._not_on_gpu, self._flaws = reason, None
+        self._decoder = self._next_decoder()
+
+    def _next_decoder(self) -> Decoder:
+        """The one to begin with; what may be wrong about it is looked at."""
+        decoder = self._others.pop(0)()
+        if self._index.interlaced and self._others and decoder.name == OpenCV.name:
+            with contextlib.suppress(MissingExtraError):
+                decoder = self._others.pop(0)()
+        self._trusted = decoder.name != OpenCV.name
+        return decoder
 
     def _leap(self, position: int, number: int) -> int | None:
         """The key frame to seek to, where that is shorter than decoding on.
@@ -362,7 +412,7 @@ class VideoReader:
         else:
             self.scan()
 
-    def _doubts(self, image: Image, last: Image | None) -> bool:
+    def _doubts(self, image: Picture, last: Picture | None) -> bool:
         """Whether to begin again with another library, because of what a picture looks like.
 
         OpenCV gives the picture before, without a word, where it cannot convert a frame: all of
@@ -374,7 +424,9 @@ class VideoReader:
         """
         height, width = image.shape[:2]
         self._limits.check_size(width, height)
-        if self._trusted or last is None or not _same(image, last):
+        if not isinstance(image, np.ndarray) or not isinstance(last, np.ndarray):
+            return False
+        if self._trusted or not same_picture(image, last):
             return False
         self._trusted = True
         if self._others:
@@ -390,60 +442,9 @@ class VideoReader:
         return False
 
 
-def _same(one: Image, other: Image) -> bool:
-    # Nearly always a few rows tell.
-    return np.array_equal(one[::16], other[::16]) and np.array_equal(one, other)
-
-
-def _pyav(limits: Limits) -> Decoder:
-    from stdeploy.video.pyav import PyAV  # an extra
-
-    return PyAV(limits)
-
-
-def _indexers(decoder: DecoderName, limits: Limits) -> list[Callable[[], Decoder]]:
-    """Libraries that read packets, in the order in which they are tried."""
-    pyav = functools.partial(_pyav, limits)
-    libraries: dict[DecoderName, list[Callable[[], Decoder]]] = {
-        "auto": [pyav, OpenCV],
-        "opencv": [OpenCV],
-        "pyav": [pyav],
-    }
-    return libraries[decoder]
-
-
-def _decoders(decoder: DecoderName, limits: Limits) -> list[Callable[[], Decoder]]:
-    """Libraries that decode, in the order in which they are tried."""
-    return list(reversed(_indexers(decoder, limits)))
-
-
 def _stamps_of(stream: Stream, limits: Limits) -> Iterator[float]:
     count = 0
     while (stamp := stream.grab()) is not None:
         count += 1
         limits.check_frames(count)
         yield stamp
-
-
-def _check_file(path: Path) -> None:
-    """Say in words what the libraries would not.
-
-    Raises:
-        VideoError: there is no such file, or it cannot be read.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise VideoError("has a name that is no UTF-8; rename the file") from error
-    try:
-        if not path.is_file():
-            if path.is_dir():
-                raise VideoError("is a folder without a video; name a video file")
-            what = "is no ordinary file" if path.exists() else "does not exist"
-            raise VideoError(f"{what}; name a video file")
-        if path.stat().st_size == 0:
-            raise VideoError("is empty (0 bytes)")
-    except OSError as error:
-        raise VideoError(f"cannot be read: {error.strerror}") from error
-    if not os.access(path, os.R_OK):
-        raise VideoError("cannot be read: permission denied")

@@ -8,6 +8,7 @@ that stands at each: the same moments whatever the frame rate, constant or not.
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from stdeploy.video.transform import Image
 # between two frames by less than this belongs to the later one.
 EDGE_SECONDS = 1e-3
 _WHOLE = 1e-6  # a quotient that lacks less than this to a whole number is that number
+Decoded = TypeVar("Decoded")
 Window = tuple[NDArray[np.intp], NDArray[np.uint8]]
 
 
@@ -175,8 +177,8 @@ def frames_at(timestamps: NDArray[np.float64], times: NDArray[np.float64]) -> ND
 
 def slide(
     windows: Iterator[NDArray[np.intp]],
-    images: Callable[[Iterable[int]], Iterator[Image]],
-    prepare: Callable[[Image], Image],
+    images: Callable[[Iterable[int]], Iterator[Decoded]],
+    prepare: Callable[[Decoded], Image],
 ) -> Iterator[Window]:
     """Gather the frames of windows, each frame decoded and prepared once.
 

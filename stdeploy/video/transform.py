@@ -70,6 +70,13 @@ def average_blocks(image: Image, short_side_px: int) -> Image:
     return np.asarray(cv2.resize(whole, blocks, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def same_picture(one: Image, other: Image) -> bool:
+    """Whether two pictures (H, W, 3) are equal in every pixel."""
+    # Nearly always one row tells.
+    middle = len(one) // 2
+    return np.array_equal(one[middle], other[middle]) and np.array_equal(one, other)
+
+
 def crop(image: Image, side_px: int, *, top: float = 0.5, left: float = 0.5) -> Image:
     """Cut out a square.
 
@@ -82,6 +89,32 @@ def crop(image: Image, side_px: int, *, top: float = 0.5, left: float = 0.5) -> 
     height, width = image.shape[:2]
     y, x = round((height - side_px) * top), round((width - side_px) * left)
     return image[y : y + side_px, x : x + side_px]
+
+
+def places_of_crops(height: int, width: int, side_px: int, crops: int) -> list[tuple[int, int]]:
+    """Where the crops of a resized frame begin: one centred, or three along its longer side.
+
+    >>> places_of_crops(256, 340, 224, 3)
+    [(16, 0), (16, 58), (16, 116)]
+
+    Args:
+        height: of the frame in pixels, as what follows.
+        width: likewise.
+        side_px: side of a crop.
+        crops: 1 or 3.
+
+    Returns:
+        The first row and the first column of each.
+    """
+    wide = width >= height
+    along = (0.5,) if crops == 1 else (0.0, 0.5, 1.0)
+    return [
+        (
+            round((height - side_px) * (0.5 if wide else place)),
+            round((width - side_px) * (place if wide else 0.5)),
+        )
+        for place in along
+    ]
 
 
 def clip_frame(image: Image, clip: ClipSpec, *, top: float = 0.5, left: float = 0.5) -> Image:
@@ -116,9 +149,11 @@ def clip_crops(image: Image, clip: ClipSpec, crops: int) -> Image:
     if crops == 1:
         return clip_frame(image, clip)[None]
     resized = resize_short_side(image, clip.short_side_px)
-    wide = resized.shape[1] >= resized.shape[0]
-    places = [(0.5, place) if wide else (place, 0.5) for place in (0.0, 0.5, 1.0)]
-    squares = [crop(resized, clip.crop_px, top=top, left=left) for top, left in places]
+    side = clip.crop_px
+    squares = [
+        resized[top : top + side, left : left + side]
+        for top, left in places_of_crops(resized.shape[0], resized.shape[1], side, crops)
+    ]
     return np.stack([cv2.cvtColor(square, cv2.COLOR_BGR2RGB) for square in squares])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.files import StrPath
-from stdeploy.errors import SpecError
+from stdeploy.errors import SpecError, VideoError
 
 # Every one is read here: tests/video/test_kinds.py writes one of each.
 VIDEO_SUFFIXES = (
@@ -181,3 +181,27 @@ def _copy(video: BinaryIO, file: BinaryIO) -> None:
         raise SpecError(
             "the open file gives text; open it in binary mode: open(path, 'rb')"
         ) from None
+
+
+def check_file(path: Path) -> None:
+    """Say in words what the libraries would not.
+
+    Raises:
+        VideoError: there is no such file, or it cannot be read.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise VideoError("has a name that is no UTF-8; rename the file") from error
+    try:
+        if not path.is_file():
+            if path.is_dir():
+                raise VideoError("is a folder without a video; name a video file")
+            what = "is no ordinary file" if path.exists() else "does not exist"
+            raise VideoError(f"{what}; name a video file")
+        if path.stat().st_size == 0:
+            raise VideoError("is empty (0 bytes)")
+    except OSError as error:
+        raise VideoError(f"cannot be read: {error.strerror}") from error
+    if not os.access(path, os.R_OK):
+        raise VideoError("cannot be read: permission denied")

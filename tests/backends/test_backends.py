@@ -12,8 +12,9 @@ from stdeploy.artifacts.spec import Precision
 from stdeploy.backends import loader, selection
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
+from stdeploy.backends.onnxruntime import OnnxRuntime, cuda_options
 from stdeploy.backends.openvino import OpenVinoRuntime
-from stdeploy.backends.torch import _exact
+from stdeploy.backends.torch import exact
 from stdeploy.errors import ArtifactError, BackendError, ParityError, SpecError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
@@ -64,6 +65,17 @@ def test_logits_of_an_earlier_run_stay_as_they_were(onnx_file: Path) -> None:
         ({"backend": "openvino", "device": "cuda"}, BackendError, "runs on the CPU only"),
         ({"backend": "onnxruntime", "compile": True}, SpecError, "has no --compile"),
         ({"backend": "openvino", "cuda_graphs": True}, SpecError, "has no --cuda-graphs"),
+        (
+            {"backend": "onnxruntime", "device": "cpu", "cuda_graphs": True},
+            BackendError,
+            "--cuda-graphs needs --device cuda",
+        ),
+        (
+            {"backend": "onnxruntime", "device": "cpu", "channels_last": True},
+            BackendError,
+            "--channels-last needs --device cuda",
+        ),
+        ({"backend": "openvino", "channels_last": True}, SpecError, "has no --channels-last"),
     ],
     ids=str,
 )
@@ -135,7 +147,7 @@ def test_cudnn_stays_on_and_tf32_off_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -
     cudnn = torch.backends.cudnn
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     before = cudnn.enabled
-    with _exact():
+    with exact():
         assert cudnn.enabled
         assert not cudnn.allow_tf32
         assert not torch.backends.cuda.matmul.allow_tf32
@@ -183,3 +195,34 @@ def test_an_unreadable_memory_is_no_error(
     (tmp_path / "choices.json").write_text("[not json")
     with open_runtime(onnx_file) as runtime:
         assert runtime.precision == read_card(onnx_file).precision
+
+
+def test_fp16_alone_may_use_tensor_cores_on_cuda() -> None:
+    # `use_tf32=0` takes them from fp16 convolutions, too: see `cuda_options`.
+    assert cuda_options("fp16") == {"use_tf32": "1"}
+    for precision in ("fp32", "int8"):
+        assert cuda_options(precision) == {"use_tf32": "0"}  # type: ignore[arg-type]
+    assert cuda_options("fp16", channels_last=True, cuda_graphs=True) == {
+        "use_tf32": "1",
+        "prefer_nhwc": "1",
+        "enable_cuda_graph": "1",
+    }
+
+
+def test_onnxruntime_is_measured_on_gpus_in_what_it_computes_there(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnnxRuntime, "sees_gpu", classmethod(lambda _cls: True))
+    card = read_card(onnx_file)
+    on_cpu = RuntimeOptions(backend="onnxruntime", device="cpu")
+    for precision in ("fp32", "fp16"):
+        first, *others = OnnxRuntime.ways(card.model_copy(update={"precision": precision}))
+        assert first == on_cpu
+        assert all(way.device == "cuda" for way in others)
+        assert [(way.channels_last, way.cuda_graphs) for way in others] == [
+            (False, False),
+            (False, True),
+            (True, False),
+            (True, True),
+        ]
+    assert list(OnnxRuntime.ways(card.model_copy(update={"precision": "int8"}))) == [on_cpu]

@@ -122,7 +122,7 @@ def test_altered_engine_is_refused_before_anything_is_loaded(
     content = bytearray(engine.read_bytes())
     content[len(content) // 2] ^= 1
     engine.write_bytes(bytes(content))
-    with pytest.raises(ArtifactError, match=r"not the file that its sidecar .* engine is code"):
+    with pytest.raises(ArtifactError, match=r"not the file that its sidecar .* because it is code"):
         open_runtime(engine)
 
 

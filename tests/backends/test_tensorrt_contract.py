@@ -1,4 +1,4 @@
-"""Our TensorRT code against the real bindings of TensorRT 10.16 and 11.4.
+"""Our TensorRT code against the real bindings of TensorRT 10.16 and 11.0 to 11.4.
 
 Their libraries cannot be installed without NVIDIA's own index, but the bindings are on PyPI. With
 empty libraries in place of the real ones they import, mypy's stubgen reads names and signatures
@@ -36,7 +36,10 @@ SYMBOLS = (
 CODES = ("[attr-defined]", "[call-arg]", "[name-defined]", "[index]", "[operator]")
 
 
-@pytest.fixture(scope="module", params=["10.16", "11.4"])
+VERSIONS = ("10.16", "11.0", "11.1", "11.2", "11.3", "11.4")
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
 def stubs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package `tensorrt` as stubs of one version of the real bindings."""
     if shutil.which("cc") is None:

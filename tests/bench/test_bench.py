@@ -37,7 +37,13 @@ def told() -> list[tuple[str, int, int]]:
 
 
 @pytest.fixture(scope="module")
-def report(folder: Path, told: list[tuple[str, int, int]]) -> Report:
+def parts() -> list[Report]:
+    """What `report` had measured after each round."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path, told: list[tuple[str, int, int]], parts: list[Report]) -> Report:
     cases = list(cases_for(artifacts_of(folder, "a"), devices=("cpu",), compiled=False))
     missing = cases[-1].card.model_copy(update={"labels": ("x",) * 5})
     options = RuntimeOptions(backend="openvino", device="cpu")
@@ -49,6 +55,7 @@ def report(folder: Path, told: list[tuple[str, int, int]]) -> Report:
         turn_seconds=0.02,
         macs=10**9,
         progress=lambda *step: told.append(step),
+        so_far=parts.append,
     )
 
 
@@ -78,6 +85,19 @@ def test_progress_says_what_begins(report: Report, told: list[tuple[str, int, in
         *((what, done, total) for done, what in enumerate(steps)),
         ("ending processes", total, total),
     ]
+
+
+def test_what_was_measured_is_handed_over_after_every_turn(
+    report: Report, parts: list[Report]
+) -> None:
+    cases = len(report.rows) // 2
+    assert len(parts) == 2 * 2 * (cases + 1)  # batches, rounds, and a yardstick in each
+    for number, part in enumerate(parts):
+        assert all(row.failed or (row.runs and row.speedup) for row in part.rows)
+        able = [(row.name, row.batch) for row in part.rows if not row.failed]
+        after_first = min(number + 1, cases - 1)  # the last one has failed to open
+        assert able[:after_first] == [(row.name, row.batch) for row in report.rows[:after_first]]
+    assert parts[-1].rows == report.rows
 
 
 def test_columns_that_are_there_are_explained(report: Report) -> None:
@@ -215,6 +235,13 @@ def test_commands_say_all_that_was_chosen(folder: Path) -> None:
     options = RuntimeOptions(backend="torch", device="cuda", precision="bf16", cuda_graphs=True)
     other = dataclasses.replace(case, options=options)
     assert other.command.endswith("--backend torch --device cuda --precision bf16 --cuda-graphs")
+    options = RuntimeOptions(
+        backend="onnxruntime", device="cuda", channels_last=True, cuda_graphs=True
+    )
+    (case, *_) = cases_for([folder / "a.onnx"], devices=("cpu",), compiled=False)
+    other = dataclasses.replace(case, options=options)
+    assert other.name == "onnxruntime cuda fp32 channels last graphs"
+    assert other.command.endswith("--device cuda --cuda-graphs --channels-last")
 
 
 def test_newest_network_of_a_folder_is_found(folder: Path, tmp_path: Path) -> None:

@@ -15,9 +15,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "gpu_check"
 STAGES = [
-    *("host", "answers", "training", "artifacts", "kinetics", "determinism", "training_speed"),
-    *("training_waits", "serving", "memory", "engines", "kinetics_onnx", "compile"),
-    *("training_compiled", "b1", "planar", "planar_onnx", "planar_b1"),
+    *("host", "answers", "planar", "planar_b1", "aot_b1", "torch_profile", "training"),
+    *("training_speed", "training_waits", "artifacts"),
+    *("kinetics_onnx", "onnx_profile", "serving", "nvdec", "readers", "serving_nvdec"),
+    *("kinetics", "aot", "torch_batch_32"),
+    *("torch_batch_32_b1", "artifacts_planar", "planar_onnx", "compiled", "aot_autotuned", "b1"),
+    *("planar_precisions", "onnx_channels_last", "onnx_batch_32", "determinism", "memory"),
+    *("engines", "compile", "training_compiled"),
 ]
 # Their machine has no GPU: what it alone can show.
 ONLY_ON_A_GPU = {"host", "engines"}
@@ -81,12 +85,30 @@ def test_a_killed_rehearsal_goes_on_and_every_stage_passes(tmp_path: Path) -> No
         assert outcome["findings"], name
         impossible = [f for f in outcome["findings"] if f["status"] == "cannot run here"]
         assert not impossible or name in ONLY_ON_A_GPU, impossible
-    for name in ("kinetics", "kinetics_onnx", "b1", "planar", "planar_onnx", "planar_b1"):
+    measured = [name for name, outcome in after.items() if outcome["report"]]
+    assert len(measured) == 15
+    for name in measured:
         assert all(row["clips_per_second"] > 0 for row in after[name]["report"]["rows"])
     page = (tmp_path / "rehearsal.md").read_text()
     assert "| b1 | passed |" in page
     assert "- serving, server: " in page
     assert "| torch cpu fp32 unfused | 1 |" in page
+
+
+@pytest.mark.slow
+def test_a_benchmark_that_is_ended_keeps_the_turns_that_it_has_measured(tmp_path: Path) -> None:
+    path = tmp_path / "kinetics_onnx.json"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"STDEPLOY_REHEARSE_GPU": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, FOLDER / "stage.py", path.stem, path, str(os.getpid())]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        while process.poll() is None and not (path.is_file() and json.loads(path.read_text())):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    outcome = json.loads(path.read_text())
+    assert process.returncode == -signal.SIGKILL  # it was not at its end
+    assert outcome["report"]["rows"]
+    assert all(row["clips_per_second"] > 0 for row in outcome["report"]["rows"])
 
 
 def test_without_a_gpu_the_check_says_what_to_do(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Files in planar form: proven like any other, opened and refused like any other."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +204,20 @@ def test_an_inception_pads_before_frames_are_taken(
     save_fused(tmp_path / "a.fused.safetensors", model, card_of(model))
     result = export_onnx(tmp_path / "a.fused.safetensors", form="planar", allow=HESITANT)
     assert max(row.error for row in result.parity if row.tolerance == 1e-4) < 1e-5
+
+
+@pytest.mark.slow
+def test_engines_of_planar_networks_are_built_for_other_gpus() -> None:
+    pytest.importorskip("tensorrt_rtx")
+    program = Path(__file__).parents[2] / "benchmarks" / "planar_engines.py"
+    networks = ("plain", "x3d")  # filters that are dense, and one for each channel
+    result = subprocess.run(
+        [sys.executable, program, "--networks", *networks],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = (line.split() for line in result.stdout.splitlines())
+    rows = [" ".join(words) for words in lines if words[1:2] and words[1] in networks]
+    assert len(rows) == len(networks) * 4
+    assert all(row.count(" MB |") == 3 for row in rows), result.stdout

@@ -48,6 +48,12 @@ class Gpu:
             **options,
         )
 
+    def onnx(self, **options: bool) -> RuntimeOptions:
+        """Options of a runtime on ONNX Runtime; a CPU has neither layouts nor CUDA graphs."""
+        if REHEARSAL:
+            options = dict.fromkeys(options, False)
+        return RuntimeOptions(backend="onnxruntime", device=self.device, **options)
+
     def allocated_bytes(self) -> int:
         """Memory of the GPU that torch has given away."""
         return 0 if REHEARSAL else torch.cuda.memory_allocated()

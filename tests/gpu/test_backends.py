@@ -1,6 +1,7 @@
 """Every backend on a GPU gives the logits of the CPU, and what must be refused there is."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,22 @@ import pytest
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.artifacts.files import sidecar_path
 from stdeploy.backends.base import RuntimeOptions
-from stdeploy.backends.loader import open_runtime
+from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_builder import BuildOptions, usable_distributions
 from stdeploy.errors import ArtifactError
+from stdeploy.export.aot import build_package
 from stdeploy.export.engine import build_engine
-from stdeploy.export.onnx import export_onnx
+from stdeploy.export.onnx import export_onnx, save_graph, to_onnx
+from stdeploy.export.quantise import Quantiser
 from stdeploy.fusion import fuse_model
 from stdeploy.hardware import gpus
-from stdeploy.models.checkpoint import save_fused
+from stdeploy.models.checkpoint import load_model, save_fused
 from tests.gpu.conftest import REHEARSAL, Gpu
 from tests.helpers.models import TINY_CLIP, card_of, tiny_model
 
 pytestmark = pytest.mark.needs_cuda
 
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,18 @@ def assert_near(actual: np.ndarray, expected: np.ndarray, precision: str) -> Non
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("extra", [{}, {"cuda_graphs": True}, {"compile": True}], ids=str)
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"cuda_graphs": True},
+        {"compile": True},
+        {"planar": True},
+        {"planar": True, "fused_relu": True},
+        {"planar": True, "fused_relu": True, "cuda_graphs": True},
+    ],
+    ids=str,
+)
 def test_torch(
     folder: Path, frames: np.ndarray, expected: np.ndarray, precision: str, extra: dict, gpu: Gpu
 ) -> None:
@@ -78,6 +92,74 @@ def test_onnxruntime_uses_cuda(
         assert gpu.onnxruntime in runtime.device
         for batch in (5, 2, 5):
             assert_near(runtime.run(frames[:batch]), expected[:batch], runtime.precision)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("graphs", [False, True])
+def test_onnxruntime_with_either_layout_and_as_graphs(
+    onnx_file: Path,
+    frames: np.ndarray,
+    expected: np.ndarray,
+    gpu: Gpu,
+    channels_last: bool,
+    graphs: bool,
+) -> None:
+    options = gpu.onnx(channels_last=channels_last, cuda_graphs=graphs)
+    with open_runtime(onnx_file, options=options) as runtime:
+        assert ("CUDA graphs" in runtime.device) == options.cuda_graphs
+        # A graph is captured for each size, and replayed with other frames.
+        for batch in (5, 2, 5):
+            for order in (1, -1):
+                clips = np.ascontiguousarray(frames[:batch][::order])
+                assert_near(runtime.run(clips), expected[:batch][::order], runtime.precision)
+
+
+def test_auto_takes_a_form_that_answers_rightly(
+    folder: Path, frames: np.ndarray, expected: np.ndarray, gpu: Gpu
+) -> None:
+    with open_runtime(folder / "a.fused.safetensors") as runtime:
+        assert gpu.name in runtime.device
+        for batch in (5, 2):
+            assert_near(runtime.run(frames[:batch]), expected[:batch], "fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_package(
+    folder: Path, frames: np.ndarray, expected: np.ndarray, precision: str, gpu: Gpu
+) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("AOTInductor needs a C++ compiler, and g++ is not installed")
+    options: dict[str, Any] = {"precision": precision, "form": "planar"}
+    built = build_package(folder / "a.fused.safetensors", **options)
+    assert (built.sidecar.gpu is None) == REHEARSAL
+    for graphs in (False, not REHEARSAL):
+        with open_runtime(
+            built.path, options=RuntimeOptions(backend="aotinductor", cuda_graphs=graphs)
+        ) as runtime:
+            assert gpu.name in runtime.device
+            for batch in (5, 2, 5):
+                assert_near(runtime.run(frames[:batch]), expected[:batch], precision)
+
+
+def test_int8_of_onnxruntime_is_right_and_warned_of(
+    folder: Path,
+    frames: np.ndarray,
+    gpu: Gpu,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, card = load_model(folder / "a.fused.safetensors")
+    card = card.model_copy(update={"precision": "int8"})
+    quantiser = Quantiser(to_onnx(model, card), frames)
+    path = tmp_path / "a.int8.onnx"
+    save_graph(quantiser.quantise(tuple(quantiser.layers)), card, path)
+    on_cpu = RuntimeOptions(backend="onnxruntime", device="cpu")
+    answers = []
+    for options in (on_cpu, gpu.onnx()):
+        with open_backend(path, card, options) as runtime:
+            answers.append(runtime.run(frames))
+    assert_near(answers[1], answers[0], "int8")
+    assert REHEARSAL or "a.int8.onnx: ONNX Runtime has no int8 convolutions" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ OURS = {
     "docs": (),
     "export": ("export", "fusion"),
     "gpu": ("backends.onnxruntime", "backends.cuda"),
+    "nvdec": ("video",),
     "openvino": ("backends.openvino",),
     "parquet": ("inference.result_files",),
     "pictures": ("plotting",),

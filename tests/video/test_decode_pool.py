@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from stdeploy.artifacts.spec import ClipSpec
-from stdeploy.errors import VideoError
+from stdeploy.errors import SpecError, VideoError
 from stdeploy.video import decode_worker
 from stdeploy.video.clips import ClipRequest, Clips, read_clips
-from stdeploy.video.decode_pool import DecodePool
+from stdeploy.video.decode_pool import DecodePool, NoDecoderError
 from stdeploy.video.limits import Limits, lasting
+from tests.helpers.nvdec_stand_in import stand_in
 from tests.helpers.odd_videos import coloured_frames, encode
 from tests.helpers.video_attacks import ATTACKS, write_secret
 
@@ -244,3 +245,32 @@ def test_what_is_no_message_is_nonsense(content: bytes) -> None:
 
     with pytest.raises(decode_worker.BrokenMessageError):
         decode_worker.receive(read_into, most_bytes=1 << 20)
+
+
+def test_a_process_with_a_gpu_decodes_there_and_gives_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    encode(path, coloured_frames(40), "libx264")
+    request = ClipRequest(clip=ClipSpec(num_frames=4, short_side_px=64, crop_px=56), views=2)
+    with stand_in(), DecodePool(1, LIMITS, on_gpu=True) as pool:
+        (expected,) = pool.read_clips(path, request)
+        (found,) = pool.read_clips(path, request.model_copy(update={"decoder": "nvdec"}))
+    np.testing.assert_array_equal(found.frames, expected.frames)
+    assert expected.flaws.notes == ()
+    assert found.flaws.notes[0].startswith("it was decoded on the GPU")
+
+
+def test_a_process_without_a_gpu_refuses_to_decode_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    encode(path, coloured_frames(4), "libx264")
+    request = ClipRequest(clip=ClipSpec(num_frames=4, short_side_px=64, crop_px=56))
+    with stand_in(), DecodePool(1, LIMITS) as pool:
+        with pytest.raises(SpecError, match="on_gpu=True"):
+            list(pool.read_clips(path, request.model_copy(update={"decoder": "nvdec"})))
+        large = request.model_copy(update={"large_on_gpu": True})
+        (found,) = pool.read_clips(path, large)
+    assert found.flaws.notes == ()
+
+
+def test_a_gpu_that_cannot_be_used_keeps_a_process_from_starting() -> None:
+    with DecodePool(1, LIMITS, on_gpu=True) as pool, pytest.raises(NoDecoderError):
+        pool.start()

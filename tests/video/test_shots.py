@@ -8,7 +8,8 @@ import pytest
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import VideoError
 from stdeploy.video.clips import ClipRequest, read_clips
-from stdeploy.video.reader import IndexMisleadsError, VideoReader
+from stdeploy.video.decoder import IndexMisleadsError
+from stdeploy.video.reader import VideoReader
 from stdeploy.video.sampling import chunk_times, frames_at, window_times
 from stdeploy.video.shots import ShotWindow, Shown, looked_at, mark_cuts, shrink, slide_in_shots
 from stdeploy.video.timing import Timing
@@ -162,16 +163,16 @@ def test_reading_goes_on_with_the_shot_under_way_where_packets_have_misled(
     request = ClipRequest.parse({"clip": CLIP, "shortest_shot_seconds": 0.4} | how)
     expected = list(read_clips(video, request))
     assert {round(float(clips.shots_seconds[0]), 6) for clips in expected} == {0.0, 2.3, 5.3}
-    images, misled = VideoReader.images, []
+    pictures_of, misled = VideoReader.pictures, []
 
     def mislead_once(reader: VideoReader, numbers: Iterable[int]) -> Iterator[np.ndarray]:
-        for count, image in enumerate(images(reader, numbers)):
+        for count, image in enumerate(pictures_of(reader, numbers)):
             if count == 48 and not misled:
                 misled.append(count)
                 raise IndexMisleadsError
             yield image
 
-    monkeypatch.setattr(VideoReader, "images", mislead_once)
+    monkeypatch.setattr(VideoReader, "pictures", mislead_once)
     found = list(read_clips(video, request))
     assert misled
     for name in ("frames", "times_seconds"):
