@@ -76,7 +76,7 @@ def main() -> None:
     found: Sequence[Path] = [
         video
         for path in arguments.videos
-        for video in (videos_in(path) if path.is_dir() else [path])
+        for video in (videos_in(path, recursive=False) if path.is_dir() else [path])
     ]
     clips = list(middle_clips(found, card.clip, count=arguments.clips))
 

@@ -19,7 +19,7 @@ class Stage:
     tests: tuple[str, ...] = ()
 
 
-_BACKENDS = "tests/gpu/test_backends.py"
+_BACKENDS, _TRAINING = "tests/gpu/test_backends.py", "tests/gpu/test_training.py"
 STAGES = (
     Stage("host", 45),
     Stage("answers", 75, ("tests/gpu/test_cuda.py", _BACKENDS, "-k", "not compile and not engine")),
@@ -27,7 +27,9 @@ STAGES = (
     Stage("planar_b1", 90),
     Stage("aot_b1", 90),
     Stage("torch_profile", 90),
-    Stage("training", 90, ("tests/gpu/test_training.py",)),
+    Stage("training", 90, (_TRAINING, "-k", "not compiled")),
+    Stage("training_speed", 90),
+    Stage("training_waits", 90),
     Stage("artifacts", 90),
     Stage("kinetics_onnx", 90),
     Stage("onnx_profile", 90),
@@ -50,7 +52,8 @@ STAGES = (
     Stage("determinism", 60),
     Stage("memory", 60, ("tests/gpu/test_memory.py",)),
     Stage("engines", 75, (_BACKENDS, "-k", "engine")),
-    Stage("compile", 90, (_BACKENDS, "-k", "compile and not engine")),
+    Stage("compile", 90, (_BACKENDS, _TRAINING, "-k", "compile and not engine")),
+    Stage("training_compiled", 90),
 )
 # In a rehearsal half types are other arguments of the same lines.
 REHEARSED_TESTS = "not fp16 and not bf16"

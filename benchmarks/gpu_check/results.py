@@ -18,6 +18,7 @@ _SOURCES = (
     "tests/helpers/*.py",
     "tests/gpu/*.py",
     "benchmarks/gpu_check/*.py",
+    "benchmarks/training_speed.py",
 )
 
 

@@ -87,7 +87,9 @@ def filter_from_coefficients(coefficients: Tensor, eta: float) -> Tensor:
     tau = coefficients.shape[2]
     if tau == 1:
         return coefficients
-    basis = temporal_basis(tau, eta, coefficients.dtype, coefficients.device)
+    # torch.compile looks through a cache, and warns of it.
+    of = temporal_basis.__wrapped__ if torch.compiler.is_dynamo_compiling() else temporal_basis
+    basis = of(tau, eta, coefficients.dtype, coefficients.device)
     device = coefficients.device.type
     # Asked first, so that exported graphs of networks without autocast hold no switch of it.
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):

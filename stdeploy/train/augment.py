@@ -23,7 +23,7 @@ from stdeploy.video.sampling import EDGE_SECONDS, clip_times, view_times
 
 Frames = NDArray[np.uint8]
 
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of R, G, B (ITU-R BT.601)
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of R, G, B (ITU-R BT.601)
 
 
 class Augmentation(Spec):
@@ -292,13 +292,13 @@ def jitter_colours(frames: Frames, draw: Draw) -> Frames:
     if draw.colour[:3] != (1.0, 1.0, 1.0):
         # All three are linear in R, G and B, so one pass over the clip does them together.
         tall = frames.reshape(-1, *frames.shape[2:])
-        middle = brightness * float(np.asarray(cv2.mean(tall)[:3]) @ _LUMA)
+        middle = brightness * float(np.asarray(cv2.mean(tall)[:3]) @ LUMA)
         factor, offset = contrast * brightness, middle * (1 - contrast)
         if saturation == 1.0:
             values = np.rint(np.arange(256) * factor + offset).clip(0, 255).astype(np.uint8)
             changed = cv2.LUT(tall, values)
         else:
-            grey = np.broadcast_to(_LUMA, (3, 3))
+            grey = np.broadcast_to(LUMA, (3, 3))
             mixed = factor * (saturation * np.eye(3) + (1 - saturation) * grey)
             changed = cv2.transform(tall, np.column_stack([mixed, np.full(3, offset)]))
         frames = np.asarray(changed, dtype=np.uint8).reshape(frames.shape)

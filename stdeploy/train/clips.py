@@ -4,6 +4,7 @@ import dataclasses
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self, cast
 
 import cv2
 import numpy as np
@@ -23,9 +24,10 @@ from stdeploy.train.augment import (
     sampled_times,
     stride_of,
 )
+from stdeploy.train.device_augment import Cut, UncutClip, UncutClips
 from stdeploy.video.limits import give_back_large_arrays
 from stdeploy.video.opencv import limit_threads
-from stdeploy.video.reader import VideoReader
+from stdeploy.video.reader import Choice, VideoReader
 from stdeploy.video.sampling import frames_at, frames_past_end
 from stdeploy.video.timing import Timing
 from stdeploy.video.transform import Image, resize_short_side
@@ -63,13 +65,14 @@ class Example:
     """One clip.
 
     Attributes:
-        frames: uint8 (T, H, W, 3); None where neither the video nor its replacements gave one.
+        frames: uint8 (T, H, W, 3), or what is needed to make them; None where neither the video nor
+            its replacements gave one.
         label: of the clip.
         broken: videos that it replaces.
         past_end: frames of it that lie past the end of the video; see `frames_past_end`.
     """
 
-    frames: Tensor | None
+    frames: Tensor | UncutClip | None
     label: int
     broken: tuple[BrokenVideo, ...] = ()
     past_end: int = 0
@@ -80,16 +83,41 @@ class Batch:
     """Clips to train on.
 
     Attributes:
-        frames: uint8 (N, T, H, W, 3).
+        frames: uint8 (N, T, H, W, 3), or what is needed to make them.
         labels: int64 (N,).
         broken: videos that could not be read, and were replaced.
         past_end: frames of all clips that lie past the end of their video.
     """
 
-    frames: Tensor
+    frames: Tensor | UncutClips
     labels: Tensor
     broken: tuple[BrokenVideo, ...]
     past_end: int = 0
+
+    def pin_memory(self) -> Self:
+        """In memory from which a GPU can copy by itself.
+
+        The loader of torch asks for it; what has no such method it leaves as it is.
+        """
+        return dataclasses.replace(
+            self, frames=self.frames.pin_memory(), labels=self.labels.pin_memory()
+        )
+
+    def on(self, device: torch.device) -> Self:
+        """On a device, with all its frames made; nothing is copied that lies there."""
+        frames = self.frames
+        if isinstance(frames, UncutClips):
+            frames = frames.to(device).finished()
+        return dataclasses.replace(
+            self,
+            frames=frames.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+        )
+
+    @property
+    def finished(self) -> Tensor:
+        """The frames of a batch that `on` has given."""
+        return cast(Tensor, self.frames)
 
 
 def begin_worker(_number: int) -> None:
@@ -108,13 +136,16 @@ def begin_worker(_number: int) -> None:
 
 def collate(examples: list[Example]) -> Batch | BrokenVideo:
     """Make a batch; the first broken video where replacing did not help."""
-    clips = []
+    made, uncut = list[Tensor](), list[UncutClip]()
     for example in examples:
         if example.frames is None:
             return example.broken[0]
-        clips.append(example.frames)
+        if isinstance(example.frames, UncutClip):
+            uncut.append(example.frames)
+        else:
+            made.append(example.frames)
     return Batch(
-        torch.stack(clips),
+        UncutClips.of(uncut) if uncut else torch.stack(made),
         torch.tensor([example.label for example in examples]),
         tuple(broken for example in examples for broken in example.broken),
         sum(example.past_end for example in examples),
@@ -182,15 +213,23 @@ class TrainingClips(Dataset[Example]):
         clip: what the network sees.
         augmentation: what is varied.
         seed: of everything random.
+        uncut: leave resizing, cutting and colours to `Batch.on`.
     """
 
     def __init__(
-        self, videos: LabelledVideos, clip: ClipSpec, augmentation: Augmentation, seed: int
+        self,
+        videos: LabelledVideos,
+        clip: ClipSpec,
+        augmentation: Augmentation,
+        seed: int,
+        *,
+        uncut: bool = False,
     ) -> None:
         self._samples = videos.samples
         self._clip = clip
         self._augmentation = augmentation
         self._seed = seed
+        self._uncut = uncut
         self._mirrored = mirrored_labels(videos.labels)
         self._readers: dict[Path, VideoReader] = {}
 
@@ -209,13 +248,13 @@ class TrainingClips(Dataset[Example]):
                 broken.append(BrokenVideo(sample.video, str(error)))
                 number = int(rng.integers(len(self._samples)))
             else:
-                return Example(torch.from_numpy(clip), mirrored, tuple(broken), past_end)
+                return Example(clip, mirrored, tuple(broken), past_end)
         return Example(None, 0, tuple(broken))
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    def _clip_of(self, video: Path, draw: Draw) -> tuple[NDArray[np.uint8], int]:
+    def _clip_of(self, video: Path, draw: Draw) -> tuple[Tensor | UncutClip, int]:
         """The frames of a clip, (T, H, W, 3), and how many lie past the end of the video."""
         reader = self._reader(video)
 
@@ -227,11 +266,25 @@ class TrainingClips(Dataset[Example]):
             times = sampled_times(timing.duration, self._clip, fitted(timing))
             return frames_at(timing.timestamps, times)
 
-        _, frames = reader.gather(choose, _Resize(draw.short_side_px))
+        made: Tensor | UncutClip | None = None
+        if self._uncut:
+            made = self._uncut_of(reader, choose, draw)
+        if made is None:
+            _, frames = reader.gather(choose, _Resize(draw.short_side_px))
+            if self._uncut:
+                made = _already_resized(frames, self._clip, draw)
+            else:
+                cut = crop_clip(frames, self._clip.crop_px, draw)
+                made = torch.from_numpy(jitter_colours(cut, draw))
         # Only now the timing is what really came out of the file.
         clip = self._clip.model_copy(update={"frame_stride": fitted(reader.timing).frame_stride})
-        past_end = frames_past_end(reader.timing.duration, clip)
-        return jitter_colours(crop_clip(frames, self._clip.crop_px, draw), draw), past_end
+        return made, frames_past_end(reader.timing.duration, clip)
+
+    def _uncut_of(self, reader: VideoReader, choose: Choice, draw: Draw) -> UncutClip | None:
+        """What is taken of frames as they are decoded; None if they change their size."""
+        take = _Take(self._clip, draw)
+        _, frames = reader.gather(choose, take)
+        return None if take.mixed else UncutClip(frames, take.cut, draw.colour)
 
     def _reader(self, video: Path) -> VideoReader:
         if video not in self._readers:
@@ -255,3 +308,38 @@ class _Resize:
         if (width, height) != self._size:
             resized = np.asarray(cv2.resize(resized, self._size), dtype=np.uint8)
         return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+class _Take:
+    """The part of each frame that a clip needs, as it was decoded.
+
+    Attributes:
+        cut: what that is.
+        mixed: whether frames had several sizes, so that what was taken is of no use.
+    """
+
+    cut: Cut
+
+    def __init__(self, clip: ClipSpec, draw: Draw) -> None:
+        self._clip, self._draw = clip, draw
+        self._size: tuple[int, int] | None = None
+        self.mixed = False
+
+    def __call__(self, image: Image) -> Image:
+        size = (image.shape[0], image.shape[1])
+        if self._size is None:
+            self._size = size
+            self.cut = Cut.of(size, self._clip.crop_px, self._clip.num_frames, self._draw)
+        if size == self._size:
+            return self.cut.taken(image)
+        self.mixed = True
+        rows, columns = (last - first for first, last in (self.cut.rows, self.cut.columns))
+        return np.zeros((rows, columns, 3), dtype=np.uint8)
+
+
+def _already_resized(frames: NDArray[np.uint8], clip: ClipSpec, draw: Draw) -> UncutClip:
+    """The same of frames (T, H, W, 3), RGB, that have their size."""
+    height, width = frames.shape[1:3]
+    cut = Cut.of((height, width), clip.crop_px, clip.num_frames, draw)
+    taken = np.stack([cut.taken(frame) for frame in frames[..., ::-1]])
+    return UncutClip(taken, cut, draw.colour)

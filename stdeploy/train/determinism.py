@@ -56,6 +56,21 @@ def deterministic_algorithms(wanted: bool = True) -> Iterator[None]:
             del os.environ[_WORKSPACE_VARIABLE]
 
 
+@contextlib.contextmanager
+def searched_algorithms(wanted: bool = True) -> Iterator[None]:
+    """Let cuDNN try its algorithms for each size of clips that comes, and keep the fastest.
+
+    Args:
+        wanted: False changes nothing.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wanted or before
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """Times of the forward and backward pass of a step, in seconds.

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stdeploy.errors import BackendError, TrainingError
+from stdeploy.hardware import cpu_count
 from stdeploy.train.clips import STOPPING
 from stdeploy.train.recipe import Optimisation
 from stdeploy.video.opencv import without_threads
@@ -24,6 +25,7 @@ _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
+_MOST_DECODERS = 16  # each holds batches that are ready
 _Batch = TypeVar("_Batch")
 
 
@@ -103,6 +105,43 @@ def start_processes(machine: Machine, how: Optimisation) -> Fabric:
         reason = " ".join(str(error).split())[:300]
         raise BackendError(f"processes could not be started: {reason}") from error
     return fabric
+
+
+def check_shares(how: Optimisation, world_size: int) -> None:
+    """See that every process gets as many whole parts of a batch as the others.
+
+    Raises:
+        TrainingError: it does not.
+    """
+    share = how.batch_size // world_size
+    if share * world_size != how.batch_size or share % how.accumulate:
+        raise TrainingError(
+            f"batch_size {how.batch_size} cannot be shared out: processes x accumulate is "
+            f"{world_size} x {how.accumulate}; make it a multiple of "
+            f"{world_size * how.accumulate}"
+        )
+
+
+def decoders_of(how: Optimisation, machine: Machine, device: torch.device) -> int:
+    """Processes that decode for each process that trains.
+
+    "auto" leaves one processor to each that trains on a GPU, and three of four where processors
+    train themselves.
+    """
+    if how.workers != "auto":
+        return how.workers
+    # torchrun has said how many share this machine, if it was used.
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", machine.devices))
+    share = cpu_count() // max(1, beside)
+    wanted = share - 1 if device.type == "cuda" else share // 4
+    return max(1, min(_MOST_DECODERS, wanted))
+
+
+def augments_on_device(how: Optimisation, device: torch.device) -> bool:
+    """Whether clips are resized, cut and coloured by the device that trains."""
+    if how.augment_on == "auto":
+        return device.type == "cuda"
+    return how.augment_on == "device"
 
 
 def next_of(batches: Iterator[_Batch]) -> _Batch:

@@ -22,6 +22,7 @@ from stdeploy.train.recipe import NOT_IN_FINGERPRINT, Optimisation, Recipe
 from stdeploy.train.validation import Accuracy
 
 _VERSION = 2
+_MUCH_WAITING = 0.15  # of the time
 
 
 class Part(Protocol):
@@ -141,7 +142,12 @@ class RunState:
 
 
 def fingerprint(
-    recipe: Recipe, data: LabelledVideos, validation: LabelledVideos | None, world_size: int
+    recipe: Recipe,
+    data: LabelledVideos,
+    validation: LabelledVideos | None,
+    world_size: int,
+    *,
+    augmented_on_device: bool = False,
 ) -> str:
     """Of everything that decides about the numbers of a run; 64 hex digits."""
     parts = (
@@ -151,6 +157,7 @@ def fingerprint(
         str(world_size),  # norms see the clips of one process
         # Crops that move had other places in runs that were begun before.
         *(["paths inside the frame"] if recipe.augmentation.ego_motion_sigma_px else []),
+        *(["augmented on the device"] if augmented_on_device else []),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -239,6 +246,35 @@ def report_of(
         broken=tuple(progress.broken),
         validation=validation,
     )
+
+
+def rate_in_words(report: Report, *, workers: int, processors: int, short_side_px: int) -> str:
+    """How fast an epoch went, and what to do if it waited for data.
+
+    Args:
+        report: at its end.
+        workers: processes that decode for all that train on this machine.
+        processors: of this machine.
+        short_side_px: that frames are resized to.
+    """
+    words = (
+        f"epoch {report.epoch}: {report.clips_per_second:.3g} clips/s, "
+        f"{report.wait_share:.0%} of the time waiting for data"
+    )
+    if not waits_much(report):
+        return words
+    smaller = f"store videos smaller (frames are resized to a short side of {short_side_px} px)"
+    if workers < processors:
+        return (
+            f"{words}; raise optimisation.workers (now {workers}, and there are {processors} "
+            f"processors), or {smaller}"
+        )
+    return f"{words}; {smaller}, or train where there are more processors (here {processors})"
+
+
+def waits_much(report: Report) -> bool:
+    """Whether data and not the network decides how long a run takes."""
+    return report.wait_share > _MUCH_WAITING
 
 
 def row_of(report: Report, seconds: float) -> dict[str, float]:

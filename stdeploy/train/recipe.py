@@ -7,9 +7,14 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from stdeploy.artifacts.files import (
     AOT_SUFFIX,
@@ -27,8 +32,8 @@ from stdeploy.train.augment import Augmentation
 _PACKAGED = importlib.resources.files("stdeploy.train").joinpath("recipes")
 IMAGENET = "imagenet"  # weights of the hub
 _STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
-# Does not decide about the numbers of a run.
-NOT_IN_FINGERPRINT: Final = {"optimisation": {"workers"}}
+# Does not decide about the numbers of a run; where it is augmented stands beside the recipe.
+NOT_IN_FINGERPRINT: Final = {"optimisation": {"workers", "batches_ahead", "augment_on"}}
 Stage = Literal["conv1", "conv2", "conv3", "conv4", "conv5"]
 
 
@@ -94,7 +99,16 @@ class Optimisation(Spec):
         deterministic: the same numbers from every run on the same hardware and versions, on a GPU
             too, where sums otherwise come in any order. What it costs is measured and said.
         seed: of weights, order, augmentation and dropout.
-        workers: processes that decode, for each process that trains.
+        augment_on: where clips are resized, cut, mirrored and coloured: "cpu" by the processes that
+            decode, "device" by what trains, "auto" for the latter on a GPU. Clips are the same, but
+            for saturation (a level) and hue after it (a few). A run goes on as it was begun.
+        channels_last: whether the channels of a pixel lie side by side in the memory of clips and
+            weights; "auto" for yes on a GPU, unless the run is deterministic. Speed and rounding
+            depend on it, nothing else.
+        compile: have torch compile the network: its first step takes minutes, the others less time.
+        workers: processes that decode, for each process that trains; "auto" for as many as there
+            are processors to spare.
+        batches_ahead: that each of them may have ready.
     """
 
     epochs: int = Field(ge=1)
@@ -114,7 +128,29 @@ class Optimisation(Spec):
     sync_batch_norm: bool = False
     deterministic: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
-    workers: int = Field(default=2, ge=0)
+    augment_on: Literal["auto", "cpu", "device"] = "auto"
+    channels_last: Literal["auto", "yes", "no"] = "auto"
+    compile: bool = False
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = 2
+    batches_ahead: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _can_be_repeated(self) -> Self:
+        if self.deterministic and self.compile:
+            raise ValueError(
+                "deterministic and compile exclude each other: what torch compiles adds up in "
+                "an order of its own; leave one of them out"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, to_fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is as it was when there was no choice; see `Augmentation`."""
+        fields: dict[str, Any] = to_fields(self)
+        for name in ("augment_on", "channels_last", "compile", "batches_ahead"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                fields.pop(name, None)
+        return fields
 
 
 class Recipe(Spec):

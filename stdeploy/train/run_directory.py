@@ -287,6 +287,21 @@ def refusal_to_resume(folder: Path, recipe: Recipe) -> TrainingError:
     )
 
 
+def refusal_of_place(folder: Path, *, begun_on_device: bool) -> TrainingError:
+    """What there is to say where a recipe asks for clips to be augmented elsewhere than before.
+
+    Args:
+        folder: of the run.
+        begun_on_device: where that run augments them.
+    """
+    begun, asked = ("device", "cpu") if begun_on_device else ("cpu", "device")
+    return TrainingError(
+        f"{str(folder)!r} holds a run whose clips are augmented with optimisation.augment_on = "
+        f"{begun!r}, not {asked!r}; leave the setting out to go on so, or begin a new run with "
+        "another --run"
+    )
+
+
 def better_epoch(folder: Path) -> tuple[int, float, float] | None:
     """An epoch of a run that did better in its quick look than the last: it is in best.pt.
 

@@ -1,47 +1,56 @@
 """The training loop: on one CPU or many GPUs, and after any break as if there had been none."""
 
 import copy
+import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import CHECKPOINT_SUFFIX, checked_output
 from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.errors import ArtifactError, TrainingError
+from stdeploy.hardware import cpu_count
 from stdeploy.models.checkpoint import save_checkpoint
 from stdeploy.train.augmentation_effects import past_end_in_words
-from stdeploy.train.clips import (
-    Batch,
-    BrokenVideo,
-    Example,
-    ShuffledKeys,
-    TrainingClips,
-    begin_worker,
-    collate,
-)
-from stdeploy.train.determinism import deterministic_algorithms
+from stdeploy.train.batches import TrainingBatches
+from stdeploy.train.determinism import deterministic_algorithms, searched_algorithms
 from stdeploy.train.filter_shares import filter_shares
 from stdeploy.train.processes import (
     DivergedRunError,
     InterruptedRunError,
     Machine,
     Stop,
-    before_they_begin,
-    end_workers,
+    augments_on_device,
+    check_shares,
+    decoders_of,
     gathered,
     start_processes,
     stopping,
 )
-from stdeploy.train.progress import Progress, Report, RunState, fingerprint, report_of, row_of
-from stdeploy.train.recipe import Optimisation, Recipe
-from stdeploy.train.run_directory import STATE, RunFolder, open_run, refusal_to_resume
+from stdeploy.train.progress import (
+    Progress,
+    Report,
+    RunState,
+    fingerprint,
+    rate_in_words,
+    report_of,
+    row_of,
+    waits_much,
+)
+from stdeploy.train.recipe import Recipe
+from stdeploy.train.run_directory import (
+    STATE,
+    RunFolder,
+    open_run,
+    refusal_of_place,
+    refusal_to_resume,
+)
 from stdeploy.train.training_step import Learner, versions
 from stdeploy.train.validation import Accuracy, Validation
 
@@ -76,9 +85,9 @@ def train(
         log_filters: write down after every epoch where the energy of the filters lies.
         begin: is told how many epochs are done, once nothing forbids the run.
         tell: is told before the first step what is odd about the start and what a deterministic run
-            costs, and after the first
-            epoch how many frames of its clips lay past the end of their video, if any did, and of
-            a loss far above that of guessing; like begin and report in the first process only.
+            costs, and after the first epoch that a GPU waited for data, if it did so much, how many
+            frames of its clips lay past the end of their video, if any did, and of a loss far above
+            that of guessing; like begin and report in the first process only.
         report: is called after every step and before every batch of validation videos.
 
     Returns:
@@ -100,7 +109,7 @@ def train(
             "use more videos or a smaller batch_size"
         )
     fabric = start_processes(machine, how)
-    _check_shares(how, fabric.world_size)
+    check_shares(how, fabric.world_size)
     folder = open_run(fabric, run, resume=resume)
     trainer = _Trainer(
         recipe, data, validation, fabric, folder, machine, report, log_filters=log_filters
@@ -123,21 +132,6 @@ def train(
         ) from error
     folder.finish(card, rows)
     return card
-
-
-def _check_shares(how: Optimisation, world_size: int) -> None:
-    """See that every process gets as many whole parts of a batch as the others.
-
-    Raises:
-        TrainingError: it does not.
-    """
-    share = how.batch_size // world_size
-    if share * world_size != how.batch_size or share % how.accumulate:
-        raise TrainingError(
-            f"batch_size {how.batch_size} cannot be shared out: processes x accumulate is "
-            f"{world_size} x {how.accumulate}; make it a multiple of "
-            f"{world_size * how.accumulate}"
-        )
 
 
 class _Trainer:
@@ -166,31 +160,28 @@ class _Trainer:
         self._log_filters = log_filters
         self._save_seconds = machine.save_minutes * 60
         self.learner = Learner(recipe, data.labels, fabric)
-        self._fingerprint = fingerprint(recipe, data, validation, fabric.world_size)
+        self._fingerprints = {
+            uncut: fingerprint(
+                recipe, data, validation, fabric.world_size, augmented_on_device=uncut
+            )
+            for uncut in (False, True)
+        }
         self.progress = Progress()
         self._classes = len(data.labels)
         self._unreadable: set[str] = set()  # validation videos
         self._before_last_step: RunState | None = None  # of the epoch that goes on
-        self._past_end = (0, 0)  # frames past the end of their video, and clips, seen so far
-        clip = self.learner.clip
+        self._first_epoch: Report | None = None  # once it is done
+        clip, workers = self.learner.clip, decoders_of(how, machine, fabric.device)
         share = how.batch_size // fabric.world_size
-        self._keys = ShuffledKeys(
-            len(data.samples),
-            how.seed,
-            batch_size=share,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-        )
-        self._loader: DataLoader[Example] = DataLoader(
-            TrainingClips(data, clip, recipe.augmentation, how.seed),
-            batch_size=share // how.accumulate,
-            sampler=self._keys,
-            collate_fn=collate,
-            num_workers=how.workers,
-            worker_init_fn=begin_worker,
-            persistent_workers=how.workers > 0,
-            pin_memory=fabric.device.type == "cuda",
-        )
+        self._workers = workers * machine.devices
+        self._uncut = augments_on_device(how, fabric.device)
+        self._batches_if = {
+            uncut: functools.partial(
+                TrainingBatches, data, clip, recipe, fabric, workers=workers, uncut=uncut
+            )
+            for uncut in (False, True)
+        }
+        self._batches = self._batches_if[self._uncut]()
         self._validation = None
         if validation is not None:
             self._validation = Validation(
@@ -198,14 +189,19 @@ class _Trainer:
                 validation.with_labels(data.labels, source="the training set"),
                 clip,
                 batch_size=share // how.accumulate,
-                workers=how.workers,
+                workers=workers,
             )
 
     def resume(self, path: Path) -> None:
         """Go on where a state was saved."""
         state = RunState.load(path)
-        if state.fingerprint != self._fingerprint:
+        places = {text: uncut for uncut, text in self._fingerprints.items()}
+        if state.fingerprint not in places:
             raise refusal_to_resume(path.parent, self._recipe)
+        begun_so = places[state.fingerprint]
+        if begun_so != self._uncut and self._how.augment_on != "auto":
+            raise refusal_of_place(path.parent, begun_on_device=begun_so)
+        self._uncut, self._batches = begun_so, self._batches_if[begun_so]()
         state.restore(self.learner.parts)
         self.progress = state.progress
 
@@ -213,7 +209,7 @@ class _Trainer:
         """Train to the end; see `train` for what is told."""
         how = self._how
         if self._folder is not None:
-            done = self.progress.epoch * self._keys.steps + self.progress.step
+            done = self.progress.epoch * self._batches.steps + self.progress.step
             rows = self.progress.rows
             self._folder.begin(self._recipe, versions(), step=done, rows=rows)
             if not done:
@@ -222,6 +218,7 @@ class _Trainer:
             with (
                 stopping() as stop,
                 deterministic_algorithms(how.deterministic),
+                searched_algorithms(self._fabric.device.type == "cuda" and not how.deterministic),
                 warnings.catch_warnings(),
             ):
                 # DDP about kernels of 1 x 1 x 1, whose strides can be read in two ways.
@@ -234,6 +231,7 @@ class _Trainer:
                 while self.progress.epoch < how.epochs:
                     self._epoch(stop)
                     if self.progress.epoch == 1:
+                        self._tell_rate(tell)
                         self._tell_past_end(tell)
                         self._tell_high_loss(tell)
         except torch.OutOfMemoryError as error:
@@ -242,7 +240,7 @@ class _Trainer:
                 f"with accumulate = {how.accumulate}; raise optimisation.accumulate"
             ) from error
         finally:
-            end_workers(self._loader._iterator)
+            self._batches.end()
 
     def _tell_cost(self, tell: Callable[[str], None]) -> None:
         """Measure, in every process, what a deterministic step costs."""
@@ -252,13 +250,28 @@ class _Trainer:
             self._folder.log(str(cost))
             tell(str(cost))
 
+    def _tell_rate(self, tell: Callable[[str], None]) -> None:
+        """Say how fast the first epoch went, and what to do if it waited for data."""
+        if self._folder is None or self._first_epoch is None:
+            return
+        words = rate_in_words(
+            self._first_epoch,
+            workers=self._workers,
+            processors=cpu_count(),
+            short_side_px=self.learner.clip.short_side_px,
+        )
+        self._folder.log(words)
+        # On a CPU the line of each epoch, which says how much it was, will do.
+        if waits_much(self._first_epoch) and self._fabric.device.type == "cuda":
+            tell(words)
+
     def _tell_past_end(self, tell: Callable[[str], None]) -> None:
         """Say how many frames of the clips of this process lay past the end of their video.
 
         Clips are shared out at random, so that those of one process speak for all. Nothing is said
         where none of them were read since the program began.
         """
-        past_end, clips = self._past_end
+        past_end, clips = self._batches.past_end
         if self._folder is None or not clips:
             return
         share = past_end / (clips * self.learner.clip.num_frames)
@@ -280,17 +293,11 @@ class _Trainer:
         self._folder.log(words)
         tell(words)
 
-    def _counted(self, batches: Iterator[Batch | BrokenVideo]) -> Iterator[Batch | BrokenVideo]:
-        """The same batches; their clips are counted on the way."""
-        for batch in batches:
-            if isinstance(batch, Batch):
-                past_end, clips = self._past_end
-                self._past_end = past_end + batch.past_end, clips + len(batch.labels)
-            yield batch
-
     def _epoch(self, stop: Stop) -> None:
         try:
             self._steps(stop)
+            if self.progress.epoch + 1 < self._how.epochs:  # decoded while this one is looked at
+                self._batches.begin(self.progress.epoch + 1)
             self.learner.check_usable(self.progress.epoch + 1)
             self._share_broken()
             report = self._validate(stop)
@@ -298,24 +305,23 @@ class _Trainer:
         except DivergedRunError as error:
             raise self._kept_before(error) from error
         self._before_last_step = None
+        self._first_epoch = report if report.epoch == 1 else None
         self._tell(report)
         self._end_if_told(stop, f"after epoch {self.progress.epoch}")
 
     def _steps(self, stop: Stop) -> None:
         """The steps of an epoch that are still to be done."""
         progress = self.progress
-        self._keys.epoch, self._keys.skip = progress.epoch, progress.step
+        batches = self._batches.of_epoch(progress.epoch, progress.step)
         self.learner.begin_epoch()
         saved = clock = time.perf_counter()
-        with before_they_begin():
-            batches = self._counted(iter(self._loader))
-        while progress.step < self._keys.steps:
-            number = progress.epoch * self._keys.steps + progress.step
-            if progress.step == self._keys.steps - 1 and self._folder is not None:
+        while progress.step < self._batches.steps:
+            number = progress.epoch * self._batches.steps + progress.step
+            if progress.step == self._batches.steps - 1 and self._folder is not None:
                 # What the last step spoils would be seen only when there is no way back.
                 self._before_last_step = copy.deepcopy(self._state())
             loss, right, waited = self.learner.step(
-                batches, number, self._keys.steps, self._note_broken
+                batches, number, self._batches.steps, self._note_broken
             )
             progress.step += 1
             progress.loss_sum += loss
@@ -325,9 +331,9 @@ class _Trainer:
             progress.seconds, clock = progress.seconds + now - clock, now
             if self._folder is not None:
                 self._folder.step(number + 1, loss, self.learner.learning_rate)
-            if progress.step < self._keys.steps:
+            if progress.step < self._batches.steps:
                 self._tell(self._state_of_affairs())
-            where = f"step {progress.step} of {self._keys.steps}"
+            where = f"step {progress.step} of {self._batches.steps}"
             self._end_if_told(stop, f"in epoch {progress.epoch + 1} after {where}")
             if now - saved > self._save_seconds:
                 self._save()
@@ -398,7 +404,7 @@ class _Trainer:
         return report_of(
             self.progress,
             self._how,
-            self._keys.steps,
+            self._batches.steps,
             seen=seen,
             to_validate=self._validation.videos if self._validation is not None else 0,
             validation=validation,
@@ -422,7 +428,7 @@ class _Trainer:
             )
 
     def _state(self) -> RunState:
-        return RunState.of(self._fingerprint, self.progress, self.learner.parts)
+        return RunState.of(self._fingerprints[self._uncut], self.progress, self.learner.parts)
 
     def _save(self) -> None:
         # A state that cannot be gone on with must not replace one that can.

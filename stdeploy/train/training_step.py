@@ -2,8 +2,7 @@
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import ArtifactError, DatasetError
 from stdeploy.models.base import ActionModel
 from stdeploy.models.frames_to_logits import FrameNormalisation, golden_of
+from stdeploy.train.batches import DeviceBatches
 from stdeploy.train.clips import Batch, BrokenVideo
 from stdeploy.train.determinism import Cost, cost_of_determinism, replace_max_pools
 from stdeploy.train.initialisation import Started, start
@@ -29,9 +29,9 @@ from stdeploy.train.optimisation import (
     objective,
     parameter_groups,
 )
-from stdeploy.train.processes import DivergedRunError, next_of
+from stdeploy.train.processes import DivergedRunError
 from stdeploy.train.progress import Part
-from stdeploy.train.recipe import Recipe
+from stdeploy.train.recipe import Optimisation, Recipe
 
 
 class Learner:
@@ -58,6 +58,10 @@ class Learner:
         if how.deterministic and fabric.device.type == "cuda":  # a CPU has one order anyway
             replace_max_pools(model)
         freeze(model, recipe.start)
+        self._layout = memory_layout(how, fabric.device)
+        lay_out(model, self._layout)
+        if how.compile:
+            model.compile()  # in place: names of weights stay, and copies are not compiled
         self._model = model
         self._optimiser = SGD(
             parameter_groups(model, how),
@@ -103,7 +107,7 @@ class Learner:
 
     def step(
         self,
-        batches: Iterator[Batch | BrokenVideo],
+        batches: DeviceBatches,
         number: int,
         steps_per_epoch: int,
         note_broken: Callable[[Mapping[str, str]], None],
@@ -117,7 +121,8 @@ class Learner:
             note_broken: is told which videos could not be read and were replaced, and why.
 
         Returns:
-            Mean loss and right clips of all processes, and seconds waited for data.
+            Mean loss and right clips of all processes, and seconds that the device had nothing to
+            do for lack of data.
 
         Raises:
             DatasetError: too many videos cannot be read.
@@ -131,17 +136,16 @@ class Learner:
         factor = learning_rate_factor(number, steps_per_epoch, how)
         for group in self._optimiser.param_groups:
             group["lr"] = how.learning_rate * factor * group["scale"]
-        sums, waited = torch.zeros(2, dtype=torch.float64, device=fabric.device), 0.0
+        sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
         for part in range(how.accumulate):
-            start_of_wait = time.perf_counter()
-            batch = _readable(next_of(batches))
-            waited += time.perf_counter() - start_of_wait
+            batch = _readable(batches.next())
             note_broken({str(broken.video): broken.reason for broken in batch.broken})
             last = part == how.accumulate - 1
             with fabric.no_backward_sync(self._graph, enabled=not last and fabric.world_size > 1):
                 loss, right = self._forward(batch, number)
                 fabric.backward(loss / how.accumulate)
             sums += torch.stack([loss.detach().double() / how.accumulate, right.double()])
+            batches.fetch()
         if how.clip_gradient_norm:
             fabric.clip_gradients(
                 self._graph,
@@ -160,19 +164,25 @@ class Learner:
         self._stepper.zero_grad()
         if self._average is not None:
             self._average.update_parameters(self._model)
-        return mean_loss, int(right_clips), waited
+        return mean_loss, int(right_clips), batches.waited_seconds()
 
     def _forward(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
         """Mean loss, and how many clips were classified rightly."""
-        how, device = self._how, self._fabric.device
+        how = self._how
         return objective(
-            lambda frames: self._graph(self._normalise(frames)),
-            batch.frames.to(device, non_blocking=True),
-            batch.labels.to(device, non_blocking=True),
+            lambda frames: self._graph(self._arranged(self._normalise(frames))),
+            batch.finished,
+            batch.labels,
             label_smoothing=how.label_smoothing,
             videomix_alpha=self._recipe.augmentation.videomix_alpha,
             key=[how.seed, number, self._fabric.global_rank],
         )
+
+    def _arranged(self, clips: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) as the network has its weights in memory."""
+        if self._layout == torch.preserve_format:
+            return clips
+        return clips.contiguous(memory_format=self._layout)
 
     def to_validate(self) -> nn.Module:
         """What the run has made so far, the same in all processes.
@@ -197,7 +207,9 @@ class Learner:
     def trained(self) -> ActionModel:
         """A copy of the network that the run has made, on the CPU, in evaluation mode."""
         model = self._average.module if self._average is not None else self._model
-        return cast(ActionModel, copy.deepcopy(model)).cpu().eval()
+        there = cast(ActionModel, copy.deepcopy(model)).cpu().eval()
+        lay_out(there, torch.contiguous_format)
+        return there
 
     def card(self, rows: Sequence[Mapping[str, float]]) -> ModelCard:
         """Of the network that the run has made.
@@ -255,6 +267,27 @@ class Learner:
             f"{what}; lower learning_rate ({self._how.learning_rate}) or lengthen warmup_epochs "
             f"({self._how.warmup_epochs})"
         )
+
+
+def memory_layout(how: Optimisation, device: torch.device) -> torch.memory_format:
+    """How clips and weights lie in memory: channels last, channels first, or as they are made.
+
+    Clips are made of frames, so that their channels are last, and cuDNN takes each convolution of
+    theirs so; weights that are made with channels first it turns anew in every step.
+    """
+    if how.channels_last == "no":
+        return torch.contiguous_format
+    # Deterministic runs are as they have been shown to be.
+    usual = device.type == "cuda" and not how.deterministic
+    wanted = usual if how.channels_last == "auto" else True
+    return torch.channels_last_3d if wanted else torch.preserve_format
+
+
+def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
+    """Lay the weights of 3D convolutions out in memory, in place; their numbers stay."""
+    for parameter in model.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def versions() -> dict[str, str]:

@@ -100,6 +100,7 @@ class Validation:
             batch_size=batch_size,
             num_workers=workers,
             worker_init_fn=begin_worker,
+            pin_memory=fabric.device.type == "cuda",
         )
 
     @torch.no_grad()
@@ -135,7 +136,8 @@ class Validation:
         """Videos of a batch that could be read, and right at top-1 and top-5, float64 (3,)."""
         device, readable = self._fabric.device, labels >= 0
         with self._fabric.autocast():
-            logits = graph(frames[readable].to(device)).float()
+            there = frames.to(device, non_blocking=True)
+            logits = graph(there[readable.to(device)]).float()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         right = best == labels[readable].to(device)[:, None]
         return torch.stack([readable.sum().to(device), right[:, 0].sum(), right.sum()]).double()

@@ -43,15 +43,31 @@ def resize_short_side(image: Image, short_side_px: int) -> Image:
     if short_side_px == min(height, width):
         return image
     size = resized_shape(height, width, short_side_px)[::-1]
-    block = min(width // size[0], height // size[1])
     try:
-        if block > 1:
-            whole = image[: height // block * block, : width // block * block]
-            blocks = (width // block, height // block)
-            image = np.asarray(cv2.resize(whole, blocks, interpolation=cv2.INTER_AREA), np.uint8)
+        image = average_blocks(image, short_side_px)
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     except cv2.error as error:
         raise VideoError(f"has a frame of {width}x{height} px, which cannot be resized") from error
+
+
+def average_blocks(image: Image, short_side_px: int) -> Image:
+    """The first half of `resize_short_side`: averages of blocks of whole pixels.
+
+    Args:
+        image: (H, W, 3).
+        short_side_px: length that the shorter side is resized to in the end.
+
+    Returns:
+        (H // b, W // b, 3) for blocks of b x b pixels; the same array where b is 1.
+    """
+    height, width = image.shape[:2]
+    new_height, new_width = resized_shape(height, width, short_side_px)
+    block = min(width // new_width, height // new_height)
+    if block <= 1:
+        return image
+    whole = image[: height // block * block, : width // block * block]
+    blocks = (width // block, height // block)
+    return np.asarray(cv2.resize(whole, blocks, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def same_picture(one: Image, other: Image) -> bool:

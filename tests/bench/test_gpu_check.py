@@ -15,12 +15,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "gpu_check"
 STAGES = [
-    *("host", "answers", "planar", "planar_b1", "aot_b1", "torch_profile", "training", "artifacts"),
+    *("host", "answers", "planar", "planar_b1", "aot_b1", "torch_profile", "training"),
+    *("training_speed", "training_waits", "artifacts"),
     *("kinetics_onnx", "onnx_profile", "serving", "nvdec", "readers", "serving_nvdec"),
     *("kinetics", "aot", "torch_batch_32"),
     *("torch_batch_32_b1", "artifacts_planar", "planar_onnx", "compiled", "aot_autotuned", "b1"),
     *("planar_precisions", "onnx_channels_last", "onnx_batch_32", "determinism", "memory"),
-    *("engines", "compile"),
+    *("engines", "compile", "training_compiled"),
 ]
 # Their machine has no GPU: what it alone can show.
 ONLY_ON_A_GPU = {"host", "engines"}
