@@ -231,7 +231,8 @@ class _Captured:
                 graph(self._frames)
         torch.cuda.current_stream().wait_stream(stream)
         self._captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._captured):
+        # Other threads may decode on the GPU meanwhile, and take memory there.
+        with torch.cuda.graph(self._captured, capture_error_mode="thread_local"):
             self._logits = graph(self._frames)
 
     def replay(self, frames: Tensor) -> Tensor:
