@@ -7,6 +7,7 @@ from pathlib import Path
 from networks import Where
 from results import FAILED, PASSED, Outcome
 
+from stdeploy.artifacts.card import read_card
 from stdeploy.bench.measure import measure
 from stdeploy.bench.tables import summary
 from stdeploy.bench.worker import Case, cases_for
@@ -46,20 +47,12 @@ def benchmark(
     ]
     if where.rehearsal:
         cases = list({case.artifact: case for case in cases}.values())
-    card = cases[0].card
-    macs = None
-    if importlib.util.find_spec("fvcore"):
-        from stdeploy.export.flops import count_flops
-
-        macs = count_flops(
-            card.model, num_frames=card.clip.num_frames, side_px=card.clip.crop_px
-        ).macs
     report = measure(
         cases,
         batches=(1,) if where.rehearsal else batches,
         rounds=1 if where.rehearsal else 2,
         turn_seconds=0.0 if where.rehearsal else 0.3,
-        macs=macs,
+        macs=macs_of(paths[0]),
         progress=lambda what, done, total: print(f"{what} {done}/{total}", flush=True),
         so_far=outcome.put_report,
     )
@@ -71,3 +64,13 @@ def benchmark(
         said = f"{best.name}, {best.clips_per_second:.3g} clips/s"
         outcome.add(f"fastest, batch {best.batch}", PASSED, said)
     print("\n".join(summary(report)))
+
+
+def macs_of(path: Path) -> int | None:
+    """Multiply-accumulates of a network of ours for one clip; None where nothing counts them."""
+    if not importlib.util.find_spec("fvcore"):
+        return None
+    from stdeploy.export.flops import count_flops
+
+    card = read_card(path)
+    return count_flops(card.model, num_frames=card.clip.num_frames, side_px=card.clip.crop_px).macs

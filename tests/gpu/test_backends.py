@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import conv2d
 
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.artifacts.files import sidecar_path
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_builder import BuildOptions, usable_distributions
+from stdeploy.backends.torch import exact
+from stdeploy.backends.torch_epilogues import conv_relu
 from stdeploy.errors import ArtifactError
 from stdeploy.export.aot import build_package
 from stdeploy.export.engine import build_engine
@@ -121,6 +125,28 @@ def test_auto_takes_a_form_that_answers_rightly(
         assert gpu.name in runtime.device
         for batch in (5, 2):
             assert_near(runtime.run(frames[:batch]), expected[:batch], "fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_fused_relu_takes_nothing_from_memory_that_was_free(precision: str, gpu: Gpu) -> None:
+    """torch gives cuDNN the memory of the answer as what is added, times 0: NaN stays NaN then."""
+    wanted: Any = precision
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[
+        gpu.precision(wanted)
+    ]
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(4, 16, 20, 20), torch.randn(32, 16, 3, 3) / 12, torch.randn(32)
+    right = conv2d(x, weight, bias, padding=1).relu()
+    x, weight = (
+        part.to(gpu.device, dtype, memory_format=torch.channels_last) for part in (x, weight)
+    )
+    bias = bias.to(gpu.device, dtype)
+    with torch.inference_mode(), exact():
+        for _ in range(3):  # the first chooses an algorithm, and writes there while it does
+            spoilt = torch.full_like(right, torch.nan, dtype=dtype, device=gpu.device)
+            del spoilt  # the next tensor of this size lies where it lay
+            found = conv_relu(x, weight, bias, None, (1, 1), (1, 1), 1).float().cpu()
+            assert_near(found.numpy(), right.numpy(), precision)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
