@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import shutil
 import time
 
 from networks import Where, checkpoint, exported, has_real_weights, spec_of
@@ -9,7 +10,7 @@ from results import FAILED, IMPOSSIBLE, PASSED, Outcome
 
 from stdeploy.artifacts.files import fused_path
 from stdeploy.artifacts.spec import Form
-from stdeploy.errors import StdeployError
+from stdeploy.errors import BackendError, StdeployError
 
 # What is used beside torch, by the names that are imported.
 _MODULES = (
@@ -21,7 +22,6 @@ _MODULES = (
 
 def host(outcome: Outcome, where: Where) -> None:
     """What is installed, and what `stdeploy doctor` says."""
-    del where
     for name in _MODULES:
         if importlib.util.find_spec(name) is None:
             outcome.add(name, IMPOSSIBLE, "not installed")
@@ -30,6 +30,13 @@ def host(outcome: Outcome, where: Where) -> None:
     for found in examine():
         status = PASSED if found.status in ("works", "fact") else IMPOSSIBLE
         outcome.add(found.topic, status, found.text)
+    from stdeploy.backends.aot_package import cuda_headers
+
+    try:
+        with cuda_headers("cpu" if where.rehearsal else "cuda"):
+            outcome.add("compiler for AOTInductor", PASSED, shutil.which("g++") or "no g++")
+    except BackendError as error:
+        outcome.add("compiler for AOTInductor", IMPOSSIBLE, str(error))
 
 
 def artifacts(outcome: Outcome, where: Where) -> None:

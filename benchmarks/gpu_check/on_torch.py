@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable
 
-from benchmarking import benchmark
+from benchmarking import benchmark, macs_of
 from networks import Where, checkpoint
-from results import FAILED, PASSED, Outcome
+from results import FAILED, IMPOSSIBLE, PASSED, Outcome
 
 from stdeploy.artifacts.files import fused_path
 from stdeploy.artifacts.spec import Precision
-from stdeploy.backends.base import RuntimeOptions
-from stdeploy.errors import StdeployError
+from stdeploy.backends.base import DeviceType, RuntimeOptions
+from stdeploy.bench.worker import matmul_flops
+from stdeploy.errors import BackendError, StdeployError
 
 
 def kinetics(outcome: Outcome, where: Where) -> None:
@@ -80,24 +81,37 @@ def aot_autotuned(outcome: Outcome, where: Where) -> None:
 
 
 def torch_profile(outcome: Outcome, where: Where) -> None:
-    """Where torch spends its time on 8 clips, by kernel: of both networks in planar form."""
+    """Where torch spends its time on 8 clips, by kernel: of both networks in planar form.
+
+    And how much of a product of matrices that is, with frames that lie on the GPU already.
+    """
     from profiling import torch_kernels
 
+    batch = 8
+    device: DeviceType = "cpu" if where.rehearsal else "cuda"
+    precision: Precision = "fp32" if where.rehearsal else "bf16"
+    peak = matmul_flops(device, precision)
     for name in ("kinetics", "b1"):
+        path = checkpoint(name, where)
+        macs = macs_of(path)
         for fused_relu in (False, True):
             how = RuntimeOptions(
                 backend="torch",
-                device="cpu" if where.rehearsal else "cuda",
-                precision="fp32" if where.rehearsal else "bf16",
+                device=device,
+                precision=precision,
                 planar=True,
                 fused_relu=fused_relu,
             )
             what = f"{name}, planar{', fused relu' if fused_relu else ''}"
             try:
-                said = torch_kernels(fused_path(checkpoint(name, where)), how, batch=8)
-                outcome.add(what, PASSED, said)
+                said, seconds = torch_kernels(fused_path(path), how, batch=batch)
             except StdeployError as error:
                 outcome.add(what, FAILED, str(error))
+                continue
+            rate = f"{seconds * 1e3:.2f} ms a run"
+            if macs is not None and peak is not None:
+                rate += f", {2 * macs * batch / seconds / peak:.0%} of a product of matrices"
+            outcome.add(what, PASSED, f"{rate}; {said}")
 
 
 def _on_torch(
@@ -134,9 +148,16 @@ def _graphs_in_bf16(way: RuntimeOptions) -> bool:
 def _packaged(outcome: Outcome, where: Where, name: str, *, autotune: bool) -> None:
     """Compile a network, and measure it beside what is not compiled."""
     from stdeploy.artifacts.files import aot_path
+    from stdeploy.backends.aot_package import cuda_headers
     from stdeploy.export.aot import build_package
     from stdeploy.hardware import gpus
 
+    try:
+        with cuda_headers("cpu" if where.rehearsal else "cuda"):
+            pass
+    except BackendError as error:
+        outcome.add(f"{name}, compiled", IMPOSSIBLE, str(error))
+        return
     if where.rehearsal:  # one network is compiled for all such stages, which takes a minute
         name, autotune = "kinetics", False
     precision: Precision = "fp32" if where.rehearsal else "bf16"

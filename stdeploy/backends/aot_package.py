@@ -1,14 +1,18 @@
 """Packages of AOTInductor as files: compiled and written with their sidecar, or compiled again."""
 
 import contextlib
+import importlib.util
 import io
+import os
+import subprocess
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
+from torch.utils import cpp_extension
 
 from stdeploy.artifacts.aot_sidecar import AotSidecar
 from stdeploy.artifacts.card import ModelCard
@@ -71,12 +75,14 @@ def write_package(
     with whole_file(path) as temporary:
         content = io.BytesIO()
         try:
-            with exact(), quiet():
+            with exact(), quiet(), cuda_headers(device):
                 torch._inductor.aoti_compile_and_package(
                     program_of(graph, card.clip, batch),
                     package_path=content,
                     inductor_configs=configuration,
                 )
+        except BackendError:
+            raise
         except Exception as error:  # of a compiler, of torch, of Triton
             reason = next((line for line in str(error).splitlines() if line.strip()), "no reason")
             raise BackendError(
@@ -99,6 +105,82 @@ def write_package(
         # Before the package takes its name: between the two, the digests differ and nothing loads.
         sidecar.write(path)
     return sidecar
+
+
+# What the code that AOTInductor writes for GPUs includes of CUDA.
+_CUDA_HEADERS = ("cuda.h", "cuda_runtime.h", "cuda_bf16.h", "cuda_fp16.h", "cuda_fp8.h")
+
+
+@contextlib.contextmanager
+def cuda_headers(device: DeviceType) -> Iterator[None]:
+    """Let a compiler find the headers of CUDA: those of a toolkit, or of NVIDIA's pip packages.
+
+    They are tried first: torch would miss them only when it has made all kernels. Its wheels bring
+    nvidia-cuda-runtime, whose headers include some of nvidia-cuda-crt, which they do not bring.
+
+    Args:
+        device: what is compiled for; "cpu" needs none.
+
+    Raises:
+        BackendError: there are none, or no compiler.
+    """
+    if device == "cpu":
+        yield
+        return
+    home, search = cpp_extension.CUDA_HOME, os.environ.get("CPATH")
+    found = pip_headers()
+    if found:  # after those of a toolkit, which torch names on the command line
+        os.environ["CPATH"] = os.pathsep.join([*map(str, found), *([search] if search else [])])
+        cpp_extension.CUDA_HOME = home or str(found[0].parent)
+    try:
+        home_now = cpp_extension.CUDA_HOME
+        check_compiler([f"{home_now}/include"] if home_now else [], _CUDA_HEADERS)
+        yield
+    finally:
+        cpp_extension.CUDA_HOME = home
+        if found and search is None:
+            del os.environ["CPATH"]
+        elif search is not None:
+            os.environ["CPATH"] = search
+
+
+def pip_headers() -> list[Path]:
+    """Folders of headers of CUDA that pip has put beside torch, nvidia/cu13/include."""
+    spec = importlib.util.find_spec("nvidia")
+    places = [] if spec is None else list(spec.submodule_search_locations or [])
+    name = f"cu{(torch.version.cuda or '').partition('.')[0]}"
+    folders = [Path(place) / name / "include" for place in places]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def check_compiler(folders: Sequence[str], headers: Sequence[str]) -> None:
+    """See that the C++ compiler is there, and finds headers.
+
+    Args:
+        folders: that it is to look in, beside its own.
+        headers: what is to be found.
+
+    Raises:
+        BackendError: it does not, or is not installed.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    command = [compiler, "-fsyntax-only", "-x", "c++", "-"]
+    command += [f"-I{folder}" for folder in folders]
+    source = "".join(f"#include <{header}>\n" for header in headers)
+    try:
+        result = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BackendError(
+            f"AOTInductor needs a C++ compiler, and {compiler!r} cannot be started: "
+            f"{error.strerror}; install g++"
+        ) from error
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if "error:" in line]
+        reason = (lines or [result.stderr.strip() or "no reason"])[0]
+        raise BackendError(
+            f"AOTInductor needs the headers of CUDA to compile for a GPU: {reason[:200]}; install "
+            "the CUDA toolkit and set CUDA_HOME, or run: pip install nvidia-cuda-crt"
+        )
 
 
 def load_package(content: bytes) -> Callable[[Tensor], Tensor]:

@@ -1,18 +1,21 @@
 """Packages of AOTInductor: compiled here, opened as users do, refused where they do not fit."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.utils import cpp_extension
 from typer.testing import CliRunner
 
 from stdeploy.artifacts.aot_sidecar import AotSidecar
 from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.files import sidecar_path
 from stdeploy.artifacts.golden import golden_clip
-from stdeploy.backends import aotinductor
+from stdeploy.backends import aot_package, aotinductor
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.card_editing import edit_card
@@ -182,3 +185,46 @@ def test_what_cannot_be_compiled_is_told(
     assert message in str(result.exception or result.output)
     with pytest.raises(ArtifactError, match="torch compiles no graph"):
         build_package(exported_folder / "a.onnx")
+
+
+def test_headers_are_looked_for_before_anything_is_compiled(tmp_path: Path) -> None:
+    (tmp_path / "cuda.h").write_text('#include "crt/host_defines.h"\n')
+    with pytest.raises(BackendError, match=r"headers of CUDA .*crt/host_defines\.h.*; install"):
+        aot_package.check_compiler([str(tmp_path)], ["cuda.h"])
+    (tmp_path / "crt").mkdir()
+    (tmp_path / "crt" / "host_defines.h").write_text("#define __host__\n")
+    aot_package.check_compiler([str(tmp_path)], ["cuda.h"])
+
+
+def test_headers_of_pip_are_found_where_there_is_no_toolkit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two folders, as where one package was brought later."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    monkeypatch.delenv("CPATH", raising=False)
+    runtime, rest = (tmp_path / name / "nvidia" / "cu13" / "include" for name in "ab")
+    for folder in (runtime, rest / "crt"):
+        folder.mkdir(parents=True)
+    for header in aot_package._CUDA_HEADERS:
+        (runtime / header).write_text('#include "crt/host_defines.h"\n')
+    for name in "ab":
+        monkeypatch.syspath_prepend(tmp_path / name)
+    assert set(aot_package.pip_headers()) >= {runtime, rest}
+    with (
+        pytest.raises(BackendError, match="pip install nvidia-cuda-crt"),
+        aot_package.cuda_headers("cuda"),
+    ):
+        pass
+    (rest / "crt" / "host_defines.h").write_text("")
+    with aot_package.cuda_headers("cuda"):
+        assert cpp_extension.CUDA_HOME in (str(runtime.parent), str(rest.parent))
+        aot_package.check_compiler([], aot_package._CUDA_HEADERS)  # by its environment
+    assert cpp_extension.CUDA_HOME is None
+    assert "CPATH" not in os.environ
+
+
+def test_a_compiler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(BackendError, match="'no-such-compiler' cannot be started"):
+        aot_package.check_compiler([], [])
