@@ -91,7 +91,7 @@ def torch_profile(outcome: Outcome, where: Where) -> None:
     device: DeviceType = "cpu" if where.rehearsal else "cuda"
     precision: Precision = "fp32" if where.rehearsal else "bf16"
     peak = matmul_flops(device, precision)
-    for name in ("kinetics", "b1"):
+    for name in ("b1", "kinetics"):
         path = checkpoint(name, where)
         macs = macs_of(path)
         for fused_relu in (False, True):

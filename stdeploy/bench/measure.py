@@ -129,9 +129,14 @@ def measure(
     yardstick = Worker(None)
     summarised = functools.partial(_report, entries, rounds=rounds, macs=macs)
     try:
-        for case in cases:
-            progress(f"opening {case.title}", len(entries), len(cases))
-            entries.append(_opened(case, batches))
+        for number, case in enumerate(cases):
+            progress(f"opening {case.title}", number, len(cases))
+            if number == len(entries):
+                entries.append(_Entry(case, Worker(case)))
+            if case.options.device == "cuda":
+                # The others load their libraries meanwhile, which takes longer than opening.
+                entries += [_Entry(later, Worker(later)) for later in cases[len(entries) :]]
+            _open(entries[number], batches)
         kinds = tuple(dict.fromkeys(map(_kind, cases)))
         total = len(batches) * rounds * (len(entries) + len(kinds))
         done = itertools.count()
@@ -195,13 +200,11 @@ def _peak(yardstick: Worker, kind: str) -> float | None:
         return None  # shares are left out; the cases do not depend on it
 
 
-def _opened(case: Case, batches: Sequence[int]) -> _Entry:
-    entry = _Entry(case, Worker(case))
+def _open(entry: _Entry, batches: Sequence[int]) -> None:
     try:
         entry.loaded = entry.worker.load()
     except FailedError as error:
         entry.failed = dict.fromkeys(batches, str(error))
-    return entry
 
 
 def _take_turn(entry: _Entry, batch: int, seconds: float) -> None:

@@ -5,6 +5,7 @@ So memory is its own, and thread pools do not meet.
 `matmul_flops` is the yardstick: the arithmetic that this machine reaches in a matrix product.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import multiprocessing
@@ -283,6 +284,9 @@ class _Server:
         self._runtime: Any = None
         self._frames: NDArray[np.uint8] | None = None
         self._gpu: dict[int, int | None] = {}
+        if case is not None:
+            with contextlib.suppress(Exception):  # what is wrong shows when it is opened
+                runtime_class(case.options.backend)  # its library, before anybody waits for it
 
     def load(self) -> Loaded:
         case = self._case
