@@ -14,7 +14,7 @@ from stdeploy.bench.worker import Case, artifacts_of, cases_for, matmul_flops, n
 from stdeploy.errors import ArtifactError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model
-from stdeploy.hardware import cpu_multiplies
+from stdeploy.hardware import cpu_multiplies, gpus
 from stdeploy.models.checkpoint import save_checkpoint, save_fused
 from tests.helpers.models import card_of, tiny_model
 
@@ -146,6 +146,35 @@ def test_a_case_that_fails_has_its_row_and_the_others_go_on(report: Report) -> N
     assert all("ArtifactError" in (row.failed or "") for row in failed)
     lines = list(summary(report))
     assert sum("failed: ArtifactError" in line for line in lines) == 2
+
+
+@pytest.mark.skipif(bool(gpus()), reason="a case for a GPU would run")
+def test_processes_for_a_gpu_begin_together_and_are_opened_in_turn(folder: Path) -> None:
+    fused = folder / "a.fused.safetensors"
+    (case,) = [
+        case
+        for case in cases_for([fused], devices=("cpu",), compiled=False)
+        if case.options == RuntimeOptions(backend="torch", device="cpu", precision="fp32")
+    ]
+    on_gpu = dataclasses.replace(case, options=dataclasses.replace(case.options, device="cuda"))
+    told: list[tuple[str, int, int]] = []
+    report = measure(
+        [on_gpu, case, on_gpu],
+        batches=(1,),
+        rounds=1,
+        turn_seconds=0.0,
+        macs=None,
+        progress=lambda *step: told.append(step),
+    )
+    assert told[:3] == [
+        (f"opening {each.title}", number, 3) for number, each in enumerate((on_gpu, case, on_gpu))
+    ]
+    assert ["sees no NVIDIA GPU" in (row.failed or "") for row in report.rows] == [
+        True,
+        False,
+        True,
+    ]
+    assert report.rows[1].clips_per_second > 0
 
 
 def test_winner_is_named_with_its_command(report: Report) -> None:
