@@ -24,11 +24,15 @@ require("torch", extra="train", purpose="running a .pt or .safetensors file")
 import torch  # noqa: E402 - after the check for it
 from torch import Tensor, nn  # noqa: E402
 
-from stdeploy.backends.torch_epilogues import with_fused_epilogues  # noqa: E402
+from stdeploy.backends.torch_epilogues import (  # noqa: E402
+    ALIGNED_CHANNELS,
+    with_fused_epilogues,
+)
 from stdeploy.models.base import ActionModel  # noqa: E402
 from stdeploy.models.checkpoint import load_model  # noqa: E402
 from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk  # noqa: E402
 from stdeploy.models.planar import planar_form  # noqa: E402
+from stdeploy.models.planar_modules import StackedConv  # noqa: E402
 
 _DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -272,8 +276,19 @@ def network_on(
     except RuntimeError as error:  # no memory left, or a torch without code for this GPU
         reason = str(error).splitlines()[0]
         raise BackendError(f"torch cannot use this GPU: {reason}") from error
+    align_channels(graph)
     keep_channels_last(graph)
     return graph
+
+
+def align_channels(graph: nn.Module) -> None:
+    """Fill channels of planar convolutions up to multiples that kernels for half precision want.
+
+    Three colours of seven frames are 21 channels, for which there are slow kernels alone.
+    """
+    for module in graph.modules():
+        if isinstance(module, StackedConv):
+            module.align(ALIGNED_CHANNELS)
 
 
 def keep_channels_last(graph: nn.Module) -> None:

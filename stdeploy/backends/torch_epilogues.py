@@ -22,7 +22,7 @@ from stdeploy.models.frames_to_logits import FramesToLogits
 _aten = torch.ops.aten
 _RELUS = (_aten.relu.default, _aten.relu_.default)
 _SUMS = (_aten.add.Tensor, _aten.add_.Tensor)
-_ALIGNED_CHANNELS = 8  # cuDNN fuses where 16 bytes of half precision are whole pixels' channels
+ALIGNED_CHANNELS = 8  # cuDNN fuses where 16 bytes of half precision are whole pixels' channels
 
 
 def program_of(
@@ -47,8 +47,7 @@ def program_of(
 def with_fused_epilogues(graph: FramesToLogits, clip: ClipSpec) -> nn.Module:
     """The same network with bias, sum and ReLU that follow a convolution within it.
 
-    Convolutions with groups, or of channels that are no multiples of 8, stay as they are: of the
-    first layer, for instance.
+    Convolutions with groups, or of channels that are no multiples of 8, stay as they are.
 
     Args:
         graph: in planar form, on the device and in the memory format that it will run in.
@@ -116,7 +115,7 @@ def _fuse(module: GraphModule, relu: Node) -> bool:
     if (
         tuple(dilation) != (1, 1)
         or groups != 1
-        or any(count % _ALIGNED_CHANNELS for count in channels)
+        or any(count % ALIGNED_CHANNELS for count in channels)
     ):
         return False
     with module.graph.inserting_before(relu):

@@ -113,10 +113,27 @@ class StackedConv(nn.Conv2d):
         self.taps = _taps_of(conv, frames)
         self.weight = nn.Parameter(weight.transpose(1, 2).flatten(1, 2).contiguous())
         self.bias = conv.bias
+        self.empty_channels = 0
+
+    def align(self, multiple: int) -> None:
+        """Fill the stacked channels up with zeros to a multiple, which changes no answer.
+
+        Args:
+            multiple: of channels, for which there are faster kernels.
+        """
+        missing = -self.in_channels % multiple
+        if missing and self.groups == 1:
+            padded = functional.pad(self.weight.detach(), (0, 0, 0, 0, 0, missing))
+            self.weight = nn.Parameter(padded)
+            self.in_channels += missing
+            self.empty_channels += missing
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C_in, H, W) to (T' N, C_out, H', W')."""
         taps = self.taps.of(x)
+        if self.empty_channels:
+            frames, _channels, height, width = taps[0].shape
+            taps.append(taps[0].new_zeros((frames, self.empty_channels, height, width)))
         return super().forward(taps[0] if len(taps) == 1 else torch.cat(taps, dim=1))
 
 

@@ -15,11 +15,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "gpu_check"
 STAGES = [
-    *("host", "answers", "planar", "planar_b1", "aot_b1", "torch_profile", "training"),
-    *("training_speed", "training_waits", "artifacts"),
-    *("kinetics_onnx", "onnx_profile", "serving", "nvdec", "readers", "serving_nvdec"),
-    *("kinetics", "aot", "torch_batch_32"),
-    *("torch_batch_32_b1", "artifacts_planar", "planar_onnx", "compiled", "aot_autotuned", "b1"),
+    *("host", "torch_profile", "answers", "planar_b1", "readers"),
+    *("training_speed", "training_waits", "planar", "aot_b1", "nvdec"),
+    *("training", "artifacts", "kinetics_onnx", "onnx_profile", "serving_nvdec"),
+    *("serving", "kinetics", "b1", "torch_batch_32_b1", "aot"),
+    *("torch_batch_32", "artifacts_planar", "planar_onnx", "compiled", "aot_autotuned"),
     *("planar_precisions", "onnx_channels_last", "onnx_batch_32", "determinism", "memory"),
     *("engines", "compile", "training_compiled"),
 ]
