@@ -218,7 +218,9 @@ class PlanarSamePadding(nn.Module):
         pads: list[int] = []
         for axis in (2, 1):  # functional.pad starts with the last axis
             pads.extend(same_padding(x.shape[1 + axis], self.kernel_size[axis], self.stride[axis]))
-        (padded,) = self.taps.of(functional.pad(x, pads))
+        if any(pads):  # a copy, otherwise
+            x = functional.pad(x, pads)
+        (padded,) = self.taps.of(x)
         return padded
 
 
