@@ -43,7 +43,8 @@ def training_speed(outcome: Outcome, where: Where) -> None:
 
 def training_compiled(outcome: Outcome, where: Where) -> None:
     """The same network as torch compiles it, beside the same without."""
-    _ways(outcome, where, COMPILED)
+    # A rehearsal has compiled in tests; here that takes minutes.
+    _ways(outcome, where, COMPILED[:1] if where.rehearsal else COMPILED)
 
 
 def training_waits(outcome: Outcome, where: Where) -> None:

@@ -77,7 +77,7 @@ class AotInductorRuntime(TorchRuntime):
         options: RuntimeOptions,
     ) -> tuple[RuntimeOptions, ...]:
         """On a GPU as a CUDA graph or not."""
-        if options.device != "cuda" or options.cuda_graphs:
+        if options.device != "cuda" or options.cuda_graphs or not cls.sees_gpu():
             return (options,)
         return (options, dataclasses.replace(options, cuda_graphs=True))
 

@@ -179,7 +179,7 @@ class OnnxRuntime(BaseRuntime):
         options: RuntimeOptions,
     ) -> tuple[RuntimeOptions, ...]:
         """On a GPU with CUDA graphs or not, and then with channels last or not."""
-        if options.device != "cuda":
+        if options.device != "cuda" or not cls.sees_gpu():
             return (options,)
         graphs = dataclasses.replace(options, cuda_graphs=True)
         ways = (options, graphs, dataclasses.replace(graphs, channels_last=True))

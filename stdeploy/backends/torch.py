@@ -183,7 +183,9 @@ class TorchRuntime(BaseRuntime):
     @classmethod
     def automatic_ways(cls, card: ModelCard, options: RuntimeOptions) -> tuple[RuntimeOptions, ...]:
         """On a GPU every form of a fused network that has what was asked for; none compiled."""
-        if options.device != "cuda" or not card.model.fused or options.compile:
+        if not (cls.sees_gpu() and options.device == "cuda" and card.model.fused):
+            return (options,)
+        if options.compile:
             return (options,)
         forms = [options, dataclasses.replace(options, planar=True)]
         forms.append(dataclasses.replace(options, planar=True, fused_relu=True))

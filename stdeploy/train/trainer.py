@@ -223,6 +223,9 @@ class _Trainer:
             ):
                 # DDP about kernels of 1 x 1 x 1, whose strides can be read in two ways.
                 warnings.filterwarnings("ignore", message="Grad strides do not match bucket")
+                if how.compile:  # about what torch.compile itself uses
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
                 if self._folder is not None and not self.progress.epoch:
                     for words in self.learner.notes:
                         tell(words)

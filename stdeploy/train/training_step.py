@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -61,7 +62,9 @@ class Learner:
         self._layout = memory_layout(how, fabric.device)
         lay_out(model, self._layout)
         if how.compile:
-            model.compile()  # in place: names of weights stay, and copies are not compiled
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of what it loads of torch
+                model.compile()  # in place: names of weights stay, and copies are not compiled
         self._model = model
         self._optimiser = SGD(
             parameter_groups(model, how),

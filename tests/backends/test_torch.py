@@ -16,6 +16,7 @@ from stdeploy.backends.torch import TorchRuntime, align_channels, keep_channels_
 from stdeploy.backends.torch_epilogues import conv_relu, with_fused_epilogues
 from stdeploy.errors import SpecError
 from stdeploy.fusion import fuse_model
+from stdeploy.hardware import gpus
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import save_fused
 from stdeploy.models.frames_to_logits import FramesToLogits
@@ -130,9 +131,12 @@ def test_a_network_without_such_a_place_is_refused() -> None:
         with_fused_epilogues(FramesToLogits(fused, TINY_CLIP).eval(), TINY_CLIP)
 
 
-def test_auto_has_every_form_to_choose_from_on_a_gpu() -> None:
+def test_auto_has_every_form_to_choose_from_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     card = card_of(fuse_model(tiny_model()).float())
     asked = RuntimeOptions(backend="torch", device="cuda", precision="bf16")
+    if not gpus():  # where the CPU is allowed in its place there is nothing to choose from
+        assert TorchRuntime.automatic_ways(card, asked) == (asked,)
+    monkeypatch.setattr(TorchRuntime, "sees_gpu", lambda: True)
     ways = TorchRuntime.automatic_ways(card, asked)
     forms = [(way.planar, way.fused_relu, way.cuda_graphs) for way in ways]
     assert len(forms) == len(set(forms)) == 6

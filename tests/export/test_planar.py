@@ -188,7 +188,7 @@ def test_nothing_is_written_where_the_form_computes_otherwise(
             conv.weight[0] *= 1.0001
         return planar
 
-    monkeypatch.setattr("stdeploy.export.onnx.planar_form", wrong)
+    monkeypatch.setattr("stdeploy.export.planar_verification.planar_form", wrong)
     with pytest.raises(ParityError, match=r"the planar form of .* differs from it: planar form, n"):
         export_onnx(planar_folder / "a.fused.safetensors", tmp_path / "p.onnx", form="planar")
     assert not list(tmp_path.iterdir())

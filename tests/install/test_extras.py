@@ -35,6 +35,7 @@ APART = {
     "datasets.synthetic": "train",
     "export.quantise": "cpu",
     "inference.ray_data": "ray",
+    **dict.fromkeys(("video.nv12", "video.nvdec", "video.tensor_transform"), "nvdec"),
 }
 
 

@@ -16,12 +16,7 @@ from stdeploy.train.trainer import train
 from tests.train.test_resume import losses
 from tests.train.test_trainer import small_recipe
 
-# Of torch's own compiler, about itself.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning:torch.*"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plain_recipe(**changes: object) -> Recipe:
     """The smallest network with branches of several lengths."""
-    fields = small_recipe(batch_size=4, learning_rate=1e-3, epochs=2, **changes).model_dump()
+    how = {"batch_size": 4, "learning_rate": 1e-3, "epochs": 2, **changes}
+    fields = small_recipe(**how).model_dump()
     fields["model"] |= {"architecture": "plain", "temporal_lengths": (1, 1, 1, 1, 3)}
     return Recipe.parse(fields)
 
