@@ -45,8 +45,7 @@ def test_a_run_says_how_many_frames_lay_past_the_end_of_their_video(
     assert "(short_video = hold: " in line
     log = (run / "log.txt").read_text()
     assert log.count(line) == 1
-    epochs = [position for position in range(len(log)) if log.startswith(" epoch ", position)]
-    assert epochs[0] < log.index(line) < epochs[1]
+    assert log.index(" epoch 1, ") < log.index(line) < log.index(" epoch 2, ")
 
 
 def test_a_run_that_fits_into_its_videos_tells_nothing(folder: Path, tmp_path: Path) -> None:
