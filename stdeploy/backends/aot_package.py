@@ -77,7 +77,7 @@ def write_package(
         try:
             with exact(), quiet(), cuda_headers(device):
                 torch._inductor.aoti_compile_and_package(
-                    program_of(graph, card.clip, batch),
+                    program_of(graph, card.clip, then="compiled", batch=batch),
                     package_path=content,
                     inductor_configs=configuration,
                 )

@@ -7,7 +7,7 @@ torch.export, whose nodes are exchanged.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +26,20 @@ ALIGNED_CHANNELS = 8  # cuDNN fuses where 16 bytes of half precision are whole p
 
 
 def program_of(
-    graph: FramesToLogits, clip: ClipSpec, batch: int = 2
+    graph: FramesToLogits, clip: ClipSpec, *, then: Literal["eager", "compiled"], batch: int = 2
 ) -> torch.export.ExportedProgram:
     """A network as a program for torch itself: any batch, memory formats as without it.
 
     Args:
         graph: in evaluation mode, on its device.
         clip: what it takes.
+        then: whether the program is run as it is, or compiled.
         batch: clips that kernels are chosen for, where that is done from the program; two or more,
             because torch.export takes a batch of one for a constant.
     """
     device = next(graph.parameters()).device
     example = torch.zeros((max(2, batch), *clip.frames_shape), dtype=torch.uint8, device=device)
-    with torch.no_grad(), exporting_for_torch():
+    with torch.no_grad(), exporting_for_torch(then):
         return torch.export.export(
             graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
         )
@@ -59,7 +60,7 @@ def with_fused_epilogues(graph: FramesToLogits, clip: ClipSpec) -> nn.Module:
     Raises:
         SpecError: the network has no such place.
     """
-    module = program_of(graph, clip).module()
+    module = program_of(graph, clip, then="eager").module()
     fused = sum(_fuse(module, node) for node in list(module.graph.nodes))
     if not fused:
         raise SpecError("this network has no ReLU behind a 2D convolution that could be fused")

@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -99,20 +99,31 @@ def frames_to_batch(x: Tensor) -> Tensor:
 
 def exporting() -> bool:
     """Whether a program is made of the network that need not run in torch."""
-    return torch.compiler.is_exporting() and not _FOR_TORCH.get()
+    return torch.compiler.is_exporting() and _FOR_TORCH.get() is None
+
+
+def runs_eagerly() -> bool:
+    """Whether torch runs each operation as it is written, now or in the program that is made."""
+    return _FOR_TORCH.get() == "eager" or not torch.compiler.is_compiling()
 
 
 @contextlib.contextmanager
-def exporting_for_torch() -> Iterator[None]:
-    """What torch.export makes meanwhile runs in torch: memory formats are kept, as without it."""
-    token = _FOR_TORCH.set(True)
+def exporting_for_torch(then: Literal["eager", "compiled"]) -> Iterator[None]:
+    """What torch.export makes meanwhile runs in torch: memory formats are kept, as without it.
+
+    Args:
+        then: whether the program is run as it is, or compiled.
+    """
+    token = _FOR_TORCH.set(then)
     try:
         yield
     finally:
         _FOR_TORCH.reset(token)
 
 
-_FOR_TORCH: contextvars.ContextVar[bool] = contextvars.ContextVar("for torch", default=False)
+_FOR_TORCH: contextvars.ContextVar[Literal["eager", "compiled"] | None] = contextvars.ContextVar(
+    "for torch", default=None
+)
 
 
 class AveragePoolHead(nn.Module):

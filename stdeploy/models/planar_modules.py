@@ -9,10 +9,11 @@ from torch.nn import functional
 
 from stdeploy.artifacts.layouts import Size3
 from stdeploy.errors import SpecError
-from stdeploy.models.base import AveragePoolHead, SlidingAverage, exporting
+from stdeploy.models.base import AveragePoolHead, SlidingAverage, exporting, runs_eagerly
 from stdeploy.models.i3d_inception import SamePadding, same_padding
 from stdeploy.models.resnet import PaddingShortcut
 from stdeploy.models.slowfast import SlowFrames
+from stdeploy.models.stacked_frames import stack_frames
 from stdeploy.models.x3d import SqueezeExcitation
 
 
@@ -130,6 +131,8 @@ class StackedConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C_in, H, W) to (T' N, C_out, H', W')."""
+        if not (self.taps.in_place and not self.empty_channels) and runs_eagerly():
+            return super().forward(stack_frames(x, *self.taps, self.empty_channels))
         taps = self.taps.of(x)
         if self.empty_channels:
             frames, _channels, height, width = taps[0].shape
