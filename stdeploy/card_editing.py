@@ -16,7 +16,6 @@ from stdeploy.artifacts.digest import (
     card_part,
     content_sha256,
     safetensors_parts,
-    sidecar_part,
     torch_parts,
 )
 from stdeploy.artifacts.files import (
@@ -25,10 +24,10 @@ from stdeploy.artifacts.files import (
     OPENVINO_SUFFIX,
     TORCH_PROGRAM_SUFFIX,
     is_compiled,
-    sidecar_path,
     whole_file,
 )
 from stdeploy.artifacts.label_files import read_labels
+from stdeploy.artifacts.sidecar import write_sidecar_fields
 from stdeploy.errors import ArtifactError, SpecError, did_you_mean
 
 _LABELS = "labels"
@@ -190,11 +189,7 @@ def _write_card(path: Path, card: str) -> None:
         with whole_file(path) as temporary:
             OnnxFile.read(path).with_card(card).write(temporary)
     elif is_compiled(path):
-        fields = {**sidecar_fields(path), "card": json.loads(card)}
-        fields[DIGEST_FIELD] = content_sha256([sidecar_part(fields)])
-        with whole_file(sidecar_path(path)) as temporary:
-            text = json.dumps(fields, indent=1, ensure_ascii=False)
-            temporary.write_text(f"{text}\n", encoding="utf-8")
+        write_sidecar_fields(path, {**sidecar_fields(path), "card": json.loads(card)})
     elif path.suffix == CHECKPOINT_SUFFIX:
         from stdeploy.models.checkpoint import write_tensors
 

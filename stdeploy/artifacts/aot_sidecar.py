@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from stdeploy.artifacts.files import FUSED_SUFFIX
-from stdeploy.artifacts.sidecar import Sidecar
+from stdeploy.artifacts.sidecar import Sidecar, name_beside
 from stdeploy.artifacts.values import Line
 
 
@@ -39,10 +39,7 @@ class AotSidecar(Sidecar):
     @field_validator("fused")
     @classmethod
     def _name_alone(cls, name: str) -> str:
-        """It is looked for beside the package, and stands in commands that are suggested."""
-        if name != Path(name).name or name.startswith("-") or not name.endswith(FUSED_SUFFIX):
-            raise ValueError(f"the name of a *{FUSED_SUFFIX} file without a folder is allowed")
-        return name
+        return name_beside(name, FUSED_SUFFIX)
 
     @property
     def code_sha256(self) -> Line:

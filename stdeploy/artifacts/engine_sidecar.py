@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import ONNX_SUFFIX
-from stdeploy.artifacts.sidecar import Sidecar
+from stdeploy.artifacts.sidecar import Sidecar, name_beside
 from stdeploy.artifacts.values import Line
 from stdeploy.hardware import Gpu
 
@@ -52,10 +52,7 @@ class EngineSidecar(Sidecar):
     @field_validator("onnx")
     @classmethod
     def _name_alone(cls, name: str) -> str:
-        """It is looked for beside the engine, and stands in commands that are suggested."""
-        if name != Path(name).name or name.startswith("-") or not name.endswith(ONNX_SUFFIX):
-            raise ValueError(f"the name of an {ONNX_SUFFIX} file without a folder is allowed")
-        return name
+        return name_beside(name, ONNX_SUFFIX)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

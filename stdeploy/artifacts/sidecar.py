@@ -8,7 +8,7 @@ import abc
 import hashlib
 import json
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from stdeploy.artifacts.card import ModelCard, ParityRow
 from stdeploy.artifacts.contents import read_contents, sidecar_fields
@@ -59,10 +59,7 @@ class Sidecar(Spec, abc.ABC):
 
     def write(self, artifact: Path) -> None:
         """Write the file beside an artifact, with its content digest."""
-        fields = json.loads(self.model_dump_json())
-        fields[DIGEST_FIELD] = content_sha256([sidecar_part(fields)])
-        with whole_file(sidecar_path(artifact)) as temporary:
-            temporary.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        write_sidecar_fields(artifact, json.loads(self.model_dump_json()))
 
     def with_parity(self, *rows: ParityRow) -> Self:
         """The same, with more comparisons in its card."""
@@ -85,6 +82,24 @@ class Sidecar(Spec, abc.ABC):
                 f"because it is code; run: {self.rebuild_command(artifact)}"
             )
         return content
+
+
+def write_sidecar_fields(artifact: Path, fields: dict[str, Any]) -> None:
+    """Write the file beside an artifact, with the digest of its fields."""
+    fields[DIGEST_FIELD] = content_sha256([sidecar_part(fields)])
+    with whole_file(sidecar_path(artifact)) as temporary:
+        temporary.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def name_beside(name: str, suffix: str) -> str:
+    """The name of a file that is looked for beside an artifact, and stands in suggested commands.
+
+    Raises:
+        ValueError: it is none, or has another suffix.
+    """
+    if name != Path(name).name or name.startswith("-") or not name.endswith(suffix):
+        raise ValueError(f"the name of an {suffix} file without a folder is allowed")
+    return name
 
 
 def move_with_sidecar(source: Path, target: Path) -> None:
