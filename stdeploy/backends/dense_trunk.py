@@ -108,7 +108,8 @@ def _temporal_radius(graph: onnx.GraphProto, artifact: Path) -> int:
             if attributes.get("strides", [1])[0] != 1:
                 raise SpecError(
                     f"the network of {artifact.name!r} strides in time, so its windows cannot "
-                    "share their work; pass --timeline windows"
+                    "share their work here; name a file of stdeploy export --stream, or pass "
+                    "--timeline windows"
                 )
             before += (kernel[0] - 1) // 2
         if node.op_type == "ReduceMean" and node.output[0] != pooled and _over_time(node, graph):

@@ -16,6 +16,7 @@ from stdeploy.artifacts.frames import Frames, on_host
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, ClosesOnExit, Device, RunsClips, RuntimeOptions
 from stdeploy.backends.loader import open_runtime
+from stdeploy.backends.streams import ClipsOfStreams, StreamRuntime
 from stdeploy.errors import SpecError, VideoError, check_choice, check_count
 from stdeploy.inference.clip_batches import ClipBatches, DecodedVideo
 from stdeploy.inference.dense_windows import Trunk
@@ -351,10 +352,16 @@ class Classifier(ClosesOnExit):
     ) -> Timeline:
         clip = self.card.clip
         scorer = WindowScorer(self.runtime, self._read, self._request, self._batch)
-        if trunk is not None:
-            hop_frames = max(1, round(options.hop_seconds / clip.interval_seconds))
+        shared: Trunk | StreamRuntime | None = trunk
+        stride = 1
+        if isinstance(self.runtime, ClipsOfStreams):
+            shared, stride = self.runtime.streams, self.runtime.streams.spec.stride_frames
+        if shared is not None:
+            hop_frames = (
+                max(1, round(options.hop_seconds / clip.interval_seconds / stride)) * stride
+            )
             options = dataclasses.replace(options, hop_seconds=hop_frames * clip.interval_seconds)
-            scores = scorer.dense(video, trunk, hop_frames, options)
+            scores = scorer.dense(video, shared, hop_frames, options)
         else:
             scores = scorer.windows(video, options)
         maker = TimelineMaker(clip.span_seconds, options, self.card.labels)
@@ -378,7 +385,7 @@ class Classifier(ClosesOnExit):
             cells=cells,
             segments=segments,
             cuts_seconds=maker.cuts if options.cuts else None,
-            how="windows" if trunk is None else "dense",
+            how="windows" if shared is None else "dense",
             device=self._device,
             artifact_sha256=self._artifact_sha256,
         )
