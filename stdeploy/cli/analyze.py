@@ -320,6 +320,6 @@ def _fields_table(fields: "dict[str, ReceptiveField]", data: Path | None) -> Tab
             f"{field.spread_seconds:.3f}",
             f"{across:.1f}",
             f"{down:.1f}",
-            f"{frames} x {height} x {width}",
+            f"{frames}{' back' if field.causal else ''} x {height} x {width}",
         )
     return table
