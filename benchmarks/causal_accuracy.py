@@ -43,12 +43,13 @@ SETS = ("synthetic", "fights")
 LONG = 64  # frames that a stream averages over, if there are as many
 PARTS = 3  # of the fights
 SHORT_SIDE_PX = 72  # of the copies of the fights
-# Of fights: clips of 16 frames, 1/15 s apart, of videos that take 2 s.
+# Of fights: clips of 8 frames, 2/15 s apart, of videos that take 2 s.
 FIGHTS = (
-    "clip.num_frames=16",
-    "clip.frame_stride=1",
+    "clip.frame_stride=2",
     "clip.fps=15.0",
-    "optimisation.epochs=14",
+    "clip.short_side_px=56",
+    "clip.crop_px=48",
+    "optimisation.epochs=12",
     "optimisation.learning_rate=0.02",
 )
 

@@ -182,7 +182,8 @@ def inflate_filter(layer: TemporalFilter, weight: Tensor, norm: Norm2d, reading:
     the 2D output on a still video, away from the ends of the clip, unless
 
     - eta is inf: the branch of one frame gives its share, all others give theirs of beta alone,
-    - "coefficients" would magnify motion: single branches with eta > 1, several with eta = 4, or
+    - "coefficients" would magnify motion: single branches with eta > 1, several with eta = 4 (of a
+      causal filter with eta > 1 too, because all of them gather in the newest frame), or
     - g^2 (var + eps) is less than eps, in channels that are nearly constant.
 
     NOTE: with eta = inf, "orthonormal" leaves the kernel and the statistics of branches longer
