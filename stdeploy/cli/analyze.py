@@ -113,8 +113,8 @@ def receptive_field(
 ) -> None:
     """Measure what networks really see in space and time (section 5, figure 4).
 
-    The gradient of the centre unit of the last feature map with respect to the input, averaged
-    over clips: real ones with --data, or Gaussian noise.
+    The gradient of the centre unit of the last feature map (of a causal network: of its last
+    frame) with respect to the input, averaged over clips: real ones with --data, or Gaussian noise.
     """
     from stdeploy.analysis.json_report import field_record
 
