@@ -35,6 +35,8 @@ class ModelSpec(Spec):
         width: factor on every channel count; 1 is the paper's network.
         fused: True once branches and batch norms are folded into single filters.
         layout: of an architecture that is no single network, such as "resnet3d".
+        causal: whether every filter and pool looks back only, so that no feature depends on frames
+            after its own; see `stdeploy.layers.temporal`.
     """
 
     architecture: Line
@@ -46,6 +48,8 @@ class ModelSpec(Spec):
     fused: bool = False
     # Left out of cards that have none, which thus stay as they were before there were layouts.
     layout: Layout | None = Field(default=None, exclude_if=lambda layout: layout is None)
+    # Likewise; a reader from before refuses a card that has it, instead of padding on both sides.
+    causal: bool = Field(default=False, exclude_if=lambda causal: not causal)
 
     @field_validator("temporal_lengths")
     @classmethod

@@ -117,6 +117,7 @@ def network_in_words(model: "ModelSpec | ForeignSpec") -> str:
         )
     lengths = "-".join(str(length) for length in model.temporal_lengths)
     kind = "fused" if model.fused else f"{model.branches}-branch, eta {model.eta:g}"
+    kind += ", causal" if model.causal else ""
     # A layout says itself how many channels there are.
     size = f"width {model.width:g}" if model.layout is None else _laid_out(model.layout)
     return f"{model.architecture}, temporal lengths {lengths}, {size}, {kind}"

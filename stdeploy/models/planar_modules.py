@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from stdeploy.artifacts.layouts import Size3
 from stdeploy.errors import SpecError
+from stdeploy.layers.convolution import CausalConv3d, FramesBefore
 from stdeploy.models.base import AveragePoolHead, SlidingAverage, exporting, runs_eagerly
 from stdeploy.models.i3d_inception import SamePadding, same_padding
 from stdeploy.models.resnet import PaddingShortcut
@@ -223,8 +224,7 @@ class PlanarSamePadding(nn.Module):
         super().__init__()
         self.kernel_size = padding.kernel_size
         self.stride = padding.stride
-        in_time = same_padding(frames, self.kernel_size[0], self.stride[0])
-        self.taps = Taps(frames, 1, 1, *in_time)
+        self.taps = Taps(frames, 1, 1, *padding.in_time(frames))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C, H, W) to (T' N, C, H', W')."""
@@ -233,6 +233,24 @@ class PlanarSamePadding(nn.Module):
             pads.extend(same_padding(x.shape[1 + axis], self.kernel_size[axis], self.stride[axis]))
         if any(pads):  # a copy, otherwise
             x = functional.pad(x, pads)
+        (padded,) = self.taps.of(x)
+        return padded
+
+
+class PlanarFramesBefore(nn.Module):
+    """`FramesBefore` of frames in the batch.
+
+    Args:
+        before: of clips.
+        frames: T of what it takes.
+    """
+
+    def __init__(self, before: FramesBefore, frames: int) -> None:
+        super().__init__()
+        self.taps = Taps(frames, 1, 1, before.frames, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map frames (T N, C, H, W) to (T' N, C, H, W)."""
         (padded,) = self.taps.of(x)
         return padded
 
@@ -369,8 +387,10 @@ def pooled_over_space(features: Tensor, window_side: int) -> Tensor:
 
 def taps_of(conv: nn.Conv3d, frames: int) -> Taps:
     """What a convolution sees in time, of clips of so many frames."""
-    before = _padding_of(conv)[0]
-    return Taps(frames, conv.kernel_size[0], conv.stride[0], before, before)
+    before = after = _padding_of(conv)[0]
+    if isinstance(conv, CausalConv3d):
+        before += conv.frames_before
+    return Taps(frames, conv.kernel_size[0], conv.stride[0], before, after)
 
 
 def _padding_of(conv: nn.Conv3d) -> Size3:

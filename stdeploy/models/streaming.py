@@ -20,9 +20,10 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from stdeploy.artifacts.spec import DEFAULT_WINDOW_FRAMES, ClipSpec, StateSpec, StreamSpec
 from stdeploy.errors import SpecError, check_count
+from stdeploy.layers.convolution import FramesBefore
 from stdeploy.models.base import ActionModel, SlidingAverage
 from stdeploy.models.frames_to_logits import FrameNormalisation
-from stdeploy.models.i3d_inception import SamePadding, same_padding
+from stdeploy.models.i3d_inception import SamePadding
 from stdeploy.models.planar_modules import (
     ConvOfStackedFrames,
     PlanarMaxPool,
@@ -41,8 +42,8 @@ from stdeploy.models.streaming_modules import (
     StreamedConv,
     StreamedHead,
     StreamedMaxPool,
+    StreamedPadding,
     StreamedPaddingShortcut,
-    StreamedSamePadding,
     Timing,
 )
 from stdeploy.models.x3d import SqueezeExcitation
@@ -51,7 +52,7 @@ _FRAMES_FOR_SHAPES = 4096  # a number of frames that every stride in time divide
 _LOWEST = -65504.0  # of float16
 
 _OF_EACH_FRAME = (nn.ReLU, nn.SiLU, nn.Sigmoid, nn.Identity)
-_OF_FRAMES = (nn.Conv3d, nn.MaxPool3d, SamePadding, PaddingShortcut)
+_OF_FRAMES = (nn.Conv3d, nn.MaxPool3d, SamePadding, FramesBefore, PaddingShortcut)
 # What looks at all frames of a clip, each with the reason why it cannot be streamed.
 _OF_CLIPS: Mapping[type[nn.Module], str] = {
     SqueezeExcitation: "weighs channels by an average over all frames of a clip",
@@ -281,8 +282,8 @@ class _Steps:
                 else (isinstance(module, _NEVER_NEGATIVE))
             )
             return _Value(made, source.timing, _shape(node), never_negative)
-        if isinstance(module, SamePadding):
-            return self._same_padding(name, module, source, node)
+        if isinstance(module, SamePadding | FramesBefore):
+            return self._padding(name, module, source, node)
         for kind, reason in _OF_CLIPS.items():
             if isinstance(module, kind):
                 raise SpecError(f"a stream cannot be given to a network of which {name!r} {reason}")
@@ -309,12 +310,17 @@ class _Steps:
         never_negative = isinstance(module, nn.MaxPool3d) and source.never_negative
         return _Value(made, timing, _shape(node), never_negative)
 
-    def _same_padding(
-        self, name: str, module: SamePadding, source: _Value, node: fx.Node
+    def _padding(
+        self, name: str, module: SamePadding | FramesBefore, source: _Value, node: fx.Node
     ) -> _Value:
-        before, after = same_padding(_FRAMES_FOR_SHAPES, module.kernel_size[0], module.stride[0])
+        """Frames of zeros before the first, which then has another number, and behind the last."""
+        if isinstance(module, SamePadding):
+            before, after = module.in_time(_FRAMES_FOR_SHAPES)
+            self._modules[name] = StreamedPadding(module.kernel_size, module.stride)
+        else:
+            before, after = module.frames, 0
+            self._modules[name] = StreamedPadding((1, 1, 1), (1, 1, 1))
         valid = self._mask(source.timing) if before or after else None
-        self._modules[name] = StreamedSamePadding(module)
         made = self._graph.call_module(name, (source.node, valid))
         timing = source.timing._replace(
             delay=source.timing.delay - before,

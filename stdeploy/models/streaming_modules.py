@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stdeploy.artifacts.layouts import Size3
 from stdeploy.models.base import AveragePoolHead
-from stdeploy.models.i3d_inception import SamePadding, same_padding
+from stdeploy.models.i3d_inception import same_padding
 from stdeploy.models.planar_modules import pooled_over_space
 from stdeploy.models.resnet import PaddingShortcut
 
@@ -225,17 +226,18 @@ class StreamedPaddingShortcut(nn.Module):
         return [y] if state is None else [y, self.window.rest(joined)]
 
 
-class StreamedSamePadding(nn.Module):
-    """`SamePadding`: zeros around each frame here; those in time are frames that are none.
+class StreamedPadding(nn.Module):
+    """Zeros around each frame, as TensorFlow's "SAME" puts them, and in time frames that are none.
 
     Args:
-        padding: of clips.
+        kernel_size: of the layer behind it, (t, kH, kW).
+        stride: of that, (sT, sH, sW).
     """
 
-    def __init__(self, padding: SamePadding) -> None:
+    def __init__(self, kernel_size: Size3, stride: Size3) -> None:
         super().__init__()
-        self.kernel_size = padding.kernel_size
-        self.stride = padding.stride
+        self.kernel_size = kernel_size
+        self.stride = stride
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Map frames (N K, C, H, W) to (N K, C, H', W')."""

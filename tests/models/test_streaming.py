@@ -108,6 +108,17 @@ def test_strides_and_pools_in_time(fields: dict[str, object], frames_per_call: i
     assert all(row.passed for row in rows), rows
 
 
+@pytest.mark.parametrize("architecture", ["i3d-resnet18", "s3d-resnet50", "i3d-inception"])
+def test_a_causal_network_streams_without_delay(architecture: str) -> None:
+    """Places are known with the last frame of their own, and say what the whole video says."""
+    model = fused(architecture, causal=True, temporal_lengths=(3, 3, 3, 3, 5))
+    frames = STRIDES.get(architecture, 1)
+    spec = streaming_form(model, TINY_CLIP, frames_per_call=frames, window=16).spec
+    assert spec.delay_places == 0
+    rows = list(verify_streaming(model, TINY_CLIP, spec, seed=3))
+    assert all(row.passed for row in rows), rows
+
+
 def test_a_pool_of_what_may_be_negative_never_sees_padding() -> None:
     model = residual()
     # Without a ReLU before it the first pool takes features below zero.
