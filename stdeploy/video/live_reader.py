@@ -212,8 +212,6 @@ class LiveReader:
         try:
             while not self._stop.is_set():
                 self._heard = False
-                if self._last is not None:
-                    self._offset = self._last[0] + time.monotonic() - self._last[1]
                 try:
                     error = self._follow()
                     break
@@ -228,7 +226,8 @@ class LiveReader:
         except Exception as found:  # whoever waits for the source has to hear of it
             error = f"the source cannot be read: {found}"
         finally:
-            self._receiver.ends(error, stopped=self._stop.is_set())
+            stopped = self._stop.is_set()
+            self._receiver.ends(None if stopped else error, stopped=stopped)
 
     def _follow(self) -> str | None:
         """Take what one process sends, up to its word that the source has ended.
@@ -328,10 +327,12 @@ class LiveReader:
         kind = message.get("kind")
         if kind in ("frame", "picture") and content is not None:
             now = time.monotonic()
-            seconds = self._offset + float(message["seconds"])
-            arrived = min(float(message["arrived"]), now)
+            seconds, arrived = float(message["seconds"]), min(float(message["arrived"]), now)
             if not (math.isfinite(seconds) and math.isfinite(arrived)):
                 raise BrokenMessageError
+            if not self._heard and self._last is not None:  # the clock goes on over a crash
+                self._offset = self._last[0] + arrived - self._last[1] - seconds
+            seconds += self._offset
             if kind == "picture" and content.ndim == 1:
                 read = time.time() - (now - arrived)
                 jpeg = content.tobytes()
