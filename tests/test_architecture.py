@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "backends": {"models"},
     "inference": {"backends", "datasets"},
     "plotting": {"inference"},
-    "serve": {"inference"},
+    "serve": {"events", "inference"},
     "export": {"backends", "datasets"},
     "importing": {"export"},
     "bench": {"backends", "plotting"},

@@ -117,11 +117,15 @@ def command(
             runtime_options=runtime_options,
         )
         return
+    from stdeploy.cli.watch_events import event_settings
     from stdeploy.cli.watch_sources import address_of, watch_many
     from stdeploy.inference.source_list import read_source_list
     from stdeploy.video.live_reader import LiveSource, check_names
 
-    listed = None if source_list is None else read_source_list(source_list)
+    listed, events = None, None
+    if source_list is not None:
+        listed = read_source_list(source_list)
+        events = event_settings(listed, source_list)
     chosen = [LiveSource(address=each, reconnect=reconnect) for each in named]
     for each in listed.sources if listed else ():
         asked = reconnect if each.reconnect is None and not each.is_pipe else each.reconnect
@@ -144,6 +148,7 @@ def command(
         as_json=as_json,
         batch=batch,
         http=http,
+        events=events,
         runtime_options=runtime_options,
     )
 
