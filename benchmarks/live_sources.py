@@ -1,6 +1,6 @@
 """Sixteen live sources and one network: lag in peace and while four of them misbehave, and leaks.
 
-    python benchmarks/live_sources.py ARTIFACT [--minutes N] [--results FILE]
+    python benchmarks/live_sources.py ARTIFACT [--minutes N] [--threads N] [--results FILE]
 
 Senders in processes of their own replay a small film (160x120, encoded once, H.264 in MPEG-TS) at
 12.5 frames a second over TCP, HTTP and UDP; `stdeploy watch --sources FILE --json --http PORT`
@@ -192,6 +192,7 @@ class Sample:
     files: int
     threads: int
     processes: int
+    load: float
 
 
 def children(pid: int) -> list[int]:
@@ -235,6 +236,7 @@ def sampled(pid: int, start: float) -> Sample:
         len(os.listdir(f"/proc/{pid}/fd")),  # noqa: PTH208 - counted, not walked
         status_of(pid, "Threads"),
         len(readers),
+        round(os.getloadavg()[0], 1),
     )
 
 
@@ -246,7 +248,12 @@ class Watched:
     """
 
     def __init__(
-        self, artifact: Path, addresses: Sequence[str], folder: Path, start: float
+        self,
+        artifact: Path,
+        addresses: Sequence[str],
+        folder: Path,
+        start: float,
+        threads: int,
     ) -> None:
         lines = ["hop_seconds = 1.0"]
         for number, address in enumerate(addresses):
@@ -262,7 +269,7 @@ class Watched:
             [
                 *(sys.executable, "-m", "stdeploy", "watch", "--model", str(artifact.absolute())),
                 *("--sources", "sources.toml", "--json", "--http", str(port)),
-                *("--backend", "onnxruntime"),
+                *("--backend", "onnxruntime", "--threads", str(threads)),
             ],
             cwd=folder,
             stdout=subprocess.PIPE,
@@ -368,6 +375,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("artifact", type=Path, nargs="?")
     parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--threads", type=int, default=1, help="of the network")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--send")
     arguments = parser.parse_args()
@@ -376,21 +384,21 @@ def main() -> None:
         return
     if arguments.artifact is None:
         parser.error("name an artifact")
-    result = measure(arguments.artifact, 60 * arguments.minutes)
+    result = measure(arguments.artifact, 60 * arguments.minutes, arguments.threads)
     text = json.dumps(result, indent=1)
     if arguments.results:
         arguments.results.write_text(text + "\n")
     print(text)
 
 
-def measure(artifact: Path, seconds: float) -> dict[str, Any]:
+def measure(artifact: Path, seconds: float, threads: int) -> dict[str, Any]:
     """All of it."""
     addresses = [f"{p}:{port}" for p, port in zip(PROTOCOLS, free_ports(16), strict=True)]
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         good = Sender(addresses[len(BAD) :])
         senders = [Sender([address]) for address in addresses[: len(BAD)]]
-        watched = Watched(artifact, addresses, Path(folder), start)
+        watched = Watched(artifact, addresses, Path(folder), start, threads)
         samples: list[Sample] = []
         turns: list[tuple[str, float, float]] = []
         states: dict[str, dict[str, str]] = {}
@@ -417,7 +425,6 @@ def measure(artifact: Path, seconds: float) -> dict[str, Any]:
                 "readers": round(sum(map(cpu_seconds, children(program))), 1),
                 "sender of twelve": round(cpu_seconds(good.process.pid), 1),
             }
-            load = os.getloadavg()
             watched.process.send_signal(signal.SIGINT)
             watched.process.wait(30)
         finally:
@@ -428,7 +435,7 @@ def measure(artifact: Path, seconds: float) -> dict[str, Any]:
     return {
         "minutes": round((time.monotonic() - start) / 60, 1),
         "exit_status": watched.process.returncode,
-        "load_average_at_the_end": load,
+        "threads": threads,
         "twelve_good_sources": summary(watched.answers, turns),
         "states_at_the_end_of": states,
         "cpu_seconds": used,
