@@ -1,7 +1,7 @@
 """What [events] of `stdeploy watch --sources` adds: rules over answers, and sinks for events."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -49,7 +49,7 @@ def open_events(
     settings: "EventSettings",
     *,
     labels: Sequence[str],
-    sources: Sequence[str],
+    hops: Mapping[str, float],
     say: Callable[[str], None],
     server: "LiveServer | None",
 ) -> "WatchedEvents":
@@ -58,17 +58,24 @@ def open_events(
     Args:
         settings: what [events] says.
         labels: of the network.
-        sources: names of those that are watched.
+        hops: seconds between answers of each source that is watched, by name.
         say: is told in words what goes wrong.
         server: shows metrics; None for none.
 
     Raises:
-        SpecError: labels or sources that there are not, or a sink that cannot be set up.
+        SpecError: labels or sources that there are not, answers too far apart, or a sink that
+            cannot be set up.
         MissingExtraError: the package of a sink is not installed.
     """
     from stdeploy.events.pipeline import EventPipeline
 
-    events = EventPipeline(settings, labels=labels, sources=sources, report=say)
+    slowest = max(hops, key=lambda name: hops[name])
+    if hops[slowest] >= settings.gap_seconds:
+        raise SpecError(
+            f"[events] gap_seconds = {settings.gap_seconds:g}: answers about {slowest!r} come "
+            f"every {hops[slowest]:g} s, so that every event would end at once; more is allowed"
+        )
+    events = EventPipeline(settings, labels=labels, sources=hops, report=say)
     if server is not None:
         from stdeploy.serve.event_metrics import EventMetrics
 

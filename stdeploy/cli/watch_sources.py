@@ -95,10 +95,10 @@ def watch_many(
         pictures = None if server is None else Pictures(_PICTURE_SECONDS, _PICTURE_PX)
         watched = None
         if events is not None:
-            names = [source.shown for source in sources]
+            hops = {s.shown: hop if s.hop_seconds is None else s.hop_seconds for s in sources}
             labels = classifier.card.labels
             watched = held.enter_context(
-                open_events(events, labels=labels, sources=names, say=shown.say, server=server)
+                open_events(events, labels=labels, hops=hops, say=shown.say, server=server)
             )
             hooks, pictures = watched.hooks(hooks), watched.pictures(pictures)
         live = classifier.watch_all(

@@ -98,6 +98,10 @@ def test_a_clip_has_the_frames_that_the_network_saw(tmp_path: Path) -> None:
     [
         (RULE.replace("class 4", "clas 4"), "rule 'four': the network has no label 'clas 4'; did"),
         (RULE.replace("door", "dor"), "rule 'four': there is no source 'dor'; did you mean 'door'"),
+        (
+            "[events]\ngap_seconds = 0.1" + RULE,
+            "answers about 'door' come every 0.2 s, so that every",
+        ),
         (RULE.replace("0.05", "5"), "cameras.toml, [[events.rules]] 1: on = 5: 1 or less is allow"),
     ],
 )

@@ -1,12 +1,15 @@
 """[events] as it stands in a file, and what is said of a wrong one."""
 
 import tomllib
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from stdeploy.errors import SpecError
+from stdeploy.events.rules import check_rules
 from stdeploy.events.settings import parse_events
+from stdeploy.events.sinks import KINDS
 from stdeploy.events.webhook import WebhookSettings
 
 FILE = Path("/etc/cameras.toml")
@@ -129,6 +132,15 @@ def test_a_fault_is_one_line_with_its_place(text: str, wrong: str) -> None:
         parse(text)
     assert str(raised.value).startswith("/etc/cameras.toml, [")
     assert "\n" not in str(raised.value)
+
+
+def test_the_example_is_what_it_says() -> None:
+    file = Path(__file__).parents[2] / "examples" / "cameras.toml"
+    settings = parse_events(tomllib.loads(file.read_text())["events"], file=file)
+    kinds = {type(sink) for sink in settings.sinks.values()}
+    assert kinds == set(KINDS.values())
+    labels = files("stdeploy.pull").joinpath("kinetics400.txt").read_text().splitlines()
+    check_rules(settings.rules, labels=labels, sources=["front door", "yard"])
 
 
 def test_a_secret_is_read_from_a_file_or_a_variable(
