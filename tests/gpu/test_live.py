@@ -1,4 +1,4 @@
-"""Many live sources whose network is on a GPU: batches across sources give what single clips give."""
+"""Many live sources whose network is on a GPU."""
 
 from pathlib import Path
 
