@@ -32,7 +32,7 @@ _Sources = Annotated[
     typer.Argument(
         help="Number of a camera, a URL (rtsp, http, udp, ...), or - for a pipe. Among several "
         "also the path of a file, which is played in real time.",
-        metavar="SOURCE...",
+        metavar="SOURCE",
         show_default=False,
     ),
 ]

@@ -59,6 +59,22 @@ def test_sources_that_gave_no_answer_are_told_and_the_others_answered(folder: Pa
     ]
 
 
+def test_a_pipe_may_be_one_of_several_sources(folder: Path) -> None:
+    with subprocess.Popen(["cat", folder / "one.ts"], stdout=subprocess.PIPE) as cat:
+        result = subprocess.run(
+            [sys.executable, "-m", "stdeploy", "watch", "-", "two.ts", *map(str, RUN)],
+            cwd=folder,
+            stdin=cat.stdout,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert result.returncode == 0, result.stderr
+    names = {json.loads(line)["source"] for line in result.stdout.splitlines()}
+    assert names == {"standard input", "two.ts"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

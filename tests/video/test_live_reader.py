@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -176,6 +178,33 @@ def test_a_source_that_waits_is_left_at_once() -> None:
         reader.close()
         assert time.monotonic() - start < 5.0
     assert heard.end == (None, True)
+
+
+READS = """
+import sys, threading
+from tests.video.test_live_reader import Heard, reading
+heard = Heard()
+reading(sys.argv[1], heard).start()
+heard.wait(lambda: heard.frames)
+print("reads", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_reading_process_ends_with_the_program_that_is_killed(film: Path) -> None:
+    with sending(film.read_bytes() * 40, 80.0) as sender:
+        command = [sys.executable, "-c", READS, sender.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+            assert program.stdout
+            assert program.stdout.readline() == "reads\n"
+            (process,) = readers_of(program.pid)
+            program.kill()
+        end = time.monotonic() + 20
+        while Path(f"/proc/{process}/cmdline").exists():
+            if not Path(f"/proc/{process}/cmdline").read_bytes():
+                break  # a zombie that nobody waits for
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
