@@ -17,6 +17,7 @@ from stdeploy.errors import SpecError
 from stdeploy.events.sink import Message, Report
 
 FILE = "queue.sqlite"
+_DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 _MOST_DEAD = 1000  # refused messages that are kept for each sink, to be looked at
 _TABLES = """
 CREATE TABLE IF NOT EXISTS messages(
@@ -226,13 +227,24 @@ class DiskQueue:
             try:
                 self._connection = self._opened()
             except sqlite3.DatabaseError as error:
-                if error.sqlite_errorname not in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+                if _name_of(error) not in _DAMAGED:
                     raise
                 self._put_aside()
                 self._connection = self._opened()
         except sqlite3.DatabaseError as error:
             raise self._unusable(error) from error
         return self._connection
+
+    def _opened_later(self) -> sqlite3.Connection:
+        """See `_open`; the program is running by now, and goes on.
+
+        Raises:
+            QueueError: it cannot be used now.
+        """
+        try:
+            return self._open()
+        except SpecError as error:
+            raise QueueError(str(error)) from error
 
     def _put_aside(self) -> None:
         aside = self._path.with_name(f"{FILE}.damaged-{time.time_ns()}")
@@ -260,13 +272,19 @@ class DiskQueue:
             if sound != "ok":
                 raise _damaged(sound)
             connection.executescript(_TABLES)
+            # Numbers go on where a file was put aside: whoever has one asks for those after it.
+            connection.execute(
+                "INSERT INTO sqlite_sequence SELECT 'messages', ? "
+                "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'messages')",
+                (time.time_ns(),),
+            )
         except sqlite3.Error:
             connection.close()
             raise
         return connection
 
     def _unusable(self, error: sqlite3.DatabaseError) -> Exception:
-        name = error.sqlite_errorname
+        name = _name_of(error)
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
             return QueueError(f"{str(self._path)!r}: {error}")
         if name.startswith("SQLITE_BUSY"):
@@ -283,7 +301,7 @@ class DiskQueue:
             QueueError: SQLite cannot.
         """
         with self._lock:
-            connection = self._connection or self._open()
+            connection = self._connection or self._opened_later()
 
             def run(statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
                 return connection.execute(statement, values).fetchall()
@@ -298,6 +316,9 @@ class DiskQueue:
                         connection.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
+                if _name_of(error) in _DAMAGED:  # the next call begins a new file
+                    connection.close()
+                    self._connection = None
                 raise QueueError(f"{str(self._path)!r}: {error}") from error
 
     def _trim(self, run: "_Run", sink: str) -> int:
@@ -331,6 +352,11 @@ def _count(run: _Run, sink: str, what: str, number: int) -> None:
         f"ON CONFLICT(sink) DO UPDATE SET {what} = {what} + excluded.{what}",
         (sink, number),
     )
+
+
+def _name_of(error: sqlite3.Error) -> str:
+    """SQLite's name of an error; empty where it is one of Python's module itself."""
+    return str(getattr(error, "sqlite_errorname", ""))
 
 
 def _damaged(found: str) -> sqlite3.DatabaseError:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from stdeploy.events.clip import ClipSettings
+from stdeploy.events.clip import ClipRecorder, ClipSettings
 from stdeploy.events.delivery import Delivery
 from stdeploy.events.disk_queue import Addition, Bound, DiskQueue, QueueError
 from stdeploy.events.event import Answer, Event, Reason, killed
@@ -93,19 +93,22 @@ class EventPipeline:
         self._kept = threading.Condition()  # notified when the inbox has gone to the disk
         self._disk_fails = False
         queued = {n: s for n, s in settings.sinks.items() if isinstance(s, QueuedSettings)}
-        opened = {name: sink.open(name) for name, sink in queued.items()}
-        bounds = {name: Bound(sink.max_messages, sink.max_bytes) for name, sink in queued.items()}
-        self._queue = DiskQueue(settings.folder, bounds, report)
-        least = max(rule.least_seconds for rule in settings.rules)
-        self._recorders = {
-            name: sink.open(name, least_seconds=least, report=report)
-            for name, sink in settings.sinks.items()
-            if isinstance(sink, ClipSettings)
-        }
+        with contextlib.ExitStack() as undo:  # if not everything can be set up
+            sinks = {}
+            for name, each in queued.items():
+                sinks[name] = each.open(name)
+                undo.callback(sinks[name].close)
+            bounds = {
+                name: Bound(each.max_messages, each.max_bytes) for name, each in queued.items()
+            }
+            self._queue = DiskQueue(settings.folder, bounds, report)
+            undo.callback(self._queue.close)
+            self._recorders = self._opened_recorders()
+            undo.pop_all()
         self._end_what_was_killed()
         self._deliveries = {
             name: Delivery(name, sink, self._queue, queued[name], report)
-            for name, sink in opened.items()
+            for name, sink in sinks.items()
         }
         self._writer = threading.Thread(target=self._write, name="events", daemon=True)
         self._writer.start()
@@ -204,6 +207,14 @@ class EventPipeline:
     ) -> None:
         self.close()
 
+    def _opened_recorders(self) -> dict[str, ClipRecorder]:
+        least = max(rule.least_seconds for rule in self._settings.rules)
+        return {
+            name: sink.open(name, least_seconds=least, report=self._report)
+            for name, sink in self._settings.sinks.items()
+            if isinstance(sink, ClipSettings)
+        }
+
     def _wanted_from(self, source: str, sink: str) -> bool:
         """Whether a sink can get an event of a source."""
         wants = self._settings.sinks[sink].wants
@@ -241,7 +252,7 @@ class EventPipeline:
                 continue
             try:
                 self._keep(batch)
-            except QueueError as error:
+            except Exception as error:  # a fault of ours, too, must not end the thread
                 if not self._disk_fails:
                     self._disk_fails = True
                     self._report(f"events are held in memory, and the disk tried again: {error}")

@@ -1,5 +1,6 @@
 """Messages on the disk: in order, bounded, and still there after whatever comes."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -140,6 +141,26 @@ def test_a_damaged_file_is_put_aside_and_told(tmp_path: Path, content: bytes | N
     assert [path.read_bytes() for path in tmp_path.glob(f"{FILE}.damaged-*")] == [content]
     add(again, "1")
     assert left(again) == ["1"]
+
+
+def test_a_file_that_is_damaged_meanwhile_is_put_aside_and_numbers_go_on(tmp_path: Path) -> None:
+    told: list[str] = []
+    of = queue(tmp_path, report=told.append, messages=10_000, size=10**8)
+    add(of, *map(str, range(2000)), size=5000)  # more than SQLite keeps in memory
+    before = of.first("a").number
+    with (tmp_path / FILE).open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(4096)
+        file.write(b"\xff" * (size - 4096))
+    (tmp_path / f"{FILE}-wal").write_bytes(b"")
+    for _ in range(3):
+        with contextlib.suppress(QueueError):
+            left(of)
+            break
+    assert len(told) == 1
+    add(of, "new")
+    assert of.first("a", after=before).message.id == "new"
+    assert left(of) == ["new"]
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -255,6 +255,14 @@ def test_a_label_that_the_network_lacks_is_refused_and_nothing_is_made(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_cannot_be_set_up_leaves_nothing_open(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    clips = {"kind": "clip", "folder": "file"}
+    with pytest.raises(SpecError, match=r"sink 'clip': folder = '.*file' cannot be made"):
+        pipeline(tmp_path, LINES, clips)
+    pipeline(tmp_path, LINES).close()  # the queue is free
+
+
 def test_a_fault_in_a_sink_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stdeploy.events.json_lines import JsonLines
 
