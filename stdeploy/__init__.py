@@ -38,14 +38,18 @@ if TYPE_CHECKING:
     from stdeploy.importing.clip_description import OwnerAnswer
     from stdeploy.importing.onnx_import import ImportResult, import_onnx
     from stdeploy.importing.torch_module import import_network
-    from stdeploy.inference.classifier import ClassifiedVideo, Classifier, ClassifyOptions
+    from stdeploy.inference.classifier import ClassifiedVideo, Classifier
+    from stdeploy.inference.classify_options import ClassifyOptions
     from stdeploy.inference.evaluation import Evaluation, evaluate
     from stdeploy.inference.live_answers import LiveAnswer
+    from stdeploy.inference.live_sources import Hooks, LiveSources, SourceAnswer, SourceStatus
     from stdeploy.inference.prediction import Prediction
     from stdeploy.inference.timeline import Timeline, TimelineOptions
     from stdeploy.models.registry import build_model
     from stdeploy.train.recipe import Recipe
     from stdeploy.train.train_model import TrainResult, train_model
+    from stdeploy.video.live_reader import LivePicture, LiveSource
+    from stdeploy.video.live_worker import Pictures
 
 __version__ = "0.1.0"
 
@@ -81,14 +85,18 @@ _WHERE = {
     "stdeploy.importing.clip_description": ("OwnerAnswer",),
     "stdeploy.importing.onnx_import": ("ImportResult", "import_onnx"),
     "stdeploy.importing.torch_module": ("import_network",),
-    "stdeploy.inference.classifier": ("ClassifiedVideo", "Classifier", "ClassifyOptions"),
+    "stdeploy.inference.classifier": ("ClassifiedVideo", "Classifier"),
+    "stdeploy.inference.classify_options": ("ClassifyOptions",),
     "stdeploy.inference.evaluation": ("Evaluation", "evaluate"),
     "stdeploy.inference.live_answers": ("LiveAnswer",),
+    "stdeploy.inference.live_sources": ("Hooks", "LiveSources", "SourceAnswer", "SourceStatus"),
     "stdeploy.inference.prediction": ("Prediction",),
     "stdeploy.inference.timeline": ("Timeline", "TimelineOptions"),
     "stdeploy.models.registry": ("build_model",),
     "stdeploy.train.recipe": ("Recipe",),
     "stdeploy.train.train_model": ("TrainResult", "train_model"),
+    "stdeploy.video.live_reader": ("LivePicture", "LiveSource"),
+    "stdeploy.video.live_worker": ("Pictures",),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -109,18 +117,25 @@ __all__ = [
     "ExportResult",
     "FuseResult",
     "FusionError",
+    "Hooks",
     "ImportResult",
     "ImportedCheckpoint",
     "LiveAnswer",
+    "LivePicture",
+    "LiveSource",
+    "LiveSources",
     "MissingExtraError",
     "ModelCard",
     "ModelSpec",
     "OpenVinoFiles",
     "OwnerAnswer",
     "ParityError",
+    "Pictures",
     "Prediction",
     "Recipe",
     "RuntimeOptions",
+    "SourceAnswer",
+    "SourceStatus",
     "SpecError",
     "StdeployError",
     "Timeline",

@@ -1,6 +1,7 @@
 """stdeploy watch: what happens now, before a camera or in a stream?"""
 
 import contextlib
+import dataclasses
 import datetime
 import json
 from pathlib import Path
@@ -14,33 +15,66 @@ from rich.text import Text
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.cli.console import note, out
 from stdeploy.cli.options import ModelOption, with_runtime_options
-from stdeploy.errors import VideoError
+from stdeploy.errors import SpecError, VideoError
 
 if TYPE_CHECKING:
     from stdeploy.inference.live_answers import LiveAnswer
 
+_HOP_SECONDS = 0.5
 _NO_FRAME = (
     "the pipe ended without a frame; an .mp4 whose index lies at its end cannot be read from a "
     "pipe: use MPEG-TS or Matroska"
 )
 
 
-_Source = Annotated[
-    str,
-    typer.Argument(help="Number of a camera, a URL (rtsp, http, udp, ...), or - for a pipe."),
+_Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Number of a camera, a URL (rtsp, http, udp, ...), or - for a pipe. Among several "
+        "also the path of a file, which is played in real time.",
+        metavar="SOURCE",
+        show_default=False,
+    ),
+]
+_List = Annotated[
+    Path | None,
+    typer.Option("--sources", help="A TOML file of sources with names.", show_default=False),
+]
+_Batch = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        min=1,
+        help="Sources in the network at once, at most. Default: 8 on a GPU, 1 on a CPU.",
+        show_default=False,
+    ),
+]
+_Http = Annotated[
+    str | None,
+    typer.Option(
+        "--http",
+        metavar="[HOST:]PORT",
+        help="Show all sources on a page, with metrics and probes. Default host: 127.0.0.1.",
+        show_default=False,
+    ),
 ]
 _TopK = Annotated[int, typer.Option("--top-k", "-k", min=1, help="Labels each time.")]
 _Hop = Annotated[
-    float,
-    typer.Option("--hop", min=0, help="Seconds between answers, at least. 0: without pause."),
+    float | None,
+    typer.Option(
+        "--hop",
+        min=0,
+        help="Seconds between answers, at least. 0: without pause. Default: 0.5.",
+        show_default=False,
+    ),
 ]
 _AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON each time, for programs.")]
 _Reconnect = Annotated[
     bool | None,
     typer.Option(
         "--reconnect/--no-reconnect",
-        help="Open a source again that breaks off or is not there yet. Default: all but pipes, "
-        "and one that was never there 5 times.",
+        help="Open a source again that breaks off or is not there yet. Default: all but pipes and "
+        "files, and a single one that was never there 5 times.",
         show_default=False,
     ),
 ]
@@ -48,20 +82,87 @@ _Reconnect = Annotated[
 
 @with_runtime_options
 def command(
-    source: _Source,
+    sources: _Sources = None,
+    source_list: _List = None,
     model: ModelOption = None,
     top_k: _TopK = 3,
-    hop: _Hop = 0.5,
+    hop: _Hop = None,
     as_json: _AsJson = False,
     reconnect: _Reconnect = None,
+    batch: _Batch = None,
+    http: _Http = None,
     *,
     runtime_options: RuntimeOptions,
 ) -> None:
     """Classify live video: the newest frames win, whatever comes in meanwhile is left out.
 
-    Each line has the lag: seconds from the arrival of the last frame to its answer. Ctrl-C ends
-    it.
+    Each line has the lag: seconds from the arrival of the last frame to its answer. Several
+    sources share one network; each is read by a process of its own, and the one that waits
+    longest is answered first. They are shown as a table on a terminal, and as lines of JSON
+    elsewhere. Ctrl-C ends it.
     """
+    from stdeploy.cli.video_arguments import default_artifact
+
+    named = sources or []
+    if source_list is None and http is None and len(named) == 1:
+        if batch is not None:
+            raise SpecError("--batch is for several sources; leave it out")
+        _watch_one(
+            named[0],
+            model,
+            hop=_HOP_SECONDS if hop is None else hop,
+            top_k=top_k,
+            as_json=as_json,
+            reconnect=reconnect,
+            runtime_options=runtime_options,
+        )
+        return
+    from stdeploy.cli.watch_events import event_settings
+    from stdeploy.cli.watch_sources import address_of, watch_many
+    from stdeploy.inference.source_list import read_source_list
+    from stdeploy.video.live_reader import LiveSource, check_names
+
+    listed, events = None, None
+    if source_list is not None:
+        listed = read_source_list(source_list)
+        events = event_settings(listed, source_list)
+    chosen = [LiveSource(address=each, reconnect=reconnect) for each in named]
+    for each in listed.sources if listed else ():
+        asked = reconnect if each.reconnect is None and not each.is_pipe else each.reconnect
+        chosen.append(dataclasses.replace(each, reconnect=asked))
+    if not chosen:
+        raise SpecError(
+            "there is no source to watch: name one or more (0, rtsp://..., -), or a file of them "
+            "with --sources"
+        )
+    check_names(chosen)
+    if http is not None:
+        address_of(http)  # refuses what is none before anything is opened
+    if hop is None:
+        hop = listed.hop_seconds if listed and listed.hop_seconds is not None else _HOP_SECONDS
+    watch_many(
+        chosen,
+        model or default_artifact(),
+        hop=hop,
+        top_k=top_k,
+        as_json=as_json,
+        batch=batch,
+        http=http,
+        events=events,
+        runtime_options=runtime_options,
+    )
+
+
+def _watch_one(
+    source: str,
+    model: Path | None,
+    *,
+    hop: float,
+    top_k: int,
+    as_json: bool,
+    reconnect: bool | None,
+    runtime_options: RuntimeOptions,
+) -> None:
     from stdeploy.cli.video_arguments import default_artifact
     from stdeploy.inference.classifier import Classifier
     from stdeploy.inference.live_answers import NoFrameError

@@ -2,11 +2,10 @@
 
 import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import numpy as np
 
@@ -17,10 +16,13 @@ from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, ClosesOnExit, Device, RunsClips, RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.backends.streams import ClipsOfStreams, StreamRuntime
-from stdeploy.errors import SpecError, VideoError, check_choice, check_count
+from stdeploy.errors import SpecError, VideoError
+from stdeploy.inference.classify_options import DEFAULT_CLASSIFY as DEFAULT_CLASSIFY
+from stdeploy.inference.classify_options import ClassifyOptions as ClassifyOptions
 from stdeploy.inference.clip_batches import ClipBatches, DecodedVideo
 from stdeploy.inference.dense_windows import Trunk
 from stdeploy.inference.live_answers import LiveAnswer, live_answers
+from stdeploy.inference.live_sources import NO_HOOKS, Hooks, LiveSources, open_sources
 from stdeploy.inference.ordered_map import ordered_map
 from stdeploy.inference.prediction import Prediction, rank, softmax
 from stdeploy.inference.timeline import (
@@ -34,45 +36,10 @@ from stdeploy.inference.window_scores import ScoredWindow, WindowScorer
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips, clips_of_frames, read_clips
 from stdeploy.video.decoder import DecoderName
 from stdeploy.video.libraries import decodes_on_gpu
+from stdeploy.video.live_reader import LiveSource
+from stdeploy.video.live_worker import Pictures
 from stdeploy.video.opencv import decoding_threads, limit_threads
 from stdeploy.video.video_files import FRAMES, FileSource, VideoSource, as_file
-
-_MOST_JOBS = 16
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifyOptions:
-    """How videos become clips and clips become batches.
-
-    Attributes:
-        views: clips per video; None takes the card's.
-        crops: of each of those, 1 (the centre) or 3 (along the longer side).
-        batch: clips that the network gets at once, of one video or of several.
-        jobs: videos decoded at once; None is one for each processor, at most 16.
-        decoder: the library that reads them, see `VideoReader`.
-    """
-
-    views: int | None = None
-    crops: Literal[1, 3] = 1
-    batch: int = 1
-    jobs: int | None = None
-    decoder: DecoderName = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("views", "jobs"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-        check_count("batch", self.batch)
-        check_choice("crops", self.crops, (1, 3))
-        check_choice("decoder", self.decoder, get_args(DecoderName))
-
-    @property
-    def decoding_jobs(self) -> int:
-        """Videos decoded at once."""
-        return self.jobs or min(_MOST_JOBS, os.cpu_count() or 1)
-
-
-DEFAULT_CLASSIFY = ClassifyOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +306,49 @@ class Classifier(ClosesOnExit):
             hop_seconds=hop_seconds,
             reconnect=reconnect,
             report=report,
+        )
+
+    def watch_all(
+        self,
+        sources: Iterable[str | int | LiveSource],
+        *,
+        hop_seconds: float = 0.5,
+        reconnect: bool | None = None,
+        batch: int | None = None,
+        pictures: Pictures | None = None,
+        hooks: Hooks = NO_HOOKS,
+    ) -> LiveSources:
+        """Classify many live sources at once.
+
+        Each is read by a process of its own, and the one that waits longest is answered first: so
+        one which stalls, breaks off, sends garbage or crashes its decoder holds up no other.
+
+        Args:
+            sources: numbers of cameras, URLs, "-" for a pipe, or paths of files, which are played
+                in real time; or `LiveSource`, which names them and says more.
+            hop_seconds: from one answer about a source to the next, on average at least; 0 goes
+                on without pause.
+            reconnect: of sources that do not say it themselves, see `LiveSource`.
+            batch: sources in the network at once, at most; None is 8 on a GPU and 1 on a CPU.
+            pictures: to look at, for `hooks.picture`; None for none.
+            hooks: are told of answers, pictures and what happens to sources.
+
+        Returns:
+            A context manager; iterating over it gives a `SourceAnswer` after the other until all
+            sources have ended, `statuses()` says how they do.
+
+        Raises:
+            SpecError: no such kind of source, two of one name, or a number that is not possible.
+        """
+        return open_sources(
+            sources,
+            self.runtime,
+            self.card,
+            hop_seconds=hop_seconds,
+            reconnect=reconnect,
+            batch=batch,
+            pictures=pictures,
+            hooks=hooks,
         )
 
     def _timeline(

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stdeploy.serve import monitoring
 from stdeploy.serve.admission import AllowedHosts
 from stdeploy.serve.errors import MOST_SHOWN, RequestError
-from stdeploy.serve.monitoring import Metrics
+from stdeploy.serve.monitoring import CountsRequests
 from stdeploy.serve.request_gate import GoneError
 
 _OUR_MAJOR_VERSION = b"1."
@@ -154,7 +154,7 @@ class RequestGuard:
     """
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, hosts: AllowedHosts, api_key: str | None
+        self, app: ASGIApp, *, metrics: CountsRequests, hosts: AllowedHosts, api_key: str | None
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -331,7 +331,7 @@ class EarlyRefusal:
     seconds: float
 
 
-def record_early_refusal(refused: EarlyRefusal, metrics: Metrics) -> None:
+def record_early_refusal(refused: EarlyRefusal, metrics: CountsRequests) -> None:
     """Log and count what never became a request."""
     metrics.requests.labels(_NO_ROUTE, refused.status).inc()
     metrics.rejections.labels(refused.code).inc()
@@ -349,7 +349,7 @@ def record_early_refusal(refused: EarlyRefusal, metrics: Metrics) -> None:
     )
 
 
-async def refuse(error: RequestError, metrics: Metrics, send: Send) -> None:
+async def refuse(error: RequestError, metrics: CountsRequests, send: Send) -> None:
     """Answer with an error."""
     metrics.rejections.labels(error.code).inc()
     body = error.body

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import prometheus_client as prometheus
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -129,6 +129,18 @@ def set_up(form: Literal["auto", "json", "text"], level: str) -> None:
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _BYTES = tuple(2.0**power for power in range(12, 34, 2))
 _CLIPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class CountsRequests(Protocol):
+    """What counts requests, whatever they are for.
+
+    Attributes:
+        requests: answers by route and status.
+        rejections: refused requests by the code of `errors.py`.
+    """
+
+    requests: prometheus.Counter
+    rejections: prometheus.Counter
 
 
 class Metrics:

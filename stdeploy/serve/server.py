@@ -31,6 +31,7 @@ from starlette.types import Scope
 from stdeploy import __version__
 from stdeploy.errors import BackendError, SpecError
 from stdeploy.serve import health, inference_protocol, v1
+from stdeploy.serve.admission import AllowedHosts
 from stdeploy.serve.connections import (
     ConnectionLimits,
     Listener,
@@ -41,7 +42,7 @@ from stdeploy.serve.connections import (
 )
 from stdeploy.serve.errors import MOST_SHOWN, RequestError, in_words
 from stdeploy.serve.http_guard import LingeringClose, RequestGuard, record_early_refusal
-from stdeploy.serve.monitoring import Metrics
+from stdeploy.serve.monitoring import CountsRequests, Metrics
 from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.service import Model, Service, model_of, open_service
 from stdeploy.serve.settings import ServeSettings
@@ -51,7 +52,7 @@ from stdeploy.video.limits import give_back_large_arrays
 _PAGE = str(files("stdeploy.serve") / "page")
 _INDEX = "index.html"
 _NO_OTHERS = "object-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
-_PAGE_HEADERS = {
+PAGE_HEADERS = {
     "Content-Security-Policy": (
         f"default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; {_NO_OTHERS}"
     ),
@@ -83,17 +84,17 @@ def application(gate: RequestGate, *, api_key: str | None, own_metrics: bool) ->
     app.include_router(health.routes(gate.health), tags=["probes"])
     if own_metrics:
         app.include_router(health.metrics_routes(gate.metrics), tags=["probes"])
-    app.mount("/page", _Assets(directory=_PAGE), name="page")
+    app.mount("/page", Assets(directory=_PAGE), name="page")
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(f"{_PAGE}/{_INDEX}", headers=_PAGE_HEADERS)
+        return FileResponse(f"{_PAGE}/{_INDEX}", headers=PAGE_HEADERS)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return _docs(app.title)
 
-    _surround(app, gate, api_key)
+    surround(app, gate.metrics, gate.settings.hosts, api_key=api_key)
     return app
 
 
@@ -102,18 +103,19 @@ def metrics_application(gate: RequestGate) -> FastAPI:
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.include_router(health.routes(gate.health))
     app.include_router(health.metrics_routes(gate.metrics))
-    _surround(app, gate, api_key=None)
+    surround(app, gate.metrics, gate.settings.hosts, api_key=None)
     return app
 
 
-class _Assets(StaticFiles):
+class Assets(StaticFiles):
     """The parts of the page; a browser asks whether they are still the same."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
+        """See starlette."""
         if path == _INDEX:
             raise HTTPException(404)  # its addresses are right at / only
         answer = await super().get_response(path, scope)
-        answer.headers.update(_PAGE_HEADERS)
+        answer.headers.update(PAGE_HEADERS)
         return answer
 
 
@@ -133,16 +135,25 @@ def _docs(title: str) -> Response:
         f"default-src 'self'; script-src 'self' {allowed}; style-src 'self' 'unsafe-inline'; "
         f"img-src 'self' data:; {_NO_OTHERS}"
     )
-    page.headers.update(_PAGE_HEADERS | {"Content-Security-Policy": policy})
+    page.headers.update(PAGE_HEADERS | {"Content-Security-Policy": policy})
     return page
 
 
-def _surround(app: FastAPI, gate: RequestGate, api_key: str | None) -> None:
+def surround(
+    app: FastAPI, metrics: CountsRequests, hosts: AllowedHosts, *, api_key: str | None
+) -> None:
+    """Put what every request passes around an application.
+
+    Args:
+        app: changed in place.
+        metrics: count answers and refusals.
+        hosts: names by which it may be asked.
+        api_key: that /v1 and /v2 ask for; None asks for none.
+    """
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     # The last one added is the outermost.
-    hosts = gate.settings.hosts
-    app.add_middleware(RequestGuard, metrics=gate.metrics, hosts=hosts, api_key=api_key)
+    app.add_middleware(RequestGuard, metrics=metrics, hosts=hosts, api_key=api_key)
     app.add_middleware(LingeringClose)
 
 
@@ -206,8 +217,10 @@ def serve(
             apps.append((metrics_application(gate), settings.metrics_port, "--metrics-port"))
         servers = []
         for app, port, flag in apps:
-            listener = held.enter_context(_listen(settings.host, port, flag))
-            servers.append((_Server(_loaded_config(app, settings, gate.metrics)), listener))
+            listener = held.enter_context(listen(settings.host, port, flag))
+            servers.append(
+                (SignalFreeServer(_loaded_config(app, settings, gate.metrics)), listener)
+            )
         running = _RunningServer(artifact, model, gate, say, held.pop_all().close)
         scheme = "https" if settings.tls_certificate else "http"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -215,11 +228,12 @@ def serve(
         asyncio.run(running.run(servers, url))
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signals: what they mean is decided by `_RunningServer`."""
+class SignalFreeServer(uvicorn.Server):
+    """uvicorn without its signals: what they mean is decided by who runs it."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """See uvicorn."""
         yield
 
 
@@ -242,7 +256,7 @@ class _RunningServer:
         self._release = release  # uploads and listening sockets
         self._told: list[float] = []  # when to go
 
-    async def run(self, servers: list[tuple[_Server, socket.socket]], url: str) -> None:
+    async def run(self, servers: list[tuple[SignalFreeServer, socket.socket]], url: str) -> None:
         """Open, answer, drain.
 
         Args:
@@ -367,7 +381,7 @@ def _loaded_config(app: FastAPI, settings: ServeSettings, metrics: Metrics) -> u
 
 
 @contextlib.contextmanager
-def _listen(host: str, port: int, flag: str) -> Iterator[socket.socket]:
+def listen(host: str, port: int, flag: str) -> Iterator[socket.socket]:
     """A socket that takes connections.
 
     Args:

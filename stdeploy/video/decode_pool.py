@@ -29,6 +29,7 @@ from stdeploy.video.clips import ClipRequest, Clips
 from stdeploy.video.containers import CAPTURE_OPTIONS, capture_options
 from stdeploy.video.flaws import Flaws
 from stdeploy.video.limits import Limits
+from stdeploy.video.messages import BrokenMessageError, receive, send
 
 _STARTING_SECONDS = 60.0
 _STARTING_SECONDS_ON_GPU = 180.0
@@ -183,9 +184,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env={
-                name: value for name, value in os.environ.items() if _may_know(name, on_gpu=on_gpu)
-            }
+            env={name: value for name, value in os.environ.items() if may_know(name, on_gpu=on_gpu)}
             | {
                 CAPTURE_OPTIONS: capture_options(streams=limits.streams),
                 # Address space is limited, and threads would reserve it.
@@ -231,7 +230,7 @@ class _Worker:
             if frames is None:
                 if "error" in message:
                     self.idle = True
-                    raise VideoError(_printable(str(message["error"])))
+                    raise VideoError(printable(str(message["error"])))
                 if given == 0 and request.in_one_piece:
                     raise VideoError(_NONSENSE)
                 self.idle = True
@@ -263,12 +262,12 @@ class _Worker:
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):  # what ended it is found when nothing comes
-            decode_worker.send(self._process.stdin, message)  # type: ignore[arg-type]
+            send(self._process.stdin, message)  # type: ignore[arg-type]
 
     def _receive(self) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
         try:
-            message, frames = decode_worker.receive(self._read_into, most_bytes=_MOST_BYTES)
-        except decode_worker.BrokenMessageError as error:
+            message, frames = receive(self._read_into, most_bytes=_MOST_BYTES)
+        except BrokenMessageError as error:
             raise VideoError(_NONSENSE) from error
         if message.get("token", "") != self._token:
             raise VideoError(_NONSENSE)
@@ -342,16 +341,16 @@ def _clips(message: dict[str, Any], frames: NDArray[np.uint8], request: ClipRequ
         or (shots is not None and not (shots.shape == times.shape[:1] and np.isfinite(shots).all()))
     ):
         raise VideoError(_NONSENSE)
-    flaws = flaws.model_copy(update={"notes": tuple(map(_printable, flaws.notes))})
+    flaws = flaws.model_copy(update={"notes": tuple(map(printable, flaws.notes))})
     return Clips(frames, times, duration, flaws, shots)
 
 
-def _may_know(variable: str, *, on_gpu: bool) -> bool:
+def may_know(variable: str, *, on_gpu: bool) -> bool:
     """Whether a process that a file may get hold of sees a variable: no keys, no tokens."""
     kinds = ("LC_", "OPENCV_", "PYTHON", *(("CUDA_", "NVIDIA_") if on_gpu else ()))
     return variable in _VARIABLES or variable.startswith(kinds)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Without what could steer a terminal."""
     return "".join(sign if sign.isprintable() else "?" for sign in text[:_LONGEST_ERROR])

@@ -2,99 +2,26 @@
 
 It reads requests from standard input and writes clips to standard output, for `DecodePool`, which
 kills it when it takes too long. It limits itself before it opens the first file.
-
-A message is JSON, then frames as bytes. A process that has decoded a hostile file is not trusted:
-nothing that it sends is unpickled.
 """
 
 import contextlib
-import json
-import math
 import os
 import resource
-import struct
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from stdeploy.artifacts.frames import on_host
 from stdeploy.errors import StdeployError
 from stdeploy.video.clips import ClipRequest, read_clips
 from stdeploy.video.limits import Limits, give_back_large_arrays
+from stdeploy.video.messages import receive, send
 from stdeploy.video.opencv import limit_threads
 
 _FILES, _FILES_ON_GPU = 64, 1024  # that may be open at once
 ON_GPU = "on_gpu"  # of the first message, beside the limits
-_TEXT_LENGTH = struct.Struct("<I")
-_MOST_TEXT_BYTES = 64 * 2**20
-_MOST_SIDES = 8
-_SHAPE_KEY = "shape"
-
-
-class BrokenMessageError(Exception):
-    """What came is no message, or ended in the middle."""
-
-
-def send(file: BinaryIO, message: dict[str, Any], frames: NDArray[np.uint8] | None = None) -> None:
-    """Write a message.
-
-    Args:
-        file: unbuffered.
-        message: of plain data.
-        frames: uint8, of any shape.
-    """
-    if frames is not None:
-        message = message | {_SHAPE_KEY: frames.shape}
-    text = json.dumps(message).encode()
-    _write(file, memoryview(_TEXT_LENGTH.pack(len(text)) + text))
-    if frames is not None:
-        _write(file, np.ascontiguousarray(frames).data.cast("B"))
-
-
-def receive(
-    read_into: Callable[[memoryview], None], *, most_bytes: int
-) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
-    """Read a message.
-
-    Args:
-        read_into: fills a buffer, or raises.
-        most_bytes: of frames.
-
-    Raises:
-        BrokenMessageError: it is none.
-    """
-    head = bytearray(_TEXT_LENGTH.size)
-    read_into(memoryview(head))
-    (length,) = _TEXT_LENGTH.unpack(head)
-    if length > _MOST_TEXT_BYTES:
-        raise BrokenMessageError
-    text = bytearray(length)
-    read_into(memoryview(text))
-    try:
-        message = json.loads(text)
-        if not isinstance(message, dict):
-            raise BrokenMessageError
-        shape = message.pop(_SHAPE_KEY, None)
-        if shape is None:
-            return message, None
-        sides = tuple(int(side) for side in shape)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise BrokenMessageError from error
-    if len(sides) > _MOST_SIDES or min(sides, default=0) < 1 or math.prod(sides) > most_bytes:
-        raise BrokenMessageError
-    frames = np.empty(sides, dtype=np.uint8)
-    read_into(frames.data.cast("B"))
-    return message, frames
-
-
-def _write(file: BinaryIO, content: memoryview) -> None:
-    while content:
-        content = content[file.write(content) :]
 
 
 def main() -> None:

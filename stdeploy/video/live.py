@@ -14,6 +14,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError, VideoError
-from stdeploy.video.containers import CAPTURE_OPTIONS
+from stdeploy.video.containers import CAPTURE_OPTIONS, capture_options
 from stdeploy.video.decoder import HostStream
 from stdeploy.video.opencv import apply_opencv_settings, stream_of
 from stdeploy.video.transform import Image, clip_frame
@@ -30,6 +32,7 @@ STANDARD_INPUT = "-"
 _URL_PROTOCOLS = "udp,rtp,rtsp,rtmp,srt,tcp,http,https,tls,crypto"
 _TIMEOUT_MS = 10_000
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_LONGEST_GAP = 30.0  # s between two frames of a file that are waited for
 _UNCHANGED = 1e-9
 _SUSPICIOUS = 8  # frames that are equal to the last bit
 _LOST = 8  # frames in a row without a timestamp of their own
@@ -59,8 +62,12 @@ class LiveWindow:
     arrived: float
 
 
-def opener(source: str) -> Opener:
+def opener(source: str, *, files: bool = False) -> Opener:
     """How to open a source: the number of a camera, a URL, or "-" for a pipe.
+
+    Args:
+        source: see above.
+        files: it may be the path of a file, too, which is played in real time.
 
     Raises:
         SpecError: it is none of these.
@@ -71,12 +78,15 @@ def opener(source: str) -> Opener:
         return lambda: _opened(f"pipe:{sys.stdin.fileno()}", "protocol_whitelist;pipe")
     if source.isdecimal() and int(source) < _MOST_CAMERAS:
         return lambda: _camera(int(source))
+    if files and Path(source).is_file():
+        path = Path(source).absolute()  # FFmpeg would take "10:30.mp4" for a protocol
+        return lambda: _played(path)
     scheme = source.partition("://")[0]
     if "://" not in source or scheme not in _URL_PROTOCOLS.split(","):
         raise SpecError(
             f"{source!r} is no live source: give the number of a camera, a URL "
             f"({_URL_PROTOCOLS.replace(',', ', ')}) or - for a pipe; "
-            "files are for stdeploy classify"
+            + ("no file has this name" if files else "files are for stdeploy classify")
         )
     # Without a buffer, what was read to find out about the stream is not shown, late, first.
     # And FFmpeg's own thread for UDP, which it ends by cancelling it, is not needed: this reads
@@ -117,8 +127,6 @@ class LiveClips:
         self._changed = threading.Condition()
         self._ended = False
         self._error: VideoError | None = None
-        self._last: Image | None = None
-        self._equal = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="live", daemon=True)
 
@@ -169,9 +177,19 @@ class LiveClips:
         return full and self._newest[-1][0] >= after
 
     def _read(self) -> None:
-        """What the thread does: read, and open again what breaks off."""
+        """What the thread does."""
+        follower = SourceFollower(
+            self._open_stream,
+            self._clip.interval_seconds,
+            self,
+            reconnect=self._reconnect,
+            tries=self._tries,
+            stop=self._stop,
+        )
         try:
-            self._follow()
+            follower.follow()
+        except VideoError as error:
+            self._error = error
         except Exception as error:  # of a library: whoever waits for a window has to hear of it
             self._error = VideoError(f"the source cannot be read: {error}")
         finally:
@@ -179,48 +197,127 @@ class LiveClips:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _follow(self) -> None:
+    def begins(self) -> None:
+        """See `ReceivesFrames`."""
+        with self._changed:
+            self._newest.clear()  # a clip does not go over a break
+
+    def frame(self, seconds: float, arrived: float, image: Image) -> None:
+        """See `ReceivesFrames`."""
+        frame = clip_frame(image, self._clip)
+        with self._changed:
+            self._newest.append((seconds, arrived, frame))
+            self._changed.notify_all()
+
+    def breaks(self, reason: str, pause_seconds: float) -> None:
+        """See `ReceivesFrames`."""
+        self._report(trying_again(reason, pause_seconds))
+
+    def notices(self, text: str) -> None:
+        """See `ReceivesFrames`."""
+        self._report(text)
+
+
+def trying_again(reason: str, pause_seconds: float) -> str:
+    """What is said of a source that broke off."""
+    return f"{reason}; trying again in {pause_seconds:g} s"
+
+
+class ReceivesFrames(Protocol):
+    """Who is told what a `SourceFollower` meets, in its thread."""
+
+    def begins(self) -> None:
+        """The source was opened, for the first time or again."""
+
+    def frame(self, seconds: float, arrived: float, image: Image) -> None:
+        """A frame is due.
+
+        Args:
+            seconds: when it is shown, by a clock that goes on over breaks.
+            arrived: `time.monotonic()` when it was read.
+            image: (H, W, 3), BGR.
+        """
+
+    def breaks(self, reason: str, pause_seconds: float) -> None:
+        """The source broke off, or could not be opened; it is opened again after a pause."""
+
+    def notices(self, text: str) -> None:
+        """Something is wrong with the pictures."""
+
+
+class SourceFollower:
+    """Reads a source without pause, and opens it again when it breaks off.
+
+    Args:
+        open_stream: opens the source.
+        interval_seconds: from one frame to the next that is wanted.
+        receiver: is told of these frames, and of breaks.
+        reconnect: open it again, after pauses of 1 to 30 s, instead of ending with it.
+        tries: how often a source is opened that has never given a frame; None for no end.
+        stop: ends it, once set.
+    """
+
+    def __init__(
+        self,
+        open_stream: Opener,
+        interval_seconds: float,
+        receiver: ReceivesFrames,
+        *,
+        reconnect: bool,
+        tries: int | None,
+        stop: threading.Event,
+    ) -> None:
+        self._open_stream = open_stream
+        self._interval = interval_seconds
+        self._receiver = receiver
+        self._reconnect = reconnect
+        self._tries = tries
+        self._stop = stop
+        self._last: Image | None = None
+        self._equal = 0
+
+    def follow(self) -> None:
+        """Read until the source ends, or `stop` is set.
+
+        Raises:
+            VideoError: it cannot be opened (`NoStreamError`) or read.
+        """
         pause, clock = _FIRST_PAUSE, _Clock()
         seen, tried, start = False, 0, time.monotonic()
         while not self._stop.is_set():
             try:
                 with self._open_stream() as stream:
                     clock.begin()
-                    with self._changed:
-                        self._newest.clear()  # a clip does not go over a break
+                    self._receiver.begins()
                     while not self._stop.is_set() and self._take(stream, clock):
                         pause, seen = _FIRST_PAUSE, True
                 reason = "the source has ended"
             except VideoError as error:
                 reason = f"the source {error}"
                 if not self._reconnect:
-                    self._error = type(error)(reason)
+                    raise type(error)(reason) from error
             if self._stop.is_set() or not self._reconnect:
                 break
             tried += 1
             if not seen and tried == self._tries:
                 took = time.monotonic() - start
-                self._error = NoStreamError(f"{reason}, in {tried} tries over {took:.0f} s")
-                break
-            self._report(f"{reason}; trying again in {pause:g} s")
+                raise NoStreamError(f"{reason}, in {tried} tries over {took:.0f} s")
+            self._receiver.breaks(reason, pause)
             self._stop.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _take(self, stream: HostStream, clock: "_Clock") -> bool:
-        """Read one frame, and keep it if it is due; whether there was one."""
+        """Read one frame, and hand it on if it is due; whether there was one."""
         shown = stream.grab()
         if shown is None:
             return False
         arrived = time.monotonic()
         seconds = clock.seconds(shown, arrived)
-        if not clock.due(seconds, self._clip.interval_seconds):
+        if not clock.due(seconds, self._interval):
             return True  # grabbed, but never converted
         image = stream.image()
         self._look(image)
-        frame = clip_frame(image, self._clip)
-        with self._changed:
-            self._newest.append((seconds, arrived, frame))
-            self._changed.notify_all()
+        self._receiver.frame(seconds, arrived, image)
         return True
 
     def _look(self, image: Image) -> None:
@@ -229,7 +326,7 @@ class LiveClips:
         self._equal = self._equal + 1 if same else 0
         self._last = image
         if self._equal == _SUSPICIOUS:
-            self._report(
+            self._receiver.notices(
                 f"{_SUSPICIOUS} frames were the same to the last bit: the source stands still, or "
                 "is interlaced, which cannot be converted here, and answers are worth nothing"
             )
@@ -272,8 +369,9 @@ class _Clock:
 @contextlib.contextmanager
 def _opened(address: str, options: str) -> Iterator[HostStream]:
     # OpenCV takes options from the environment, which is the whole program's, and files have
-    # others: one live source is opened at a time, and a program that opens files meanwhile would
-    # open them with these. `stdeploy watch` opens none.
+    # others: one live source is opened at a time in a process, and a program that opens files
+    # meanwhile would open them with these. `stdeploy watch` opens none, and of many sources each
+    # has a process of its own (live_reader.py).
     apply_opencv_settings()
     with _OPENING:
         before = os.environ[CAPTURE_OPTIONS]
@@ -292,6 +390,40 @@ def _opened(address: str, options: str) -> Iterator[HostStream]:
             os.environ[CAPTURE_OPTIONS] = before
     with _released(capture):
         yield stream_of(capture)
+
+
+class _Played:
+    """A file whose frames come when they are shown."""
+
+    def __init__(self, stream: HostStream) -> None:
+        self.errors = 0
+        self._stream = stream
+        self._begun: float | None = None  # `time.monotonic()` of the moment 0 of the file
+        self._last = 0.0
+
+    def grab(self) -> float | None:
+        shown = self._stream.grab()
+        if shown is None:
+            return None
+        now = time.monotonic()
+        # Times that go back, or leap, are those of a clock that was set anew.
+        if self._begun is None or not 0 <= shown - self._last <= _LONGEST_GAP:
+            self._begun = now - shown
+        self._last = shown
+        time.sleep(max(0.0, self._begun + shown - now))
+        return shown
+
+    def image(self) -> Image:
+        return self._stream.image()
+
+    def seek(self, seconds: float) -> None:
+        self._stream.seek(seconds)
+
+
+@contextlib.contextmanager
+def _played(path: Path) -> Iterator[HostStream]:
+    with _opened(str(path), capture_options()) as stream:
+        yield _Played(stream)
 
 
 @contextlib.contextmanager

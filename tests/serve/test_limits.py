@@ -325,10 +325,10 @@ def test_all_uploads_together_are_bounded(artifact: Path, video: Path) -> None:
 
 def test_answers_are_not_held_back_by_the_system() -> None:
     """asyncio switches Nagle's delay off only for sockets that name their protocol."""
-    from stdeploy.serve.server import _listen
+    from stdeploy.serve.server import listen
 
     with (
-        _listen("127.0.0.1", 0, "--port") as listener,
+        listen("127.0.0.1", 0, "--port") as listener,
         socket.create_connection(listener.getsockname()),
     ):
         accepted, _ = listener.accept()

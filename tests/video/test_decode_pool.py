@@ -11,7 +11,7 @@ import pytest
 
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError, VideoError
-from stdeploy.video import decode_worker
+from stdeploy.video import messages
 from stdeploy.video.clips import ClipRequest, Clips, read_clips
 from stdeploy.video.decode_pool import DecodePool, NoDecoderError
 from stdeploy.video.limits import Limits, lasting
@@ -243,8 +243,8 @@ def test_what_is_no_message_is_nonsense(content: bytes) -> None:
         buffer[:] = content[position : position + len(buffer)].ljust(len(buffer), b"\0")
         position += len(buffer)
 
-    with pytest.raises(decode_worker.BrokenMessageError):
-        decode_worker.receive(read_into, most_bytes=1 << 20)
+    with pytest.raises(messages.BrokenMessageError):
+        messages.receive(read_into, most_bytes=1 << 20)
 
 
 def test_a_process_with_a_gpu_decodes_there_and_gives_the_same(tmp_path: Path) -> None:
