@@ -38,7 +38,7 @@ from stdeploy.video.decoder import DecoderName
 from stdeploy.video.libraries import decodes_on_gpu
 from stdeploy.video.live_reader import LiveSource
 from stdeploy.video.live_worker import Pictures
-from stdeploy.video.opencv import decoding_threads, limit_threads
+from stdeploy.video.opencv import one_thread_each
 from stdeploy.video.video_files import FRAMES, FileSource, VideoSource, as_file
 
 
@@ -204,7 +204,7 @@ class Classifier(ClosesOnExit):
         """
         paths = (as_path(video, "a video") for video in videos)
         batches = ClipBatches(self.runtime, self._batch)
-        with _one_thread_each(self.jobs):
+        with one_thread_each(self.jobs):
             decoded = ordered_map(
                 self._decode, paths, threads=self.jobs, ahead=self.jobs, give_up=self._give_up
             )
@@ -441,15 +441,3 @@ class Classifier(ClosesOnExit):
             device=self._device,
             artifact_sha256=self._artifact_sha256,
         )
-
-
-@contextlib.contextmanager
-def _one_thread_each(jobs: int) -> Iterator[None]:
-    """Where several videos are decoded at once, one thread for each is the fastest."""
-    before = decoding_threads()
-    if jobs > 1:
-        limit_threads(1)
-    try:
-        yield
-    finally:
-        limit_threads(before)
