@@ -299,6 +299,8 @@ class Classifier(ClosesOnExit):
             VideoError: the source cannot be opened or read, or ends without a frame; while
                 answers are taken.
         """
+        if isinstance(self.runtime, ClipsOfStreams):
+            return self._watch_stream(source, hop_seconds, reconnect, report)
         return live_answers(
             source,
             self.card.clip,
@@ -307,6 +309,21 @@ class Classifier(ClosesOnExit):
             reconnect=reconnect,
             report=report,
         )
+
+    def _watch_stream(
+        self,
+        source: str | int,
+        hop_seconds: float,
+        reconnect: bool | None,
+        report: Callable[[str], None],
+    ) -> Generator[LiveAnswer]:
+        """`watch` with a network that takes the stream frame by frame."""
+        hooks = Hooks(report=lambda _source, text: report(text))
+        sources = self.watch_all(
+            [source], hop_seconds=hop_seconds, reconnect=reconnect, hooks=hooks
+        )
+        with sources:
+            yield from sources
 
     def watch_all(
         self,
