@@ -5,9 +5,9 @@
     python benchmarks/streaming.py --errors
     python benchmarks/streaming.py --video FILE --timeline [USUAL.onnx] FOR_STREAMS.onnx
 
-Each prints a table. Exactness: of narrow networks of every architecture the streaming form beside the
-network that sees the whole video, at 1, 4 and 8 frames a call, 1 and 4 streams, from the first frame
-to the last. Cost: of networks at full width the time of one new frame (or of as many as
+Each prints a table. Exactness: of narrow networks of every architecture the streaming form beside
+the network that sees the whole video, at 1, 4 and 8 frames a call, 1 and 4 streams, from the first
+frame to the last. Cost: of networks at full width the time of one new frame (or of as many as
 the network strides over) and the time of one window of 32 frames (Kinetics: 64), by torch, ONNX
 Runtime and OpenVINO, each in turn in every round; what is compared is the ratio within a round.
 Timeline (--video): windows of a real video one second apart that share their work by stretches that

@@ -22,7 +22,7 @@ from stdeploy.inference.classify_options import ClassifyOptions as ClassifyOptio
 from stdeploy.inference.clip_batches import ClipBatches, DecodedVideo
 from stdeploy.inference.dense_windows import Trunk
 from stdeploy.inference.live_answers import LiveAnswer, live_answers
-from stdeploy.inference.live_sources import NO_HOOKS, Hooks, LiveSources, open_sources
+from stdeploy.inference.live_sources import NO_HOOKS, Hooks, LiveSources, answers_of, open_sources
 from stdeploy.inference.ordered_map import ordered_map
 from stdeploy.inference.prediction import Prediction, rank, softmax
 from stdeploy.inference.timeline import (
@@ -300,7 +300,10 @@ class Classifier(ClosesOnExit):
                 answers are taken.
         """
         if isinstance(self.runtime, ClipsOfStreams):
-            return self._watch_stream(source, hop_seconds, reconnect, report)
+            hooks = Hooks(report=lambda _source, text: report(text))
+            return answers_of(
+                self.watch_all([source], hop_seconds=hop_seconds, reconnect=reconnect, hooks=hooks)
+            )
         return live_answers(
             source,
             self.card.clip,
@@ -309,21 +312,6 @@ class Classifier(ClosesOnExit):
             reconnect=reconnect,
             report=report,
         )
-
-    def _watch_stream(
-        self,
-        source: str | int,
-        hop_seconds: float,
-        reconnect: bool | None,
-        report: Callable[[str], None],
-    ) -> Generator[LiveAnswer]:
-        """`watch` with a network that takes the stream frame by frame."""
-        hooks = Hooks(report=lambda _source, text: report(text))
-        sources = self.watch_all(
-            [source], hop_seconds=hop_seconds, reconnect=reconnect, hooks=hooks
-        )
-        with sources:
-            yield from sources
 
     def watch_all(
         self,
