@@ -234,7 +234,7 @@ def test_what_cannot_be_is_refused_in_one_line(folder: Path, tmp_path: Path) -> 
         (["--stream", "--form", "planar"], "leave --form out"),
         (["--stream", "--trt"], "leave --trt out"),
         (["--window", "8"], "add --stream"),
-        (["--stream", "--window", "0"], "0 is not in the range"),
+        (["--stream", "--window", "0"], "greater than or equal to 1"),
     ):
         result = RUNNER.invoke(app, ["export", str(fused), *arguments])
         assert result.exit_code != 0
