@@ -36,7 +36,8 @@ def main() -> None:
         window, hop = card.clip.num_frames, arguments.hop_frames
         print(
             f"{arguments.artifact.name} on {runtime.name}: {window} frames of "
-            f"{card.clip.crop_px} px, temporal radius {trunk.radius}, a window every {hop}"
+            f"{card.clip.crop_px} px, features see {trunk.before} frames before and "
+            f"{trunk.after} behind, a window every {hop}"
         )
         same, differences, ratios, total = 0, [], [], 0
         for video in arguments.videos:

@@ -384,6 +384,8 @@ def main() -> None:
         return
     if arguments.artifact is None:
         parser.error("name an artifact")
+    # A shell that starts this in the background may have it ignored, and with it the program.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     result = measure(arguments.artifact, 60 * arguments.minutes, arguments.threads)
     text = json.dumps(result, indent=1)
     if arguments.results:
@@ -426,9 +428,11 @@ def measure(artifact: Path, seconds: float, threads: int) -> dict[str, Any]:
                 "sender of twelve": round(cpu_seconds(good.process.pid), 1),
             }
             watched.process.send_signal(signal.SIGINT)
-            watched.process.wait(30)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # its status then says so
+                watched.process.wait(30)
         finally:
             watched.process.kill()
+            watched.process.wait()
             for sender in (good, *senders):
                 sender.process.send_signal(signal.SIGCONT)
                 sender.end()

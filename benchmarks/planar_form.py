@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from stdeploy.artifacts.parity import relative_error
 from stdeploy.artifacts.spec import ClipSpec, Form, Precision, TemporalLengths
 from stdeploy.backends.base import Backend, RuntimeOptions
 from stdeploy.backends.loader import open_backend
+from stdeploy.export.onnx import FORMS
 from stdeploy.models.checkpoint import save_fused
 from stdeploy.models.planar import planar_form
 
@@ -88,7 +88,7 @@ def runtimes(
             ways[title, form] = lambda: runtime.run(frames)
 
         cards = {}
-        for form in get_args(Form):
+        for form in FORMS:
             add("torch fp32", form, fused, "torch", form == "planar")
             for precision in precisions:
                 file = folder / f"{name}.{form}.{precision}.onnx"
@@ -118,7 +118,7 @@ def time_rows(ways: Ways, name: str, rounds: int) -> Iterator[str]:
         )
         from_fp32 = [
             relative_error(exact.astype(float), logits[runtime, form].astype(float))
-            for form in get_args(Form)
+            for form in FORMS
         ]
         yield (
             f"| {name} | {runtime} | {1e3 * statistics.median(usual):.0f} | "

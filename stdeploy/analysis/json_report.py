@@ -46,6 +46,7 @@ def field_record(artifact: Path, field: "ReceptiveField") -> dict[str, Any]:
         "spread_y_px": _rounded(down),
         "theoretical_frames": field.theoretical[0],
         "theoretical_px": field.theoretical[1],
+        "causal": field.causal,
     }
 
 

@@ -163,10 +163,13 @@ def _curves(axes: Any, fields: "Mapping[str, ReceptiveField]") -> None:
     colours = _cycled(len(fields))
     for number, ((name, field), colour) in enumerate(zip(fields.items(), colours, strict=True)):
         curve = field.over_time
-        offset = np.arange(len(curve)) - len(curve) // 2
+        # From the frame of the unit: the last one, of a network that looks back only.
+        offset = np.arange(len(curve)) - (len(curve) - 1 if field.causal else len(curve) // 2)
+        seen = field.theoretical[0]
+        limits = (0.5 - seen, 0.5) if field.causal else (-0.5 * seen, 0.5 * seen)
         figures = (
             f"sd {field.spread_frames:.2f} frames, {field.spread_seconds:.2f} s; "
-            f"could see {field.theoretical[0]} frames"
+            f"could see {seen} frames{' back' if field.causal else ''}"
         )
         label = f"{name}:{' ' if len(name) <= _NAME else chr(10)}{figures}"
         # Each has longer gaps than the one before: that of a file and of what was made from it lie
@@ -176,13 +179,12 @@ def _curves(axes: Any, fields: "Mapping[str, ReceptiveField]") -> None:
         axes.plot(
             offset, curve, color=colour, linestyle=dash, marker="o", markersize=2, label=label
         )
-        for side in (-0.5, 0.5):
-            limit = side * field.theoretical[0]
+        for limit in limits:
             if offset[0] <= limit <= offset[-1]:  # in a short clip it sees to both ends
                 axes.axvline(limit, color=colour, linestyle=":", linewidth=0.8)
                 dotted = True
     meaning = " (dotted: could see)" if dotted else ""
-    axes.set_xlabel(f"frame of the clip, from the centre{meaning}", fontsize=8)
+    axes.set_xlabel(f"frame of the clip, from that of the unit{meaning}", fontsize=8)
     axes.set_ylabel("share of the gradient", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.2)

@@ -30,21 +30,26 @@ _ONE_CHANNEL = 1e-6  # a width at which every layer has one channel
 
 @dataclasses.dataclass(frozen=True)
 class ReceptiveField:
-    """The effective receptive field of the centre unit, over one or many clips.
+    """The effective receptive field of one unit, over one or many clips.
+
+    The unit in the centre of the features; of a causal network, which looks back only, the one in
+    the centre of the last of them.
 
     Attributes:
         density: mean over clips of |d unit / d pixel|, summed over colours, (T, H, W);
             sums to 1.
         clips: how many.
         interval_seconds: time between two of the T frames.
-        theoretical: extents (frames, pixels, pixels) that the centre unit could see of an
-            endless clip; the clip may be shorter.
+        theoretical: extents (frames, pixels, pixels) that the unit could see of an endless clip;
+            the clip may be shorter.
+        causal: whether the network looks back only.
     """
 
     density: Array
     clips: int
     interval_seconds: float
     theoretical: tuple[int, int, int]
+    causal: bool = False
 
     @property
     def over_time(self) -> Array:
@@ -87,8 +92,9 @@ def receptive_field(
     """Measure the effective receptive field.
 
     The unit is the mean over all channels of the features at the centre frame and pixel, before
-    the pooling of the head. Its gradient is taken in evaluation mode; the absolute value is
-    taken before clips are averaged, since gradients of either sign show that a pixel is seen.
+    the pooling of the head; of a causal network at the last frame, which sees most. Its gradient is
+    taken in evaluation mode; the absolute value is taken before clips are averaged, since gradients
+    of either sign show that a pixel is seen.
 
     Args:
         model: fused or not; its weights and mode are left as they are.
@@ -126,6 +132,7 @@ def receptive_field(
         clips=count,
         interval_seconds=clip.interval_seconds,
         theoretical=theoretical_extents(model.spec),
+        causal=model.spec.causal,
     )
 
 
@@ -142,7 +149,7 @@ def gaussian_clips(clip: ClipSpec, count: int, seed: int = 0) -> Iterator[Tensor
 
 
 def theoretical_extents(spec: ModelSpec) -> tuple[int, int, int]:
-    """How much the centre unit could see of an endless clip.
+    """How much one unit could see of an endless clip.
 
     Measured on a network of one channel in which every weight is positive and every pool
     averages, so that no path cancels another: what has a gradient there can be seen.
@@ -169,8 +176,9 @@ def _gradient(model: ActionModel, x: Tensor) -> Tensor:
     x = x.clone().requires_grad_()
     with torch.enable_grad():
         features = model.forward_features(x)
-        centre = [size // 2 for size in features.shape[2:]]
-        unit = features[0, :, centre[0], centre[1], centre[2]].mean()
+        frames, *sides = features.shape[2:]
+        frame = frames - 1 if model.spec.causal else frames // 2
+        unit = features[0, :, frame, sides[0] // 2, sides[1] // 2].mean()
     (gradient,) = torch.autograd.grad(unit, x)
     return gradient
 
@@ -210,7 +218,9 @@ def _extent(model: ActionModel, *, axis: int, size: int) -> int:
         gradient = _gradient(model, torch.ones(shape))[0].abs()
         reached = (gradient.sum(dim=(0, 2, 3)) if axis == 0 else gradient.sum(dim=(0, 1, 3))) > 0
         places = torch.nonzero(reached).flatten()
-        if places[0] > 0 and places[-1] < size - 1:
+        # Behind the last unit, which is that of a causal network, there is nothing to be seen.
+        whole = axis == 0 and model.spec.causal
+        if places[0] > 0 and (whole or places[-1] < size - 1):
             return int(places[-1] - places[0]) + 1
         size *= 2
 

@@ -21,6 +21,7 @@ from stdeploy.artifacts.spec import (
     ModelSpec,
     NetworkSpec,
     Precision,
+    StreamSpec,
 )
 from stdeploy.artifacts.values import Line, Spec, check_labels
 from stdeploy.errors import ArtifactError, SpecError
@@ -175,6 +176,7 @@ class ModelCard(Spec):
         calibration: clips that a lower precision was measured on, if any were named.
         input: what it takes: pixels of 0 to 255, RGB, in either format.
         form: how its graph computes in time, see `stdeploy.models.planar`.
+        stream: what goes in and out where the form is "stream".
     """
 
     model: NetworkSpec
@@ -209,6 +211,22 @@ class ModelCard(Spec):
             "from another project as a graph; stdeploy card FILE shows what is known of it"
         )
 
+    def check_whole_clips(self, purpose: str) -> None:
+        """Refuse an artifact that takes streams.
+
+        Args:
+            purpose: what whole clips are wanted for, as the subject of a sentence.
+
+        Raises:
+            SpecError: it takes streams.
+        """
+        if self.stream is not None:
+            raise SpecError(
+                f"{purpose} takes a file of whole clips, and this one, made from "
+                f"{self.lineage.parent!r}, takes streams; give what stdeploy export writes without "
+                "--stream"
+            )
+
     @property
     def accuracies(self) -> dict[str, float]:
         """Those of the metrics that tell people something, 0..1, by what they are in words."""
@@ -238,6 +256,11 @@ class ModelCard(Spec):
             raise ValueError(
                 f"{error}; name them anew: stdeploy card FILE --set labels=names.txt"
             ) from None
+        if (self.form == "stream") != (self.stream is not None):
+            raise ValueError(
+                f"form {self.form!r} {'without' if self.stream is None else 'with'} a stream; the "
+                "stream says what a file of the form 'stream' takes"
+            )
         for logits in (self.golden.logits, self.golden.verified):
             if logits is not None and len(logits) != self.model.num_classes:
                 raise ValueError(
@@ -246,6 +269,7 @@ class ModelCard(Spec):
         return self
 
     form: Form = Field(default="conv3d", exclude_if=lambda value: value == "conv3d")
+    stream: StreamSpec | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:

@@ -58,7 +58,7 @@ def fused_path(checkpoint: Path) -> Path:
 def onnx_path(fused: Path, precision: str = "fp32", form: str = "conv3d") -> Path:
     """Where `stdeploy export` writes: ckpt.fused.safetensors -> ckpt.onnx, or ckpt.int8.onnx.
 
-    In planar form ckpt.planar.onnx, or ckpt.planar.int8.onnx.
+    In planar form ckpt.planar.onnx, or ckpt.planar.int8.onnx; for streams ckpt.stream.onnx.
     """
     middle = "" if form == "conv3d" else f".{form}"
     middle += "" if precision == "fp32" else f".{precision}"

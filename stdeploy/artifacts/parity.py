@@ -15,6 +15,9 @@ FUSION_TOLERANCE: dict[Arithmetic, float] = {"fp64": 1e-10, "fp32": 1e-5}
 # The planar form adds the same products up in another order.
 PLANAR_TOLERANCE: dict[Arithmetic, float] = {"fp64": 1e-12, "fp32": 1e-5}
 
+# So does the streaming form.
+STREAM_TOLERANCE: dict[Arithmetic, float] = {"fp64": 1e-12, "fp32": 1e-5}
+
 # The same artifact on another runtime: sums in another order, other algorithms for a
 # convolution, and in low precision other places where results are rounded.
 RUNTIME_TOLERANCE: dict[Precision, float] = {

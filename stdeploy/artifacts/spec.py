@@ -18,6 +18,7 @@ Channels = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], "one number f
 # Nothing that is real comes near: an uncommon file is not to take the memory of the host.
 _MAX_CLIP_BYTES = 1 << 30
 _MAX_TEMPORAL_LENGTH = 255
+_MAX_STATE_NUMBERS = 1 << 28
 
 
 class ModelSpec(Spec):
@@ -34,6 +35,8 @@ class ModelSpec(Spec):
         width: factor on every channel count; 1 is the paper's network.
         fused: True once branches and batch norms are folded into single filters.
         layout: of an architecture that is no single network, such as "resnet3d".
+        causal: whether every filter and pool looks back only, so that no feature depends on frames
+            after its own; see `stdeploy.layers.temporal`.
     """
 
     architecture: Line
@@ -45,6 +48,8 @@ class ModelSpec(Spec):
     fused: bool = False
     # Left out of cards that have none, which thus stay as they were before there were layouts.
     layout: Layout | None = Field(default=None, exclude_if=lambda layout: layout is None)
+    # Likewise; a reader from before refuses a card that has it, instead of padding on both sides.
+    causal: bool = Field(default=False, exclude_if=lambda causal: not causal)
 
     @field_validator("temporal_lengths")
     @classmethod
@@ -83,9 +88,80 @@ class ModelSpec(Spec):
 InputFormat = Literal["uint8-nthwc", "float-ncthw"]
 
 
-# How a graph computes in time: by 3D convolutions, or by 2D ones of stacked frames, see
-# `stdeploy.models.planar`.
-Form = Literal["conv3d", "planar"]
+# How a graph computes in time: by 3D convolutions, by 2D ones of stacked frames, see
+# `stdeploy.models.planar`, or frame by frame, see `stdeploy.models.streaming`.
+Form = Literal["conv3d", "planar", "stream"]
+
+
+DEFAULT_WINDOW_FRAMES = 64  # that an answer about a stream averages, at the clip's interval
+
+
+class StateSpec(Spec):
+    """What a layer keeps of a stream from one call to the next.
+
+    Attributes:
+        name: of the layer.
+        shape: of it for one stream; the streams of a call are the first axis.
+        fill: the number that stands everywhere in it at the start of a stream.
+        type: of its numbers, as NumPy writes it.
+    """
+
+    name: Line
+    shape: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=3)]
+    fill: FiniteFloat = 0.0
+    type: Literal["float16", "float32", "float64", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _fits_memory(self) -> Self:
+        if math.prod(self.shape) > _MAX_STATE_NUMBERS:
+            raise ValueError(
+                f"the state {self.name!r} of a stream has {math.prod(self.shape)} numbers; "
+                f"{_MAX_STATE_NUMBERS} are allowed"
+            )
+        return self
+
+
+class StreamSpec(Spec):
+    """What goes into an artifact that takes streams, and what comes out; see `docs/reference`.
+
+    Attributes:
+        frames_per_call: frames of each stream that it takes at once, K, at the clip's interval.
+        window_frames: over how many frames the places in time are averaged that make an answer.
+        stride_frames: frames for one place in time of its features.
+        delay_places: by how many places the newest one lies behind the newest frame: after p frames
+            of a stream, places up to p / stride_frames - delay_places - 1 are known.
+        sliding_places: places that the average slides over, where it is one of averages.
+        states: what each layer keeps, in the order of the inputs and outputs.
+    """
+
+    frames_per_call: int = Field(ge=1, le=4096)
+    window_frames: int = Field(ge=1, le=1 << 20)
+    stride_frames: int = Field(ge=1, le=4096)
+    delay_places: int = Field(ge=0, le=1 << 20)
+    sliding_places: int = Field(default=1, ge=1, le=4096)
+    states: Annotated[tuple[StateSpec, ...], Field(min_length=1, max_length=4096)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, value in (
+            ("frames_per_call", self.frames_per_call),
+            ("window_frames", self.window_frames),
+        ):
+            if value % self.stride_frames:
+                raise ValueError(
+                    f"{name} {value} is no multiple of stride_frames {self.stride_frames}"
+                )
+        return self
+
+    @property
+    def places_per_call(self) -> int:
+        """Places in time that are new in each call, K'."""
+        return self.frames_per_call // self.stride_frames
+
+    @property
+    def calls_behind(self) -> int:
+        """Calls after the last frames of a stream until their places are known."""
+        return -(-self.delay_places // self.places_per_call)
 
 
 class ForeignSpec(Spec):

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
-from stdeploy.artifacts.frames import Frames, on_host
+from stdeploy.artifacts.frames import Frames
 from stdeploy.artifacts.spec import Precision
 from stdeploy.errors import (
-    ArtifactError,
     BackendError,
     MissingExtraError,
     SpecError,
@@ -28,6 +27,9 @@ from stdeploy.errors import (
     check_count,
 )
 from stdeploy.optional_packages import pip_install
+
+if TYPE_CHECKING:
+    from stdeploy.backends.streams import StreamSession
 
 Status = Literal["works", "absent", "problem", "fact"]
 Topic = TypeVar("Topic", bound=str)
@@ -113,8 +115,6 @@ DeviceType = Literal["cpu", "cuda"]
 Device = Literal["auto", "cpu", "cuda"]
 # Frames (1, T, H, W, 3) to features (1, C, T), for any T.
 Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-# Of a tensor: name, type as NumPy writes it, shape with None for what is dynamic.
-Described = tuple[str, str, tuple[int | None, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,6 +162,25 @@ class RuntimeOptions:
 
 
 DEFAULT_OPTIONS = RuntimeOptions()
+
+
+class StreamOptions(NamedTuple):
+    """What a user asks of streams. A file that was written for streams has it all.
+
+    Attributes:
+        frames_per_call: K, frames of each stream that the network takes at once; None takes what
+            the file says, and for fused weights 1.
+        window: frames that an answer is about; None takes what the file says, and for fused
+            weights 64.
+    """
+
+    frames_per_call: int | None = None
+    window: int | None = None
+
+
+DEFAULT_STREAM_OPTIONS = StreamOptions()
+
+
 # Options that are asked for or not, and that not every backend has.
 SWITCHES = (
     *("compile", "autotune", "planar", "fused_relu"),
@@ -353,6 +372,29 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
         )
 
     @classmethod
+    def open_streams(
+        cls,
+        artifact: Path,
+        card: ModelCard,  # noqa: ARG003 - overridden
+        options: RuntimeOptions,  # noqa: ARG003
+        asked: "StreamOptions",  # noqa: ARG003
+    ) -> "StreamSession":
+        """Load a network that takes streams frame by frame.
+
+        Args:
+            artifact: the file.
+            card: its card.
+            options: as in `open`.
+            asked: of the streams.
+
+        Raises:
+            SpecError: the backend runs whole clips only.
+        """
+        raise SpecError(
+            f"{cls.name} runs no streams, which {artifact.name!r} is for; choose another backend"
+        )
+
+    @classmethod
     def as_written(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Precision:
         """The precision of a file, for backends that cannot change it.
 
@@ -370,78 +412,3 @@ class BaseRuntime(ClosesOnExit, abc.ABC):
                 f"choose another backend, or a file in {' or '.join(cls.precisions)}"
             )
         return card.precision
-
-
-def check_frames(frames: Frames, card: ModelCard) -> None:
-    """Check that frames are what an artifact takes, before a backend sees them.
-
-    Raises:
-        ArtifactError: they are not.
-    """
-    expected = card.clip.frames_shape
-    if (
-        str(frames.dtype) not in ("uint8", "torch.uint8")
-        or frames.ndim != 5
-        or tuple(frames.shape[1:]) != expected
-        or not len(frames)
-    ):
-        needed = ", ".join(str(size) for size in expected)
-        raise ArtifactError(
-            f"frames are {frames.dtype} {tuple(frames.shape)}; this artifact takes uint8 "
-            f"(N, {needed}), N at least 1"
-        )
-
-
-def as_input(frames: Frames, card: ModelCard) -> NDArray[np.generic]:
-    """Frames as an artifact takes them.
-
-    Args:
-        frames: uint8 (N, T, H, W, 3).
-        card: of the artifact.
-
-    Returns:
-        Contiguous; the same pixels, float32 (N, 3, T, H, W) of 0 to 255 for "float-ncthw".
-
-    Raises:
-        ArtifactError: shape or type of the frames are not those of the artifact.
-    """
-    check_frames(frames, card)
-    frames = on_host(frames)
-    if card.input == "float-ncthw":
-        return np.ascontiguousarray(frames.transpose(0, 4, 1, 2, 3), dtype=np.float32)
-    return np.ascontiguousarray(frames)
-
-
-def check_signature(
-    artifact: Path,
-    card: ModelCard,
-    inputs: list[Described],
-    outputs: list[Described],
-) -> None:
-    """Check names, types and shapes of what an artifact takes and gives.
-
-    Args:
-        artifact: the file, for the error.
-        card: what is expected.
-        inputs: all of them.
-        outputs: all of them.
-
-    Raises:
-        ArtifactError: they are not what the card announces.
-    """
-    frames, classes = card.input_shape, card.model.num_classes
-    if (
-        [tensor[:2] for tensor in inputs] != [("frames", card.input_type)]
-        or inputs[0][2][1:] != frames
-        or [tensor[:2] for tensor in outputs] != [("logits", "float32")]
-        or outputs[0][2][1:] not in ((classes,), (None,))
-    ):
-        raise ArtifactError(
-            f"{str(artifact)!r} takes {inputs} and gives {outputs}; its card announces "
-            f"{card.input_type} 'frames' (N, {', '.join(map(str, frames))}) and float32 'logits' "
-            f"(N, {classes})"
-        )
-    if inputs[0][2][0] is not None:
-        raise ArtifactError(
-            f"{str(artifact)!r} is frozen at batch {inputs[0][2][0]}; export it again"
-        )

@@ -23,13 +23,21 @@ class DenseTrunk:
         run: frames (1, T, H, W, 3) to features (1, C, T).
         weight: of the classifier, (K, C).
         bias: (K,).
-        radius: frames before and after that a feature depends on.
+        before: frames before its own that a feature depends on.
+        after: and behind it.
     """
 
     def __init__(
-        self, run: Features, weight: NDArray[np.float32], bias: NDArray[np.float32], radius: int
+        self,
+        run: Features,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        *,
+        before: int,
+        after: int,
     ) -> None:
-        self.radius = radius
+        self.before = before
+        self.after = after
         self._run = run
         self._weight = weight.astype(np.float64)
         self._bias = bias.astype(np.float64)
@@ -65,10 +73,10 @@ class DenseTrunk:
                 "form; name the usual .onnx file, or pass --timeline windows"
             )
         model = onnx.load(artifact)
-        radius = _temporal_radius(model.graph, artifact)
+        before, after = _temporal_reach(model.graph, artifact)
         weight, bias = _cut(model.graph, artifact)
         run = runtime_class(runtime.name).open_trunk(model.SerializeToString(), runtime)
-        trunk = cls(run, weight, bias, radius)
+        trunk = cls(run, weight, bias, before=before, after=after)
         # A golden clip by itself has no neighbours: there it has to be what the network says.
         golden = card.golden
         clip = golden_clip(golden.seed, card.clip.frames_shape)
@@ -91,34 +99,53 @@ class DenseTrunk:
         return np.asarray(averages @ self._weight.T + self._bias)
 
 
-def _temporal_radius(graph: onnx.GraphProto, artifact: Path) -> int:
-    """Half the temporal extent of what one feature depends on, along the longest way.
+def _temporal_reach(graph: onnx.GraphProto, artifact: Path) -> tuple[int, int]:
+    """How many frames before and behind its own one feature depends on, along the longest way.
 
     Raises:
         SpecError: something strides in time, or looks at all frames at once.
     """
-    radius: dict[str, int] = {}
+    # Of each tensor the first and the last frame that its frame 0 depends on.
+    reach: dict[str, tuple[int, int]] = {}
     # What the classifier takes is the one average over time that belongs there; see `_cut`.
     pooled = next((node.input[0] for node in graph.node if "logits" in node.output), "")
     for node in graph.node:
-        before = max((radius.get(name, 0) for name in node.input), default=0)
+        seen = [reach[name] for name in node.input if name in reach]
+        first, last = (
+            min((each[0] for each in seen), default=0),
+            max((each[1] for each in seen), default=0),
+        )
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         kernel = attributes.get("kernel_shape", ())
         if len(kernel) == 3:
             if attributes.get("strides", [1])[0] != 1:
                 raise SpecError(
                     f"the network of {artifact.name!r} strides in time, so its windows cannot "
-                    "share their work; pass --timeline windows"
+                    "share their work here; name a file of stdeploy export --stream, or pass "
+                    "--timeline windows"
                 )
-            before += (kernel[0] - 1) // 2
+            first -= attributes.get("pads", [0])[0]
+            last += kernel[0] - 1 - attributes.get("pads", [0])[0]
+        elif node.op_type == "Pad":
+            zeros = _frames_before(node, graph)
+            first, last = first - zeros, last - zeros
         if node.op_type == "ReduceMean" and node.output[0] != pooled and _over_time(node, graph):
             raise SpecError(
                 f"the network of {artifact.name!r} averages over all frames before its last "
                 "layers, so its windows cannot share their work; pass --timeline windows"
             )
         for name in node.output:
-            radius[name] = before
-    return max(radius.values())
+            reach[name] = (first, last)
+    return -min(first for first, _ in reach.values()), max(last for _, last in reach.values())
+
+
+def _frames_before(node: onnx.NodeProto, graph: onnx.GraphProto) -> int:
+    """How many frames a Pad of features (N, C, T, H, W) puts before the first one."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    pads = constants[node.input[1]].tolist()
+    named = len(node.input) > 3 and node.input[3]
+    axes = [int(axis) % 5 for axis in constants[node.input[3]]] if named else range(5)
+    return int(sum(pads[place] for place, axis in enumerate(axes) if axis == 2))
 
 
 def _over_time(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:

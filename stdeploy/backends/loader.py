@@ -6,17 +6,21 @@ import time
 from pathlib import Path
 
 from stdeploy.artifacts.card import ModelCard, ParityRow, read_card
+from stdeploy.artifacts.files import ONNX_SUFFIX
 from stdeploy.artifacts.golden import check_golden, golden_clip
 from stdeploy.artifacts.parity import RUNTIME_TOLERANCE
 from stdeploy.backends.base import (
     DEFAULT_OPTIONS,
+    DEFAULT_STREAM_OPTIONS,
     SWITCHES,
     BaseRuntime,
     Runtime,
     RuntimeOptions,
+    StreamOptions,
     runtime_class,
 )
 from stdeploy.backends.selection import backends_for, candidates, remember, remembered
+from stdeploy.backends.streams import ClipsOfStreams, StreamRuntime, written_stream
 from stdeploy.errors import BackendError, SpecError, StdeployError
 
 _log = logging.getLogger(__name__)
@@ -65,7 +69,53 @@ def open_backend(artifact: Path, card: ModelCard, options: RuntimeOptions) -> Ru
         BackendError: likewise, or the backend does not run on that device.
     """
     backend = runtime_class(options.backend)
+    if card.stream is not None:
+        session = backend.open_streams(
+            artifact, card, _checked(backend, options), DEFAULT_STREAM_OPTIONS
+        )
+        return ClipsOfStreams(StreamRuntime(session, card))
     return backend.open(artifact, card, _checked(backend, options))
+
+
+def open_streams(
+    artifact: Path,
+    card: ModelCard | None = None,
+    options: RuntimeOptions = DEFAULT_OPTIONS,
+    asked: StreamOptions = DEFAULT_STREAM_OPTIONS,
+) -> StreamRuntime:
+    """Open an artifact for streams, and make it answer the golden clip.
+
+    Args:
+        artifact: a .stream.onnx file; or fused weights, whose streaming form torch makes.
+        card: its card, if it has been read already.
+        options: what is asked for.
+        asked: of the streams.
+
+    Raises:
+        SpecError: a file that takes whole clips, or was written for other numbers, or a network
+            that cannot be streamed.
+        ArtifactError: it cannot be used; ParityError where its answer is wrong.
+        BackendError: the backend, its device or its precision is not there.
+    """
+    backends_for(artifact)
+    card = read_card(artifact) if card is None else card
+    if card.stream is not None:
+        written_stream(card, asked)
+        opened = open_runtime(artifact, card, options)
+        assert isinstance(opened, ClipsOfStreams)
+        return opened.streams
+    if artifact.name.endswith(ONNX_SUFFIX):
+        written_stream(card, asked)  # says why not
+    (way, *_) = candidates(artifact, card, options)
+    backend = runtime_class(way.backend)
+    session = backend.open_streams(artifact, card, _checked(backend, way), asked)
+    runtime = StreamRuntime(session, card)
+    try:
+        replay_golden(ClipsOfStreams(runtime), card, source=artifact.name)
+    except BaseException:
+        runtime.close()
+        raise
+    return runtime
 
 
 def replay_golden(runtime: Runtime, card: ModelCard, *, source: str) -> float:

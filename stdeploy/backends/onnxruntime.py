@@ -18,17 +18,17 @@ from stdeploy.artifacts.frames import Frames
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import (
     BaseRuntime,
-    Described,
     Features,
     Finding,
     RunsClips,
     RuntimeOptions,
-    as_input,
-    check_frames,
-    check_signature,
+    StreamOptions,
     includes,
 )
-from stdeploy.errors import ArtifactError, BackendError
+from stdeploy.backends.onnxruntime_streams import OnnxRuntimeStreams
+from stdeploy.backends.signature import Described, as_input, check_frames, check_signature
+from stdeploy.backends.streams import written_stream
+from stdeploy.errors import ArtifactError, BackendError, SpecError
 from stdeploy.hardware import gpus
 from stdeploy.optional_packages import pip_install, require, with_our_pip
 
@@ -44,7 +44,12 @@ _FATAL = 4  # ONNX Runtime's severities: 3 error, 4 fatal
 # stay around one in float32.
 _PRECISIONS_ON_GPUS: tuple[Precision, ...] = ("fp32", "fp16")
 
-_NUMPY_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+_NUMPY_TYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+}
 
 
 class OnnxRuntime(BaseRuntime):
@@ -81,7 +86,30 @@ class OnnxRuntime(BaseRuntime):
 
     @classmethod
     def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
-        """Load an artifact; see `BaseRuntime.open`.
+        """Load an artifact; see `BaseRuntime.open`."""
+        session, on_gpu = cls._open(artifact, card, options)
+        return cls(session, card, options, on_gpu=on_gpu)
+
+    @classmethod
+    def open_streams(
+        cls,
+        artifact: Path,
+        card: ModelCard,
+        options: RuntimeOptions,
+        asked: StreamOptions,
+    ) -> OnnxRuntimeStreams:
+        """Load a file for streams; see `BaseRuntime.open_streams`."""
+        spec = written_stream(card, asked)
+        if options.cuda_graphs:
+            raise SpecError("onnxruntime replays no CUDA graph of streams; leave --cuda-graphs out")
+        ort = require("onnxruntime", extra="cpu", purpose=f"running {artifact.name!r}")
+        session, on_gpu = cls._open(artifact, card, options)
+        device = cls(session, card, options, on_gpu=on_gpu).device
+        return OnnxRuntimeStreams(ort, session, card, spec, device=device, on_gpu=on_gpu)
+
+    @classmethod
+    def _open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> tuple[Any, bool]:
+        """A session, and whether it runs on the GPU.
 
         The provider that the session really uses is compared with the one that was asked for:
         ONNX Runtime itself goes on with the CPU after a message that is easily overlooked.
@@ -129,7 +157,7 @@ class OnnxRuntime(BaseRuntime):
             [_described(tensor) for tensor in session.get_inputs()],
             [_described(tensor) for tensor in session.get_outputs()],
         )
-        return cls(session, card, options, on_gpu=on_gpu)
+        return session, on_gpu
 
     def run(self, frames: Frames) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
@@ -166,6 +194,9 @@ class OnnxRuntime(BaseRuntime):
             yield way
             if not cls.sees_gpu() or card.precision not in _PRECISIONS_ON_GPUS:
                 continue
+            if card.stream is not None:
+                yield dataclasses.replace(way, device="cuda")
+                continue
             for channels_last in (False, True):
                 for cuda_graphs in (False, True):
                     yield dataclasses.replace(
@@ -175,11 +206,11 @@ class OnnxRuntime(BaseRuntime):
     @classmethod
     def automatic_ways(
         cls,
-        card: ModelCard,  # noqa: ARG003 - overridden
+        card: ModelCard,
         options: RuntimeOptions,
     ) -> tuple[RuntimeOptions, ...]:
         """On a GPU with CUDA graphs or not, and then with channels last or not."""
-        if options.device != "cuda" or not cls.sees_gpu():
+        if card.stream is not None or options.device != "cuda" or not cls.sees_gpu():
             return (options,)
         graphs = dataclasses.replace(options, cuda_graphs=True)
         ways = (options, graphs, dataclasses.replace(graphs, channels_last=True))

@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.frames import Frames
-from stdeploy.artifacts.spec import Precision
+from stdeploy.artifacts.spec import Precision, StreamSpec
 from stdeploy.backends.base import (
     BaseRuntime,
-    Described,
     Features,
     Finding,
     RunsClips,
     RuntimeOptions,
-    as_input,
-    check_signature,
+    StreamOptions,
 )
+from stdeploy.backends.signature import Described, as_input, check_signature
+from stdeploy.backends.streams import StreamAnswer, StreamSession, written_stream
 from stdeploy.errors import ArtifactError, BackendError
 from stdeploy.hardware import cpu_multiplies
 from stdeploy.optional_packages import require
@@ -28,7 +28,7 @@ from stdeploy.optional_packages import require
 # the processor has it. int8 comes from the Q/DQ nodes, what lies between them is float32.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 # Of inputs and outputs, as NumPy writes them.
-_TYPES = {"u8": "uint8", "f32": "float32"}
+_TYPES = {"u8": "uint8", "i32": "int32", "f32": "float32", "f16": "float16"}
 
 
 class OpenVinoRuntime(BaseRuntime):
@@ -49,6 +49,27 @@ class OpenVinoRuntime(BaseRuntime):
     @classmethod
     def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
         """Load an artifact; see `BaseRuntime.open`."""
+        compiled, precision = cls._compiled(artifact, card, options)
+        return cls(compiled, card, precision)
+
+    @classmethod
+    def open_streams(
+        cls,
+        artifact: Path,
+        card: ModelCard,
+        options: RuntimeOptions,
+        asked: StreamOptions,
+    ) -> "_OpenVinoStreams":
+        """Load a file for streams; see `BaseRuntime.open_streams`."""
+        spec = written_stream(card, asked)
+        compiled, precision = cls._compiled(artifact, card, options)
+        return _OpenVinoStreams(compiled, precision, spec)
+
+    @classmethod
+    def _compiled(
+        cls, artifact: Path, card: ModelCard, options: RuntimeOptions
+    ) -> tuple[Any, Precision]:
+        """A network of OpenVINO, and the arithmetic that it really uses."""
         openvino = require("openvino", extra="openvino", purpose="the openvino backend")
         core = openvino.Core()
         precision = _precision(core, artifact, card, options)
@@ -79,7 +100,7 @@ class OpenVinoRuntime(BaseRuntime):
                 f"OpenVINO runs {artifact.name!r} in {used} on {devices}, but {precision} on the "
                 "CPU was asked for"
             )
-        return cls(compiled, card, precision)
+        return compiled, precision
 
     def run(self, frames: Frames) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
@@ -138,6 +159,42 @@ class OpenVinoRuntime(BaseRuntime):
         kinds = ["fp32", *(["bf16"] if "BF16" in capabilities else []), "int8"]
         text = f"{openvino.__version__.partition('-')[0]}; {', '.join(kinds)}"
         yield Finding("openvino, cpu", "works", text)
+
+
+class _OpenVinoStreams(StreamSession):
+    """A compiled network that takes what layers have kept, and gives it anew."""
+
+    name = "openvino"
+    device = "CPU"
+
+    def __init__(self, compiled: Any, precision: Precision, spec: StreamSpec) -> None:
+        super().__init__(spec)
+        self._request = compiled.create_infer_request()
+        self.precision = precision
+
+    def run(
+        self,
+        frames: NDArray[np.uint8],
+        position: NDArray[np.int32],
+        length: NDArray[np.int32],
+        states: list[Any],
+    ) -> tuple[StreamAnswer, list[Any]]:
+        """Take the next frames; see `StreamSession.run`."""
+        try:
+            self._request.infer([frames, position, length, *states], share_inputs=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[-200:]
+            raise ArtifactError(f"OpenVINO cannot run {len(position)} streams: {reason}") from error
+        # Copies, because the next call writes over its outputs.
+        logits, places, *kept = (
+            np.array(self._request.get_output_tensor(number).data)
+            for number in range(2 + len(states))
+        )
+        return StreamAnswer(logits, places), kept
+
+    def close(self) -> None:
+        """Release the compiled network."""
+        self._request = None
 
 
 def _precision(core: Any, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Precision:

@@ -14,17 +14,10 @@ from numpy.typing import NDArray
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
 from stdeploy.artifacts.frames import Frames
-from stdeploy.backends.base import (
-    BaseRuntime,
-    Described,
-    Finding,
-    RuntimeOptions,
-    as_input,
-    check_signature,
-    findings,
-)
+from stdeploy.backends.base import BaseRuntime, Finding, RuntimeOptions, findings
 from stdeploy.backends.cuda import StagedArray, Stream, runtime_api
 from stdeploy.backends.engine_files import rebuilt
+from stdeploy.backends.signature import Described, as_input, check_signature
 from stdeploy.backends.tensorrt_builder import (
     EXTRAS,
     Distribution,

@@ -13,9 +13,16 @@ from numpy.typing import NDArray
 
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.frames import Frames
-from stdeploy.artifacts.spec import ClipSpec, Precision
-from stdeploy.backends.base import BaseRuntime, Finding, RuntimeOptions, check_frames, includes
-from stdeploy.errors import ArtifactError, BackendError
+from stdeploy.artifacts.spec import DEFAULT_WINDOW_FRAMES, ClipSpec, Precision
+from stdeploy.backends.base import (
+    BaseRuntime,
+    Finding,
+    RuntimeOptions,
+    StreamOptions,
+    includes,
+)
+from stdeploy.backends.signature import check_frames
+from stdeploy.errors import ArtifactError, BackendError, SpecError
 from stdeploy.hardware import gpus
 from stdeploy.optional_packages import require
 
@@ -28,11 +35,13 @@ from stdeploy.backends.torch_epilogues import (  # noqa: E402
     ALIGNED_CHANNELS,
     with_fused_epilogues,
 )
+from stdeploy.backends.torch_streams import TorchStreams  # noqa: E402
 from stdeploy.models.base import ActionModel  # noqa: E402
 from stdeploy.models.checkpoint import load_model  # noqa: E402
 from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk  # noqa: E402
 from stdeploy.models.planar import planar_form  # noqa: E402
 from stdeploy.models.planar_modules import StackedConv  # noqa: E402
+from stdeploy.models.streaming import streaming_form  # noqa: E402
 
 _DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -93,22 +102,10 @@ class TorchRuntime(BaseRuntime):
     @classmethod
     def open(cls, artifact: Path, card: ModelCard, options: RuntimeOptions) -> Self:
         """Load an artifact; see `BaseRuntime.open`."""
-        if options.device == "cuda" and not torch.cuda.is_available():
-            if not options.allow_cpu:
-                raise BackendError(
-                    "CUDA was asked for, but torch sees no NVIDIA GPU; see stdeploy doctor, or "
-                    "pass --allow-cpu"
-                )
-            options = dataclasses.replace(options, device="cpu", cuda_graphs=False)
-        _check_options(options)
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
+        options = _possible(options)
         model, _ = load_model(artifact)
-        if options.planar and not card.model.fused:
-            raise BackendError(
-                f"--planar is of fused networks, and {artifact.name!r} is none; run: stdeploy "
-                f"fuse {shlex.quote(str(artifact))}"
-            )
+        if options.planar:
+            _check_fused(artifact, card, "--planar")
         precision, stored = options.precision or "fp32", model.stored
         if options.planar:
             model = planar_form(model, card.clip.num_frames)
@@ -122,6 +119,42 @@ class TorchRuntime(BaseRuntime):
                 mode = "max-autotune-no-cudagraphs" if options.autotune else None
                 graph = torch.compile(network, dynamic=False, mode=mode)
         return cls(graph, card, precision, options, stored)
+
+    @classmethod
+    def open_streams(
+        cls,
+        artifact: Path,
+        card: ModelCard,
+        options: RuntimeOptions,
+        asked: StreamOptions,
+    ) -> TorchStreams:
+        """Make the streaming form of fused weights; see `BaseRuntime.open_streams`."""
+        for name in cls.options:
+            if name != "cuda_graphs" and getattr(options, name):
+                raise SpecError(f"torch has no --{name.replace('_', '-')} of streams; leave it out")
+        options = _possible(options)
+        model, _ = load_model(artifact)
+        _check_fused(artifact, card, "streaming")
+        precision, stored = options.precision or "fp32", model.stored
+        if precision != "fp32":
+            halve_trunk(model, _DTYPES[precision])
+        network = streaming_form(
+            model,
+            card.clip,
+            frames_per_call=1 if asked.frames_per_call is None else asked.frames_per_call,
+            window=DEFAULT_WINDOW_FRAMES if asked.window is None else asked.window,
+        )
+        if options.device == "cuda":
+            _to_gpu(network)
+        words = [torch.cuda.get_device_name() if options.device == "cuda" else "CPU"]
+        words += ["CUDA graphs"] if options.cuda_graphs else []
+        return TorchStreams(
+            network,
+            precision,
+            device=", ".join(words),
+            cuda_graphs=options.cuda_graphs,
+            stored=stored,
+        )
 
     def run(self, frames: Frames) -> NDArray[np.float32]:
         """Classify clips; see `RunsClips.run`."""
@@ -273,14 +306,23 @@ def network_on(
     graph = FramesToLogits(model, clip).eval()
     if device != "cuda":
         return graph
+    _to_gpu(graph)
+    align_channels(graph)
+    return graph
+
+
+def _to_gpu(network: nn.Module) -> None:
+    """Move a network there, its filters with channels last.
+
+    Raises:
+        BackendError: torch cannot use the GPU.
+    """
     try:
-        graph.to("cuda")
+        network.to("cuda")
     except RuntimeError as error:  # no memory left, or a torch without code for this GPU
         reason = str(error).splitlines()[0]
         raise BackendError(f"torch cannot use this GPU: {reason}") from error
-    align_channels(graph)
-    keep_channels_last(graph)
-    return graph
+    keep_channels_last(network)
 
 
 def align_channels(graph: nn.Module) -> None:
@@ -302,6 +344,33 @@ def keep_channels_last(graph: nn.Module) -> None:
     for parameter in graph.parameters():
         if parameter.dim() in formats:
             parameter.data = parameter.data.to(memory_format=formats[parameter.dim()])
+
+
+def _possible(options: RuntimeOptions) -> RuntimeOptions:
+    """Options that can be here, and threads of the CPU as they say.
+
+    Raises:
+        BackendError: there are none.
+    """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        if not options.allow_cpu:
+            raise BackendError(
+                "CUDA was asked for, but torch sees no NVIDIA GPU; see stdeploy doctor, or "
+                "pass --allow-cpu"
+            )
+        options = dataclasses.replace(options, device="cpu", cuda_graphs=False)
+    _check_options(options)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return options
+
+
+def _check_fused(artifact: Path, card: ModelCard, what: str) -> None:
+    if not card.model.fused:
+        raise BackendError(
+            f"{what} is of fused networks, and {artifact.name!r} is none; run: stdeploy "
+            f"fuse {shlex.quote(str(artifact))}"
+        )
 
 
 def _check_options(options: RuntimeOptions) -> None:

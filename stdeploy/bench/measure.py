@@ -288,6 +288,7 @@ def _network(case: Case) -> str:
     words = [model.architecture]
     if isinstance(model, ModelSpec):
         words.append("-".join(str(length) for length in model.temporal_lengths))
+        words += ["causal"] if model.causal else []
     elif model.name:
         words.append(model.name)
     size = f"{clip.num_frames}x{clip.crop_px}x{clip.crop_px}"

@@ -113,8 +113,8 @@ def receptive_field(
 ) -> None:
     """Measure what networks really see in space and time (section 5, figure 4).
 
-    The gradient of the centre unit of the last feature map with respect to the input, averaged
-    over clips: real ones with --data, or Gaussian noise.
+    The gradient of the centre unit of the last feature map (of a causal network: of its last
+    frame) with respect to the input, averaged over clips: real ones with --data, or Gaussian noise.
     """
     from stdeploy.analysis.json_report import field_record
 
@@ -320,6 +320,6 @@ def _fields_table(fields: "dict[str, ReceptiveField]", data: Path | None) -> Tab
             f"{field.spread_seconds:.3f}",
             f"{across:.1f}",
             f"{down:.1f}",
-            f"{frames} x {height} x {width}",
+            f"{frames}{' back' if field.causal else ''} x {height} x {width}",
         )
     return table

@@ -1,5 +1,6 @@
 """stdeploy card: what an artifact says about itself, and changes to that."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from stdeploy.errors import SpecError
 if TYPE_CHECKING:
     from stdeploy.artifacts.card import Edit
     from stdeploy.artifacts.layouts import Layout
-    from stdeploy.artifacts.spec import ForeignSpec, ModelSpec
+    from stdeploy.artifacts.spec import ClipSpec, ForeignSpec, ModelSpec, StreamSpec
 
 _SHOWN_EDITS = 4
 
@@ -54,7 +55,8 @@ def command(
             f"{clip.short_side_px}, {views}, short videos: {clip.short_video}"
         ),
         "input": "" if card.input == "uint8-nthwc" else f"{card.input}, 0 to 255, RGB",
-        "form": "" if card.form == "conv3d" else f"{card.form}: 2D convolutions of stacked frames",
+        "form": _FORMS[card.form],
+        "stream": "" if card.stream is None else _of_stream(card.stream, clip),
         "labels": f"{len(card.labels)}: {', '.join(card.labels[:4])}"
         + (", ..." if len(card.labels) > 4 else ""),
         "accuracy": ", ".join(f"{value:.1%} {name}" for name, value in card.accuracies.items())
@@ -77,6 +79,28 @@ def command(
             out.print(f"{name:<10}{text}", soft_wrap=True, markup=False)
 
 
+_FORMS = {
+    "conv3d": "",
+    "planar": "planar: 2D convolutions of stacked frames",
+    "stream": "stream: new frames and what its layers keep of old ones",
+}
+
+
+def _of_stream(stream: "StreamSpec", clip: "ClipSpec") -> str:
+    """What goes into a stream, how late an answer is, and what is kept of each."""
+    behind = stream.delay_places * stream.stride_frames
+    kept = sum(
+        math.prod(state.shape) * (2 if state.type == "float16" else 4) for state in stream.states
+    )
+    window, interval = stream.window_frames, clip.interval_seconds
+    return (
+        f"{counted(stream.frames_per_call, 'frame')} a call, answers about {window} frames "
+        f"({window * interval:.3g} s) that end {behind} before the newest ({behind * interval:.3g} "
+        "s), "
+        f"{counted(len(stream.states), 'state')} of {kept / 1e6:.3g} MB together"
+    )
+
+
 def network_in_words(model: "ModelSpec | ForeignSpec") -> str:
     """What kind of network it is, how large, and whether it is fused, in one line."""
     from stdeploy.artifacts.spec import ForeignSpec
@@ -93,6 +117,7 @@ def network_in_words(model: "ModelSpec | ForeignSpec") -> str:
         )
     lengths = "-".join(str(length) for length in model.temporal_lengths)
     kind = "fused" if model.fused else f"{model.branches}-branch, eta {model.eta:g}"
+    kind += ", causal" if model.causal else ""
     # A layout says itself how many channels there are.
     size = f"width {model.width:g}" if model.layout is None else _laid_out(model.layout)
     return f"{model.architecture}, temporal lengths {lengths}, {size}, {kind}"

@@ -167,7 +167,8 @@ def _source(
     classifier = opened.enter_context(_opened(asked, opened))
     runtime = classifier.runtime
     trunk = None
-    if asked.timeline is TimelineKind.DENSE:
+    # A file for streams makes dense timelines by itself.
+    if asked.timeline is TimelineKind.DENSE and classifier.card.stream is None:
         from stdeploy.backends.dense_trunk import DenseTrunk
 
         trunk = DenseTrunk.open(asked.artifact, classifier.card, runtime)

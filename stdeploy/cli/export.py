@@ -7,11 +7,12 @@ import typer
 
 from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.files import ENGINE_SUFFIX, FUSED_SUFFIX, ONNX_SUFFIX, existing, newest
-from stdeploy.artifacts.spec import ForeignSpec
+from stdeploy.artifacts.spec import DEFAULT_WINDOW_FRAMES, ForeignSpec
 from stdeploy.backends.tensorrt_builder import BuildOptions
 from stdeploy.cli.export_writers import (
     Gate,
     Package,
+    Stream,
     put_on_triton,
     videos_named,
     write_engine,
@@ -20,6 +21,7 @@ from stdeploy.cli.export_writers import (
     write_openvino,
     write_package,
     write_program,
+    write_stream,
 )
 from stdeploy.cli.options import DeviceName, FormName, InputName, PrecisionName
 from stdeploy.errors import ArtifactError, SpecError
@@ -88,6 +90,29 @@ _Device = Annotated[
 _Autotune = Annotated[
     bool, typer.Option("--autotune", help="With --aot: time every kernel, for minutes.")
 ]
+_Stream = Annotated[
+    bool,
+    typer.Option(
+        "--stream",
+        help="Instead: write an .onnx file that takes new frames and what its layers kept of old "
+        "ones, for live video: ckpt.stream.onnx.",
+    ),
+]
+_FramesPerCall = Annotated[
+    int | None,
+    typer.Option(
+        "--frames-per-call",
+        min=1,
+        help="With --stream: new frames at a time; a multiple of the network's stride in time.",
+        show_default="1",
+    ),
+]
+_Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window", min=1, help="With --stream: frames that an answer is about.", show_default="64"
+    ),
+]
 _Trt = Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine.")]
 _Target = Annotated[
     str | None,
@@ -144,6 +169,9 @@ def command(
     aot: _Aot = False,
     device: _Device = DeviceName.AUTO,
     autotune: _Autotune = False,
+    stream: _Stream = False,
+    frames_per_call: _FramesPerCall = None,
+    window: _Window = None,
     trt: _Trt = False,
     target: _Target = None,
     batches: _Batches = None,
@@ -160,9 +188,16 @@ def command(
     What is made of it is compared in the same way.
     """
     gate = Gate(allow=_thresholds(allow or []), max_clips=calibration_clips)
+    others = (input_format is InputName.FLOAT, openvino, pt2, trt, triton)
+    if stream:
+        _refuse_beside("--stream", (aot, form is not FormName.CONV3D, *others))
+        wanted = Stream(frames_per_call or 1, window or DEFAULT_WINDOW_FRAMES)
+        write_stream(fused, output, precision, wanted, calibrate, gate)
+        return
+    if frames_per_call or window:
+        raise SpecError("--frames-per-call and --window are for live video: add --stream")
     if aot:
-        others = (output, input_format is InputName.FLOAT, openvino, pt2, trt, triton)
-        _refuse_beside_aot(others)
+        _refuse_beside("--aot", (output, False, *others))
         batch = _batches(batches or "1,1")[0]
         write_package(
             fused, Package(precision, form, device, batch, autotune=autotune), calibrate, gate
@@ -231,14 +266,16 @@ def command(
         put_on_triton(artifact, triton, name, engine.batches)
 
 
-def _refuse_beside_aot(others: tuple[object, ...]) -> None:
-    """Refuse what is made of an .onnx file, or is one, where none is written."""
-    names = ("--output", "--input", "--openvino", "--pt2", "--trt", "--triton")
+def _refuse_beside(mode: str, others: tuple[object, ...]) -> None:
+    """Refuse what is made of the usual .onnx file, or is one, where none is written."""
+    first = ("--output", "--form") if mode == "--aot" else ("--aot", "--form")
+    names = (*first, "--input", "--openvino", "--pt2", "--trt", "--triton")
     given = [name for name, value in zip(names, others, strict=True) if value]
     if given:
+        reason = "compiles the fused network" if mode == "--aot" else "writes a file for streams"
         raise SpecError(
-            f"--aot compiles the fused network and writes no .onnx file; leave {', '.join(given)} "
-            "out, or export twice"
+            f"{mode} {reason} and writes no usual .onnx file; leave {', '.join(given)} out, or "
+            "export twice"
         )
 
 

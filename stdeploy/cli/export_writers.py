@@ -36,6 +36,13 @@ class Package(NamedTuple):
     autotune: bool
 
 
+class Stream(NamedTuple):
+    """What a file for streams is to be."""
+
+    frames_per_call: int
+    window: int
+
+
 def write_package(fused: Path | None, package: Package, calibrate: Path | None, gate: Gate) -> None:
     """Write and show a package of AOTInductor."""
     source = existing(fused or newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt"))
@@ -114,6 +121,44 @@ def write_onnx(
     if precision is not PrecisionName.FP32 or form is FormName.PLANAR:
         note(f"without --model, classify and serve take the newest .onnx: {result.path.name}")
     return result.path
+
+
+def write_stream(
+    fused: Path | None,
+    output: Path | None,
+    precision: PrecisionName,
+    stream: Stream,
+    calibrate: Path | None,
+    gate: Gate,
+) -> None:
+    """Write and show an .onnx file that takes streams."""
+    source = existing(fused or newest(Path(), FUSED_SUFFIX, made_by="stdeploy fuse ckpt.pt"))
+    found = videos_named(calibrate)
+    from stdeploy.export.stream import export_stream
+
+    what = f"exporting {source} for streams in {precision.value}"
+    if found:
+        what += f", comparing on {found.some(gate['max_clips'])}"
+    with phase_bars(f"opening {source.name}") as progress:
+        result = export_stream(
+            source,
+            output,
+            frames_per_call=stream.frames_per_call,
+            window=stream.window,
+            precision=precision.value,
+            calibrate=found,
+            progress=announced(what, progress),
+            tell=note,
+            **gate,
+        )
+    _print_parity(result.parity, f"{result.card.precision} stream against the fused network")
+    _print_written(result.path)
+    spec = result.card.stream
+    assert spec is not None
+    behind = spec.delay_places * spec.stride_frames
+    seconds = behind * result.card.clip.interval_seconds
+    note(f"answers are about frames up to {behind} ({seconds:.3g} s) before the newest")
+    note(f"without --model, classify and serve take the newest .onnx: {result.path.name}")
 
 
 def write_engine(

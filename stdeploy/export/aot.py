@@ -28,6 +28,7 @@ from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, SpecError, check_choice, check_count
 from stdeploy.export.calibration import real_clips
+from stdeploy.export.onnx import FORMS
 from stdeploy.export.planar_verification import proven_planar
 from stdeploy.export.verification import Reference, check, prove, thresholds
 from stdeploy.hardware import gpus
@@ -136,7 +137,7 @@ def build_package(
 def _settled(precision: Precision, form: Form, device: Device) -> DeviceType:
     """The device that is compiled for; refuses what cannot be before anything is read."""
     check_choice("precision", precision, get_args(Precision))
-    check_choice("form", form, get_args(Form))
+    check_choice("form", form, FORMS)
     check_choice("device", device, get_args(Device))
     if precision not in AotInductorRuntime.precisions:
         raise SpecError(f"torch compiles no {precision}; choose fp32, fp16 or bf16")

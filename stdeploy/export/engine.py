@@ -97,6 +97,7 @@ def build_engine(
     if onnx_file.suffix != ONNX_SUFFIX:
         raise ArtifactError(f"{str(onnx_file)!r}: engines are built from .onnx files")
     card = read_card(onnx_file)
+    card.check_whole_clips("an engine")
     options = checked_options(
         options
         or BuildOptions(

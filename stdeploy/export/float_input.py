@@ -73,6 +73,7 @@ def export_float_input(
     card = read_card(onnx_file)
     if card.input == _FORMAT:
         raise SpecError(f"{str(onnx_file)!r} takes {_FORMAT} already")
+    card.check_whole_clips("float input")
     check_verifiable(card.precision)
     allowed = thresholds(card.precision, allow or {})
     path = checked_output(

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from stdeploy.artifacts.spec import ClipSpec, Form
+from stdeploy.layers.convolution import CausalConv3d
 from stdeploy.models.base import ActionModel
 from stdeploy.models.frames_to_logits import FrameNormalisation, FramesToLogits
 from stdeploy.models.planar import planar_form
 from stdeploy.models.planar_modules import (
+    PlanarFramesBefore,
     PlanarMaxPool,
     PlanarSamePadding,
     StackedConv,
@@ -246,7 +248,7 @@ class _Recorder(TorchFunctionMode):
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv3d | nn.Conv2d | nn.Linear):
                 handles.append(module.register_forward_hook(partial(self._note_layer, name)))
-            if isinstance(module, PlanarMaxPool | PlanarSamePadding):
+            if isinstance(module, PlanarMaxPool | PlanarSamePadding | PlanarFramesBefore):
                 handles.append(module.register_forward_hook(self._note_taken))
             if isinstance(module, StackedConv) and not module.taps.in_place:
                 self._stacked[name] = module.taps.numbers
@@ -274,12 +276,15 @@ class _Recorder(TorchFunctionMode):
             # NOTE: a word such as "same" would mean a padding that depends on the kernel; the
             # convolutions that `conv_norm` and `TemporalFilter.fold` make have numbers.
             assert not isinstance(module.padding, str)
-            own = Padding(module.padding, module.padding)
+            before = module.padding
+            if isinstance(module, CausalConv3d):
+                before = (module.frames_before, *before[1:])
+            own = Padding(before, module.padding)
             # Frames that are stacked come between a padding and the convolution.
             window = Window(
                 kernel=module.kernel_size,
                 stride=module.stride,
-                padding=own if name in self._stacked else self._padding(x, module.padding),
+                padding=own if name in self._stacked else own.plus(self._paddings.get(id(x))),
                 dilation=module.dilation,
                 groups=module.groups,
             )
@@ -296,7 +301,10 @@ class _Recorder(TorchFunctionMode):
         self.inputs[id(out)] = frozenset({name})
 
     def _note_taken(
-        self, module: PlanarMaxPool | PlanarSamePadding, _args: tuple[Tensor], out: Tensor
+        self,
+        module: PlanarMaxPool | PlanarSamePadding | PlanarFramesBefore,
+        _args: tuple[Tensor],
+        out: Tensor,
     ) -> None:
         """What takes some of its frames, and stacks none: in a graph the next layer shows it."""
         if module.taps.length == 1 and not module.taps.in_place:

@@ -8,7 +8,6 @@ import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import onnx
@@ -46,7 +45,8 @@ from stdeploy.optional_packages import require
 
 # A convolution takes bfloat16 from opset 22 on; for the rest an older one is understood by more.
 OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
-_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+FORMS: tuple[Form, ...] = ("conv3d", "planar")  # a stream is written by export_stream
+HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def export_onnx(
         MissingExtraError: onnxscript, ONNX Runtime or, for bf16, OpenVINO is not installed.
     """
     _check_possible(precision)
-    check_choice("form", form, get_args(Form))
+    check_choice("form", form, FORMS)
     fused = existing(as_path(fused, "a fused network"))
     graph = fused.with_name(fused.name.removesuffix(ONNX_SUFFIX) + FUSED_SUFFIX)
     path = checked_output(
@@ -129,11 +129,11 @@ def export_onnx(
     if not card.model.fused:
         command = f"stdeploy fuse {shlex.quote(str(fused))}"
         raise ArtifactError(f"{str(fused)!r} is not fused yet; run: {command}")
-    clips = _calibration(card, precision, calibrate, max_clips, progress)
+    clips = calibration_clips(card, precision, calibrate, max_clips, progress)
     for text in clips.notes if clips else ():
         tell(text)
     parent = Parent.of(model, card, fused, clips, progress, form=form)
-    card = _unproven(card, fused, precision, clips).model_copy(update={"form": form})
+    card = unproven_card(card, fused, precision, clips).model_copy(update={"form": form})
     if form == "planar":
         rows, model = proven_planar(model, card, fused)
         card = card.model_copy(update={"parity": rows})
@@ -162,21 +162,21 @@ def _export_graph(
     if precision == "fp32":
         raise SpecError(f"{str(artifact)!r} is in fp32 already; choose a lower precision")
     graph = onnx.load(artifact)
-    clips = _calibration(card, precision, calibrate, max_clips, progress)
+    clips = calibration_clips(card, precision, calibrate, max_clips, progress)
     for text in clips.notes if clips else ():
         tell(text)
     with open_runtime(artifact, card, prover("fp32")) as runtime:
         parent = Parent.of_graph(runtime, artifact, card, clips, progress)
     if parent.layers is None:
         tell("its graph is compared by its answers alone: its layers are none that can be compared")
-    card = _unproven(card, artifact, precision, clips)
+    card = unproven_card(card, artifact, precision, clips)
     card = _write_proven(
         path, lambda: graph_in(precision, graph), card, clips, parent, allowed, progress
     )
     return ExportResult(path, card)
 
 
-def _unproven(
+def unproven_card(
     card: ModelCard, parent: Path, precision: Precision, clips: CalibrationClips | None
 ) -> ModelCard:
     """The card of what is made from a file, without the comparisons."""
@@ -248,8 +248,8 @@ def to_onnx(model: ActionModel, card: ModelCard) -> onnx.ModelProto:
         model: fused, fp32; for half precision its trunk is changed in place.
         card: for the clip and the precision; int8 gives the fp32 graph that it starts from.
     """
-    if card.precision in _HALF:
-        model = halve_trunk(model, _HALF[card.precision])
+    if card.precision in HALF:
+        model = halve_trunk(model, HALF[card.precision])
     graph = FramesToLogits(model, card.clip).eval()
     # Two clips: torch.export would take a batch of one for a constant.
     example = torch.zeros((2, *card.clip.frames_shape), dtype=torch.uint8)
@@ -271,13 +271,19 @@ def to_onnx(model: ActionModel, card: ModelCard) -> onnx.ModelProto:
     return proto
 
 
-def _calibration(
+def calibration_clips(
     card: ModelCard,
     precision: Precision,
     calibrate: StrPath | NamedVideos | None,
     max_clips: int,
     progress: Progress,
 ) -> CalibrationClips | None:
+    """Real clips for a precision, where videos are named.
+
+    Raises:
+        SpecError: int8 without videos, or no clips wanted.
+        DatasetError: no video gives a clip that shows something.
+    """
     if calibrate is None:
         if precision == "int8":
             raise SpecError(

@@ -254,24 +254,30 @@ class _Reader:
     def _frames_taken(self, name: str) -> tuple[int, ...] | None:
         """The numbers of the frames that a tensor has of another; None where it has all of them.
 
-        They are taken of rows (T, N C H W): Reshape, Pad, Slice, Reshape.
+        They are taken of rows (T, N C H W): Reshape, Pad, Slice, Reshape; where all of the padded
+        ones are taken, there is no Slice.
         """
         node = self._makers.get(name)
         taken = self._makers.get(node.input[0]) if node is not None else None
-        if node is None or node.op_type != "Reshape" or taken is None or taken.op_type != "Slice":
+        if node is None or node.op_type != "Reshape" or taken is None:
             return None
-        before, after, rows = 0, 0, self._makers[taken.input[0]]
+        if taken.op_type not in ("Slice", "Pad"):
+            return None
+        rows = taken if taken.op_type == "Pad" else self._makers[taken.input[0]]
+        before, after = 0, 0
         if rows.op_type == "Pad":
             pads = self._array(rows.input[1], rows).tolist()
             before, after = pads[0], pads[len(pads) // 2]
             rows = self._makers[rows.input[0]]
         frames = int(self._array(rows.input[1], rows)[0])  # of a Reshape
-        first, last, step = (
-            int(self._array(taken.input[place], taken)[0]) if len(taken.input) > place else 1
-            for place in (1, 2, 4)
-        )
         seen = range(-before, frames + after)
-        return tuple(seen[first:last:step])
+        if taken.op_type == "Slice":
+            first, last, step = (
+                int(self._array(taken.input[place], taken)[0]) if len(taken.input) > place else 1
+                for place in (1, 2, 4)
+            )
+            seen = seen[first:last:step]
+        return tuple(seen)
 
     def _note_padding(self, node: onnx.NodeProto) -> None:
         """Remember zeros around (T, H, W); any other padding is no part of a window."""

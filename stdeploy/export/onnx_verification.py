@@ -76,6 +76,7 @@ def verify_onnx(
     if onnx_file.suffix != ONNX_SUFFIX:
         raise ArtifactError(f"{str(onnx_file)!r}: an .onnx file is wanted")
     card = read_card(onnx_file)
+    card.check_whole_clips("verifying")
     if card.input != "uint8-nthwc":
         raise ArtifactError(
             f"{str(onnx_file)!r} takes {card.input}; it was compared with {card.lineage.parent!r}, "

@@ -85,6 +85,7 @@ def export_openvino(
         raise ArtifactError(f"{str(onnx_file)!r}: an .onnx file is wanted")
     openvino = require("openvino", extra="openvino", purpose="writing files of OpenVINO")
     card = read_card(onnx_file)
+    card.check_whole_clips("OpenVINO IR")
     if card.precision not in OpenVinoRuntime.precisions:
         raise BackendError(
             f"{onnx_file.name!r} is in {card.precision}, which OpenVINO does not run on a CPU; "

@@ -23,7 +23,8 @@ from stdeploy.artifacts.files import (
 )
 from stdeploy.artifacts.frames import Frames
 from stdeploy.artifacts.spec import InputFormat, Precision
-from stdeploy.backends.base import ClosesOnExit, DeviceType, as_input
+from stdeploy.backends.base import ClosesOnExit, DeviceType
+from stdeploy.backends.signature import as_input
 from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, check_choice

@@ -15,6 +15,7 @@ from stdeploy.artifacts.frames import Frames, on_host
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import Backend, ClosesOnExit, Device, RunsClips, RuntimeOptions
 from stdeploy.backends.loader import open_runtime
+from stdeploy.backends.streams import ClipsOfStreams, StreamRuntime
 from stdeploy.errors import SpecError, VideoError
 from stdeploy.inference.classify_options import DEFAULT_CLASSIFY as DEFAULT_CLASSIFY
 from stdeploy.inference.classify_options import ClassifyOptions as ClassifyOptions
@@ -37,7 +38,7 @@ from stdeploy.video.decoder import DecoderName
 from stdeploy.video.libraries import decodes_on_gpu
 from stdeploy.video.live_reader import LiveSource
 from stdeploy.video.live_worker import Pictures
-from stdeploy.video.opencv import decoding_threads, limit_threads
+from stdeploy.video.opencv import one_thread_each
 from stdeploy.video.video_files import FRAMES, FileSource, VideoSource, as_file
 
 
@@ -203,7 +204,7 @@ class Classifier(ClosesOnExit):
         """
         paths = (as_path(video, "a video") for video in videos)
         batches = ClipBatches(self.runtime, self._batch)
-        with _one_thread_each(self.jobs):
+        with one_thread_each(self.jobs):
             decoded = ordered_map(
                 self._decode, paths, threads=self.jobs, ahead=self.jobs, give_up=self._give_up
             )
@@ -361,10 +362,16 @@ class Classifier(ClosesOnExit):
     ) -> Timeline:
         clip = self.card.clip
         scorer = WindowScorer(self.runtime, self._read, self._request, self._batch)
-        if trunk is not None:
-            hop_frames = max(1, round(options.hop_seconds / clip.interval_seconds))
+        shared: Trunk | StreamRuntime | None = trunk
+        stride = 1
+        if isinstance(self.runtime, ClipsOfStreams):
+            shared, stride = self.runtime.streams, self.runtime.streams.spec.stride_frames
+        if shared is not None:
+            hop_frames = (
+                max(1, round(options.hop_seconds / clip.interval_seconds / stride)) * stride
+            )
             options = dataclasses.replace(options, hop_seconds=hop_frames * clip.interval_seconds)
-            scores = scorer.dense(video, trunk, hop_frames, options)
+            scores = scorer.dense(video, shared, hop_frames, options)
         else:
             scores = scorer.windows(video, options)
         maker = TimelineMaker(clip.span_seconds, options, self.card.labels)
@@ -388,7 +395,7 @@ class Classifier(ClosesOnExit):
             cells=cells,
             segments=segments,
             cuts_seconds=maker.cuts if options.cuts else None,
-            how="windows" if trunk is None else "dense",
+            how="windows" if shared is None else "dense",
             device=self._device,
             artifact_sha256=self._artifact_sha256,
         )
@@ -434,15 +441,3 @@ class Classifier(ClosesOnExit):
             device=self._device,
             artifact_sha256=self._artifact_sha256,
         )
-
-
-@contextlib.contextmanager
-def _one_thread_each(jobs: int) -> Iterator[None]:
-    """Where several videos are decoded at once, one thread for each is the fastest."""
-    before = decoding_threads()
-    if jobs > 1:
-        limit_threads(1)
-    try:
-        yield
-    finally:
-        limit_threads(before)

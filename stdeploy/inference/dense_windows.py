@@ -2,8 +2,9 @@
 
 A network without temporal stride ends in an average over time, so the trunk can run once over a
 long stretch, and each window is the average of its frames' features. Features near the ends of a
-stretch would see zeros where the video goes on, so stretches overlap by the temporal radius of
-the trunk, and what is given does not depend on where they were cut.
+stretch would see zeros where the video goes on, so stretches overlap by the frames that a feature
+depends on: before its own and behind it, or before it alone if the network is causal. What is given
+does not depend on where they were cut.
 
 NOTE: a window of its own sees zeros before its first frame and after its last; these windows see
 the real neighbours there. So the answers differ, most for short windows and long filters.
@@ -20,10 +21,12 @@ class Trunk(Protocol):
     """A network up to its average over time.
 
     Attributes:
-        radius: how many frames before and after it a feature depends on.
+        before: how many frames before its own a feature depends on.
+        after: and behind it; 0 of a causal network.
     """
 
-    radius: int
+    before: int
+    after: int
 
     def features(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map frames (T, H, W, 3), any T, to features averaged over space (T, C)."""
@@ -62,7 +65,7 @@ class DenseWindows:
         """
         held = self._frames
         self._frames = frames if held is None else np.concatenate([held, frames])
-        while self._end - self._known >= self._stretch + self._trunk.radius:
+        while self._end - self._known >= self._stretch + self._trunk.after:
             yield from self._advance(self._known + self._stretch)
 
     def finish(self) -> Iterator[NDArray[np.float64]]:
@@ -93,11 +96,11 @@ class DenseWindows:
     def _advance(self, to: int) -> Iterator[NDArray[np.float64]]:
         """Make the features before frame `to` known, and give the windows that end there."""
         assert self._frames is not None
-        radius = self._trunk.radius
-        start, end = max(self._known - radius, 0), min(to + radius, self._end)
+        before, after = self._trunk.before, self._trunk.after
+        start, end = max(self._known - before, 0), min(to + after, self._end)
         part = self._frames[start - self._first_frame : end - self._first_frame]
         new = self._trunk.features(part)[self._known - start : to - start].astype(np.float64)
-        keep = max(to - radius, 0)
+        keep = max(to - before, 0)
         self._frames = self._frames[keep - self._first_frame :].copy()
         self._first_frame = keep
         held = self._features

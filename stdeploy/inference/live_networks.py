@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.backends.base import RunsClips
+from stdeploy.backends.streams import ClipsOfStreams
 from stdeploy.video.live_reader import DueFrame
 
 _SHORTEST_HOP_SECONDS = 1e-6
@@ -91,6 +92,10 @@ class LiveNetwork(Protocol[Taken]):
 
 def live_network(runtime: RunsClips, card: ModelCard) -> LiveNetwork[Any]:
     """The way in which an artifact takes live frames."""
+    if isinstance(runtime, ClipsOfStreams):
+        spec = runtime.streams.spec
+        first = (spec.delay_places + 1) * spec.stride_frames
+        return StreamNetwork[Any](runtime.streams, card.clip, first_frames=first)
     return WindowNetwork(runtime, card.clip)
 
 
@@ -248,10 +253,20 @@ class StreamBuffer(Generic[Stream]):
         frames_per_call: that the network takes at once.
         interval_seconds: from one frame to the next.
         hop_seconds: from one answer to the next, on average at least.
+        first_frames: of a stream, before which the network can say nothing.
     """
 
-    def __init__(self, frames_per_call: int, interval_seconds: float, hop_seconds: float) -> None:
+    def __init__(
+        self,
+        frames_per_call: int,
+        interval_seconds: float,
+        hop_seconds: float,
+        *,
+        first_frames: int = 1,
+    ) -> None:
         self.dropped = 0
+        self._first_frames = first_frames
+        self._taken = 0  # frames, since the source was opened last
         self._state = StreamState[Stream]()
         self._hop = _Hop(hop_seconds)
         self._count = frames_per_call
@@ -264,7 +279,7 @@ class StreamBuffer(Generic[Stream]):
         """See `FrameBuffer`."""
         self.dropped += len(self._waiting)
         self._waiting.clear()
-        self._state = StreamState()
+        self._state, self._taken = StreamState(), 0
 
     def add(self, frame: DueFrame) -> None:
         """See `FrameBuffer`; what waits for more than a second or so is dropped, oldest first.
@@ -291,7 +306,8 @@ class StreamBuffer(Generic[Stream]):
         """See `FrameBuffer`."""
         taken = [self._waiting.popleft() for _ in range(self._count)]
         last = taken[-1]
-        answers = self._hop.due(last.seconds)
+        self._taken += self._count
+        answers = self._taken >= self._first_frames and self._hop.due(last.seconds)
         if answers:
             self._hop.answered(last.seconds)
         frames = np.stack([frame.image for frame in taken])
@@ -304,15 +320,24 @@ class StreamNetwork(Generic[Stream]):
     Args:
         runtime: runs it.
         clip: whose frames it takes, at their interval.
+        first_frames: of a stream, before which it can say nothing: its delay.
     """
 
-    def __init__(self, runtime: RunsStreams[Stream], clip: ClipSpec) -> None:
+    def __init__(
+        self, runtime: RunsStreams[Stream], clip: ClipSpec, *, first_frames: int = 1
+    ) -> None:
         self._runtime = runtime
         self._clip = clip
+        self._first_frames = first_frames
 
     def buffer(self, hop_seconds: float) -> StreamBuffer[Stream]:
         """See `LiveNetwork`."""
-        return StreamBuffer(self._runtime.frames_per_call, self._clip.interval_seconds, hop_seconds)
+        return StreamBuffer(
+            self._runtime.frames_per_call,
+            self._clip.interval_seconds,
+            hop_seconds,
+            first_frames=self._first_frames,
+        )
 
     def run(self, inputs: Sequence[StreamInput[Stream]]) -> NDArray[np.float32]:
         """See `LiveNetwork`."""

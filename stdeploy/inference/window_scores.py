@@ -9,9 +9,11 @@ from typing import Any
 
 from stdeploy.artifacts.frames import on_host
 from stdeploy.backends.base import RunsClips
+from stdeploy.backends.streams import StreamRuntime
 from stdeploy.inference.dense_windows import DenseWindows, Trunk
 from stdeploy.inference.ordered_map import prefetch
 from stdeploy.inference.prediction import Logits
+from stdeploy.inference.stream_windows import StreamWindows
 from stdeploy.inference.timeline import TimelineOptions
 from stdeploy.video.clips import ClipRequest, Clips, ReadClips
 from stdeploy.video.flaws import Flaws
@@ -63,15 +65,19 @@ class WindowScorer:
                 yield _scored(logits, clips, number)
 
     def dense(
-        self, video: Path, trunk: Trunk, hop_frames: int, options: TimelineOptions
+        self, video: Path, trunk: Trunk | StreamRuntime, hop_frames: int, options: TimelineOptions
     ) -> Iterator[ScoredWindow]:
-        """Windows every `hop_frames` frames of the clip, which share the trunk's work."""
+        """Windows every `hop_frames` frames of the clip, which share the network's work."""
         clip = self.request.clip
         chunks = self._read_along(video, {"chunk_frames": _CHUNK_FRAMES}, options)
         for _, of_shot in itertools.groupby(chunks, _shot_of):
-            windows = DenseWindows(
-                trunk, window=clip.num_frames, hop=hop_frames, stretch=_STRETCH_FRAMES
-            )
+            windows: DenseWindows | StreamWindows
+            if isinstance(trunk, StreamRuntime):
+                windows = StreamWindows(trunk, window=clip.num_frames, hop=hop_frames)
+            else:
+                windows = DenseWindows(
+                    trunk, window=clip.num_frames, hop=hop_frames, stretch=_STRETCH_FRAMES
+                )
             for clips in of_shot:
                 if clips.duration_seconds <= clip.span_seconds:
                     view_times(clips.duration_seconds, clip, 1)  # which may refuse a short video

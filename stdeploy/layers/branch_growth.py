@@ -18,7 +18,8 @@ def grow_filter(grown: TemporalFilter, parent: TemporalFilter) -> None:
 
     Args:
         grown: of the same shape, with all the branches of the parent and perhaps shorter ones, and
-            its own eta; changed in place.
+            its own eta; changed in place. If one of both alone is causal, it computes the same of
+            other frames.
         parent: what it shall compute.
 
     Raises:

@@ -41,14 +41,15 @@ def fold_batch_norm(weight: Tensor, norm: nn.BatchNorm3d) -> tuple[Tensor, Tenso
     return kernel, beta.double() - mean.double() * scale
 
 
-def pad_in_time(weight: Tensor, length: int) -> Tensor:
-    """Centre a kernel in a longer one, with zeros before and after in time.
+def pad_in_time(weight: Tensor, length: int, *, causal: bool = False) -> Tensor:
+    """Put a kernel into a longer one, with zeros before and after in time.
 
-    A kernel [a, b, c] becomes [0, a, b, c, 0] for length 5.
+    A kernel [a, b, c] becomes [0, a, b, c, 0] for length 5; [0, 0, a, b, c] if it is causal.
 
     Args:
         weight: (C_out, C_in, tau, kH, kW).
         length: temporal length of the result; at least tau and of the same parity.
+        causal: both end at the same frame, instead of having the same centre.
 
     Returns:
         (C_out, C_in, length, kH, kW).
@@ -61,22 +62,26 @@ def pad_in_time(weight: Tensor, length: int) -> Tensor:
         raise FusionError(
             f"a kernel of {weight.shape[2]} frames cannot be centred in one of {length}"
         )
-    return functional.pad(weight, (0, 0, 0, 0, missing // 2, missing // 2))
+    behind = 0 if causal else missing // 2
+    return functional.pad(weight, (0, 0, 0, 0, missing - behind, behind))
 
 
-def sum_branches(branches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def sum_branches(
+    branches: Sequence[tuple[Tensor, Tensor]], *, causal: bool = False
+) -> tuple[Tensor, Tensor]:
     """Add parallel convolutions of several temporal lengths up to one (footnote 1 of the paper).
 
     W = sum over tau of pad(W_tau);  b = sum over tau of b_tau
 
     Args:
         branches: kernels (C_out, C_in, tau, kH, kW), alike but for tau, with biases (C_out,).
+        causal: all end at the same frame; see `pad_in_time`.
 
     Returns:
         Kernel (C_out, C_in, max tau, kH, kW) and bias (C_out,).
     """
     length = max(kernel.shape[2] for kernel, _ in branches)
-    kernels = (pad_in_time(kernel, length) for kernel, _ in branches)
+    kernels = (pad_in_time(kernel, length, causal=causal) for kernel, _ in branches)
     # One after another: together they would take as much memory again for each branch.
     kernel = functools.reduce(torch.add, kernels)
     bias = functools.reduce(torch.add, (bias for _, bias in branches))

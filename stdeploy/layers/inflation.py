@@ -8,6 +8,11 @@ V is the inflated tensor of a 2D filter w: tau copies of w / tau. The paper appl
     "filter"        W~ = [mu / eta, U_perp]^-1 V   W = V, the classic inflation of I3D
 
 Each of them makes a filter whose frames are multiples of w: frame t is k_t w.
+
+For a causal filter all of this holds as it is: on a still video all frames are the newest one, so
+which of them w goes to decides about motion alone. The last two spread it evenly, and are the same
+there. The first gathers it in one frame, the oldest of a causal filter: it is mirrored in time, so
+that the network begins as the 2D one that looks at the newest frame, in all branches alike.
 """
 
 import dataclasses
@@ -49,7 +54,9 @@ class Norm2d:
     variance: Tensor
 
 
-def inflate(weight: Tensor, tau: int, eta: float, reading: Inflation) -> Tensor:
+def inflate(
+    weight: Tensor, tau: int, eta: float, reading: Inflation, *, causal: bool = False
+) -> Tensor:
     """Coefficients W~ of a filter of length tau that starts from a 2D filter w.
 
     "coefficients" takes the inflated tensor V for W~ itself, row by row. Most of the filter then
@@ -65,6 +72,8 @@ def inflate(weight: Tensor, tau: int, eta: float, reading: Inflation) -> Tensor:
         eta: regularisation of the average, 1..inf.
         reading: "coefficients", "orthonormal" or "filter". They are the same for tau = 1, the
             last two for eta = 1.
+        causal: of the filter; "coefficients" is mirrored in time then, which changes the sign of
+            every second row of W~, those of odd cosines.
 
     Returns:
         W~, (C_out, C_in, tau, kH, kW).
@@ -74,6 +83,8 @@ def inflate(weight: Tensor, tau: int, eta: float, reading: Inflation) -> Tensor:
     """
     inflated = weight.unsqueeze(2).repeat(1, 1, tau, 1, 1) / tau
     if reading == "coefficients" or tau == 1:
+        if causal:
+            inflated[:, :, 1::2] *= -1.0
         return inflated
     if reading == "orthonormal":
         return coefficients_from_filter(inflated, 1.0)
@@ -85,7 +96,7 @@ def inflate(weight: Tensor, tau: int, eta: float, reading: Inflation) -> Tensor:
     return coefficients_from_filter(inflated, eta)
 
 
-def temporal_factors(tau: int, eta: float, reading: Inflation) -> Tensor:
+def temporal_factors(tau: int, eta: float, reading: Inflation, *, causal: bool = False) -> Tensor:
     """The factors k of an inflated filter: its frame t is k_t times the 2D filter.
 
     >>> temporal_factors(3, 2.0, "orthonormal")
@@ -95,6 +106,7 @@ def temporal_factors(tau: int, eta: float, reading: Inflation) -> Tensor:
         tau: temporal length, odd.
         eta: regularisation of the average, 1..inf.
         reading: see `inflate`.
+        causal: likewise.
 
     Returns:
         (tau,), float64.
@@ -103,10 +115,10 @@ def temporal_factors(tau: int, eta: float, reading: Inflation) -> Tensor:
         SpecError: "filter" was asked for with eta = inf and tau > 1.
     """
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    return filter_from_coefficients(inflate(one, tau, eta, reading), eta).flatten()
+    return filter_from_coefficients(inflate(one, tau, eta, reading, causal=causal), eta).flatten()
 
 
-def magnification(factors: Sequence[Tensor]) -> float:
+def magnification(factors: Sequence[Tensor], *, causal: bool = False) -> float:
     """How much more motion the sum of inflated branches lets through than the 2D filter.
 
     With norms that fit a still video, branch tau has the factors k / g, g = sum_t k_t. The sum of
@@ -116,6 +128,7 @@ def magnification(factors: Sequence[Tensor]) -> float:
 
     Args:
         factors: k of each branch; see `temporal_factors`. Those that sum to 0 are passed over.
+        causal: branches end at the same frame, instead of having the same centre.
 
     Returns:
         That sum, or 1 where it is less.
@@ -123,7 +136,8 @@ def magnification(factors: Sequence[Tensor]) -> float:
     length = max(len(each) for each in factors)
     total = torch.zeros(length, dtype=torch.float64)
     for each in factors:
-        gain, before = float(each.sum()), (length - len(each)) // 2
+        gain, missing = float(each.sum()), length - len(each)
+        before = missing if causal else missing // 2
         if abs(gain) >= _NO_GAIN:
             total[before : before + len(each)] += each / gain / len(factors)
     return max(1.0, float(total.square().sum()))
@@ -168,7 +182,8 @@ def inflate_filter(layer: TemporalFilter, weight: Tensor, norm: Norm2d, reading:
     the 2D output on a still video, away from the ends of the clip, unless
 
     - eta is inf: the branch of one frame gives its share, all others give theirs of beta alone,
-    - "coefficients" would magnify motion: single branches with eta > 1, several with eta = 4, or
+    - "coefficients" would magnify motion: single branches with eta > 1, several with eta = 4 (of a
+      causal filter with eta > 1 too, because all of them gather in the newest frame), or
     - g^2 (var + eps) is less than eps, in channels that are nearly constant.
 
     NOTE: with eta = inf, "orthonormal" leaves the kernel and the statistics of branches longer
@@ -185,8 +200,11 @@ def inflate_filter(layer: TemporalFilter, weight: Tensor, norm: Norm2d, reading:
         SpecError: a shape does not fit, or "filter" was asked for with eta = inf.
     """
     branches = layer.typed_branches()
-    factors = [temporal_factors(b.coefficients.shape[2], b.eta, reading) for b in branches]
-    magnified = magnification(factors)
+    causal = layer.causal
+    factors = [
+        temporal_factors(b.coefficients.shape[2], b.eta, reading, causal=causal) for b in branches
+    ]
+    magnified = magnification(factors, causal=causal)
     for branch, its_factors in zip(branches, factors, strict=True):
         _check_shapes(branch, weight, norm)
         branch.norm.weight.copy_(norm.weight.double() / len(branches))
@@ -194,7 +212,7 @@ def inflate_filter(layer: TemporalFilter, weight: Tensor, norm: Norm2d, reading:
         tau, eta = len(its_factors), branch.eta
         if reading == "orthonormal" and math.isinf(eta) and tau > 1:
             continue
-        branch.coefficients.copy_(inflate(weight, tau, eta, reading))
+        branch.coefficients.copy_(inflate(weight, tau, eta, reading, causal=causal))
         statistics = inflated_statistics(
             norm.mean, norm.variance, its_factors, branch.norm.eps, magnified
         )

@@ -4,6 +4,14 @@ One `TemporalFilter` computes eq. (2), sum over tau of BatchNorm_tau(conv(x; W_t
 tau in {1, 3, .., t}. Each W_tau is held as the coefficients W~_tau of eq. (6), so that ordinary
 weight decay on the parameter is the regulariser of eq. (7). A filter of length 1 makes an
 ordinary convolution with batch norm; networks here are built of nothing else.
+
+A causal filter is one that looks back only: each branch ends at the frame that the filter is at,
+
+    y[i] = sum over tau of BatchNorm_tau(sum_j W_tau[j] x[i - tau + 1 + j]),  j = 0 .. tau-1
+
+so the branch of one frame sees the newest frame, as it sees the centre in the paper's filter, and
+the sum is one filter of the t frames i-t+1 .. i. Nothing else changes: not the coefficients, nor
+the basis, nor eta, because all of them are of a branch by itself.
 """
 
 import functools
@@ -16,10 +24,10 @@ from torch.nn import functional
 
 from stdeploy.artifacts.layouts import Size3
 from stdeploy.errors import FusionError, SpecError
+from stdeploy.layers.convolution import Padding, single_convolution, zeros_before
 from stdeploy.layers.fold import fold_batch_norm, sum_branches
 
 Branches = Literal["single", "multi"]
-Padding = Literal["centred", "valid"]
 
 
 def branch_lengths(length: int, branches: Branches) -> tuple[int, ...]:
@@ -137,6 +145,7 @@ class TemporalBranch(nn.Module):
         kernel_size: (tau, kH, kW).
         stride: (sT, sH, sW).
         padding: zeros on both sides of (T, H, W).
+        frames_before: of zeros, before the clip alone, beside those.
         eta: regularisation of the average, 1..inf.
         eps: added to the variance by the norm.
         groups: of channels, each of which sees its own alone.
@@ -150,6 +159,7 @@ class TemporalBranch(nn.Module):
         *,
         stride: Size3,
         padding: Size3,
+        frames_before: int = 0,
         eta: float,
         eps: float,
         groups: int = 1,
@@ -157,6 +167,7 @@ class TemporalBranch(nn.Module):
         super().__init__()
         self.stride = stride
         self.padding = padding
+        self.frames_before = frames_before
         self.eta = eta
         self.groups = groups
         self.coefficients = nn.Parameter(
@@ -172,7 +183,11 @@ class TemporalBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, T, H, W) to (N, C_out, T', H', W')."""
         out = functional.conv3d(
-            x, self.kernel(), stride=self.stride, padding=self.padding, groups=self.groups
+            zeros_before(x, self.frames_before),
+            self.kernel(),
+            stride=self.stride,
+            padding=self.padding,
+            groups=self.groups,
         )
         normalised: Tensor = self.norm(out)
         return normalised
@@ -196,6 +211,8 @@ class TemporalFilter(nn.Module):
         padding: "centred" pads with zeros so that the filter is centred on its frame and pixel;
             "valid" pads nothing (the caller has padded), and short branches see the frames
             around the centre of the longest.
+        causal: it looks back only: in time zeros come before the clip alone, and all branches end
+            at the same frame, see above.
         eps: added to the variance by the norms.
         groups: of channels, each of which sees its own alone; it divides C_in and C_out.
     """
@@ -210,6 +227,7 @@ class TemporalFilter(nn.Module):
         branches: Branches = "single",
         eta: float = 1.0,
         padding: Padding = "centred",
+        causal: bool = False,
         eps: float = 1e-5,
         groups: int = 1,
     ) -> None:
@@ -217,16 +235,19 @@ class TemporalFilter(nn.Module):
         self.kernel_size = kernel_size
         self.groups = groups
         self.stride = stride
-        self.centred = padding == "centred"
+        self.padding: Padding = padding
+        self.causal = causal
         length, *spatial = kernel_size
-        pad_space = [k // 2 if self.centred else 0 for k in spatial]
+        padded = padding == "centred"
+        pad_space = [k // 2 if padded else 0 for k in spatial]
         self.branches = nn.ModuleList(
             TemporalBranch(
                 in_channels,
                 out_channels,
                 (tau, spatial[0], spatial[1]),
                 stride=stride,
-                padding=(tau // 2 if self.centred else 0, pad_space[0], pad_space[1]),
+                padding=(tau // 2 if padded and not causal else 0, pad_space[0], pad_space[1]),
+                frames_before=tau - 1 if padded and causal else 0,
                 eta=eta,
                 eps=eps,
                 groups=groups,
@@ -238,10 +259,11 @@ class TemporalFilter(nn.Module):
         """Map (N, C_in, T, H, W) to (N, C_out, T', H', W')."""
         out: Tensor | None = None
         for branch in self.typed_branches():
-            tau = branch.coefficients.shape[2]
             # Without padding, a short branch must skip the frames that only longer ones see.
-            skip = 0 if self.centred else (self.kernel_size[0] - tau) // 2
-            part = branch(x[:, :, skip : x.shape[2] - skip])
+            unseen = self.kernel_size[0] - branch.coefficients.shape[2]
+            unseen = unseen if self.padding == "valid" else 0
+            behind = 0 if self.causal else unseen // 2
+            part = branch(x[:, :, unseen - behind : x.shape[2] - behind])
             out = part if out is None else out + part
         assert out is not None
         return out
@@ -260,15 +282,16 @@ class TemporalFilter(nn.Module):
                 "a filter in training mode normalises with batch statistics, which no kernel "
                 "can hold; call model.eval() first"
             )
-        kernel, bias = sum_branches([branch.folded() for branch in self.typed_branches()])
-        length, height, width = self.kernel_size
-        conv = nn.Conv3d(
+        branches = [branch.folded() for branch in self.typed_branches()]
+        kernel, bias = sum_branches(branches, causal=self.causal)
+        conv = single_convolution(
             kernel.shape[1] * self.groups,
             kernel.shape[0],
-            (length, height, width),
-            groups=self.groups,
+            self.kernel_size,
             stride=self.stride,
-            padding=(length // 2, height // 2, width // 2) if self.centred else 0,
+            padding=self.padding,
+            causal=self.causal,
+            groups=self.groups,
             device="meta",  # no memory, no random numbers: its weights are these
         )
         conv.weight, conv.bias = nn.Parameter(kernel.contiguous()), nn.Parameter(bias)
@@ -280,4 +303,5 @@ class TemporalFilter(nn.Module):
 
     def extra_repr(self) -> str:
         """What torch prints in the brackets of the module."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, centred={self.centred}"
+        causal = ", causal" if self.causal else ""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, {self.padding}{causal}"

@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from stdeploy.artifacts.layouts import Size3
 from stdeploy.artifacts.spec import Form, ModelSpec, Precision
 from stdeploy.errors import SpecError
-from stdeploy.layers.temporal import Padding, TemporalFilter
+from stdeploy.layers.convolution import Padding, single_convolution
+from stdeploy.layers.temporal import TemporalFilter
 
 
 class Counterpart(NamedTuple):
@@ -44,12 +45,26 @@ class ActionModel(nn.Module):
         planar_frames: T of the clips that a network in planar form takes.
         keeps_places: whether a feature belongs to a place in the clip; where features are averages
             over the clip already, each depends on all of it.
+        looks_ahead: why the architecture cannot be causal, as the end of a sentence; "" where it
+            can, which then builds its pools by `max_pool` too.
+
+    Args:
+        spec: the network.
+
+    Raises:
+        SpecError: it is to be causal, and the architecture cannot be.
     """
 
     head: "AveragePoolHead"
     keeps_places = True
+    looks_ahead: ClassVar[str] = "it does not say how its pools would look back only"
 
     def __init__(self, spec: ModelSpec) -> None:
+        if spec.causal and self.looks_ahead:
+            raise SpecError(
+                f"architecture {spec.architecture!r} cannot be causal: {self.looks_ahead}; leave "
+                "model.causal out"
+            )
         super().__init__()
         self.spec = spec
         self.imagenet_url = ""
@@ -215,7 +230,7 @@ def conv_norm(
     """A convolution with its norms, or the single convolution with bias that it folds into.
 
     Args:
-        spec: decides about branches, eta and whether the network is fused.
+        spec: decides about branches, eta, and whether the network is fused or causal.
         in_channels: C_in.
         out_channels: C_out.
         kernel_size: (t, kH, kW), t odd.
@@ -234,16 +249,16 @@ def conv_norm(
             branches=spec.branches,
             eta=spec.eta,
             padding=padding,
+            causal=spec.causal,
             eps=eps,
             groups=groups,
         )
-    length, height, width = kernel_size
-    centred = (length // 2, height // 2, width // 2)
-    return nn.Conv3d(
+    return single_convolution(
         in_channels,
         out_channels,
         kernel_size,
         stride=strides,
-        padding=centred if padding == "centred" else 0,
+        padding=padding,
+        causal=spec.causal,
         groups=groups,
     )

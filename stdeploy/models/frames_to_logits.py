@@ -37,7 +37,14 @@ class FrameNormalisation(nn.Module):
         """Map (N, T, H, W, 3) uint8 to (N, 3, T, H, W) in the type of the buffers."""
         if self._channels_first:
             return frames * self.scale.view(3, 1, 1, 1) + self.offset.view(3, 1, 1, 1)
-        return (frames.to(self.scale.dtype) * self.scale + self.offset).permute(0, 4, 1, 2, 3)
+        return self._normalised(frames).permute(0, 4, 1, 2, 3)
+
+    def of_frames(self, frames: Tensor) -> Tensor:
+        """Map frames by themselves (N, H, W, 3) uint8 to (N, 3, H, W)."""
+        return self._normalised(frames).permute(0, 3, 1, 2)
+
+    def _normalised(self, frames: Tensor) -> Tensor:
+        return frames.to(self.scale.dtype) * self.scale + self.offset
 
 
 class FramesToLogits(nn.Module):

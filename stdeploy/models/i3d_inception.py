@@ -2,7 +2,8 @@
 
 It comes from TensorFlow, whose "SAME" padding puts the odd zero of a strided layer behind,
 not before. Only layers with a stride feel it: the stem and four of the pools. A layout describes
-its kin, among them S3D (Xie et al., ECCV 2018), whose filters are separable.
+its kin, among them S3D (Xie et al., ECCV 2018), whose filters are separable. If it is causal, all
+zeros in time come before the clip, of pools too; at a stride of s, output i sees frames up to i s.
 """
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from stdeploy.artifacts.layouts import InceptionLayout, MixedChannels, Size3
 from stdeploy.artifacts.spec import ModelSpec
-from stdeploy.layers.temporal import Padding
+from stdeploy.layers.convolution import Padding, max_pool
 from stdeploy.models.base import (
     ActionModel,
     AveragePoolHead,
@@ -37,31 +38,49 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 class SamePadding(nn.Module):
-    """Zeros around (T, H, W) as TensorFlow's "SAME" puts them for a kernel and stride."""
+    """Zeros around (T, H, W) as TensorFlow's "SAME" puts them for a kernel and stride.
 
-    def __init__(self, kernel_size: Size3, stride: Size3) -> None:
+    Args:
+        kernel_size: (t, kH, kW).
+        stride: (sT, sH, sW).
+        causal: in time t - 1 frames of zeros come before the clip instead, and none behind it.
+    """
+
+    def __init__(self, kernel_size: Size3, stride: Size3, *, causal: bool = False) -> None:
         super().__init__()
         self.kernel_size = kernel_size
         self.stride = stride
+        self.causal = causal
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad (N, C, T, H, W)."""
         pads: list[int] = []
-        for axis in (2, 1, 0):  # functional.pad starts with the last axis
+        for axis in (2, 1):  # functional.pad starts with the last axis
             size = x.shape[2 + axis]
             pads.extend(same_padding(size, self.kernel_size[axis], self.stride[axis]))
-        return functional.pad(x, pads)
+        return functional.pad(x, [*pads, *self.in_time(x.shape[2])])
+
+    def in_time(self, num_frames: int) -> tuple[int, int]:
+        """Frames of zeros before and after T frames."""
+        if self.causal:
+            return self.kernel_size[0] - 1, 0
+        return same_padding(num_frames, self.kernel_size[0], self.stride[0])
 
 
 class MaxPoolSame(nn.Module):
     """Max pooling with "SAME" padding.
 
     Padding with zeros is right here, because what it pools comes out of a ReLU.
+
+    Args:
+        kernel_size: (t, kH, kW).
+        stride: (sT, sH, sW).
+        causal: see `SamePadding`.
     """
 
-    def __init__(self, kernel_size: Size3, stride: Size3) -> None:
+    def __init__(self, kernel_size: Size3, stride: Size3, *, causal: bool = False) -> None:
         super().__init__()
-        self.pad = SamePadding(kernel_size, stride)
+        self.pad = SamePadding(kernel_size, stride, causal=causal)
         self.pool = nn.MaxPool3d(kernel_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +120,7 @@ class Mixed(nn.Module):
             _unit(spec, layout, reduce_b, out_b, (length, 3, 3)),
         )
         self.pooled = nn.Sequential(
-            nn.MaxPool3d(3, stride=1, padding=1),
+            max_pool((3, 3, 3), (1, 1, 1), padding=(1, 1, 1), causal=spec.causal),
             _unit(spec, layout, in_channels, pooled, (1, 1, 1)),
         )
         self.out_channels = point + out_a + out_b + pooled
@@ -122,6 +141,8 @@ class I3DInception(ActionModel):
         layout: likewise; None for the network of the Kinetics weights.
     """
 
+    looks_ahead = ""
+
     def __init__(self, spec: ModelSpec, layout: InceptionLayout | None = None) -> None:
         super().__init__(spec)
         layout = layout or InceptionLayout(lengths=spec.temporal_lengths)
@@ -129,16 +150,16 @@ class I3DInception(ActionModel):
         c1, point, c2 = (scaled(channels, spec.width) for channels in layout.channels)
         self.conv1 = _stem(spec, layout, c1, (t1, 7, 7), (2, 2, 2))
         self.conv2 = nn.Sequential(
-            _pool(layout, (1, 3, 3), (1, 2, 2)),
+            _pool(spec, layout, (1, 3, 3), (1, 2, 2)),
             _unit(spec, layout, c1, point, (1, 1, 1)),
             _unit(spec, layout, point, c2, (t2, 3, 3)),
         )
         mixed3, mixed4, mixed5 = layout.mixed
-        pool3 = _pool(layout, (1, 3, 3), (1, 2, 2))
+        pool3 = _pool(spec, layout, (1, 3, 3), (1, 2, 2))
         self.conv3, channels = _stage(spec, layout, c2, mixed3, t3, pool3)
-        pool4 = _pool(layout, (3, 3, 3), (2, 2, 2))
+        pool4 = _pool(spec, layout, (3, 3, 3), (2, 2, 2))
         self.conv4, channels = _stage(spec, layout, channels, mixed4, t4, pool4)
-        pool5 = _pool(layout, (2, 2, 2), (2, 2, 2))
+        pool5 = _pool(spec, layout, (2, 2, 2), (2, 2, 2))
         self.conv5, channels = _stage(spec, layout, channels, mixed5, t5, pool5)
         self.head = AveragePoolHead(
             channels, spec.num_classes, window=layout.window, window_side=layout.window_side
@@ -170,16 +191,16 @@ def _stem(
 ) -> nn.Sequential:
     """The first convolution, and before it the padding that differs between the sides."""
     same = layout.padding == "same"
-    pad = SamePadding(kernel, stride) if same else nn.Identity()
+    pad = SamePadding(kernel, stride, causal=spec.causal) if same else nn.Identity()
     unit = _unit(spec, layout, 3, channels, kernel, stride=stride, padded=same)
     return nn.Sequential(pad, *unit)
 
 
-def _pool(layout: InceptionLayout, kernel: Size3, stride: Size3) -> nn.Module:
+def _pool(spec: ModelSpec, layout: InceptionLayout, kernel: Size3, stride: Size3) -> nn.Module:
     if layout.padding == "same":
-        return MaxPoolSame(kernel, stride)
+        return MaxPoolSame(kernel, stride, causal=spec.causal)
     length, height, width = ((size - 1) // 2 for size in kernel)
-    return nn.MaxPool3d(kernel, stride, padding=(length, height, width))
+    return max_pool(kernel, stride, padding=(length, height, width), causal=spec.causal)
 
 
 def _unit(

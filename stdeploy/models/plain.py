@@ -20,6 +20,8 @@ class PlainNet(ActionModel):
         spec: the network.
     """
 
+    looks_ahead = ""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         channels = 3

@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from stdeploy.errors import SpecError
+from stdeploy.layers.convolution import CausalConv3d, FramesBefore
 from stdeploy.models.base import ActionModel, AveragePoolHead, SlidingAverage
 from stdeploy.models.i3d_inception import SamePadding
 from stdeploy.models.planar_modules import (
+    PlanarFramesBefore,
     PlanarHead,
     PlanarMaxPool,
     PlanarPaddingShortcut,
@@ -125,8 +127,10 @@ def _conv(conv: nn.Conv3d, frames: int) -> nn.Module:
 # What acts on all frames of a clip, or on their places: each with what makes its planar form.
 _FORMS: Mapping[type[nn.Module], Callable[[Any, int], nn.Module]] = {
     nn.Conv3d: _conv,
+    CausalConv3d: _conv,
     nn.MaxPool3d: PlanarMaxPool,
     SamePadding: PlanarSamePadding,
+    FramesBefore: PlanarFramesBefore,
     PaddingShortcut: PlanarPaddingShortcut,
     SqueezeExcitation: PlanarSqueezeExcitation,
     SlidingAverage: PlanarSlidingAverage,

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from stdeploy.artifacts.layouts import Size3
 from stdeploy.errors import SpecError
+from stdeploy.layers.convolution import CausalConv3d, FramesBefore
 from stdeploy.models.base import AveragePoolHead, SlidingAverage, exporting, runs_eagerly
 from stdeploy.models.i3d_inception import SamePadding, same_padding
 from stdeploy.models.resnet import PaddingShortcut
@@ -91,8 +92,30 @@ def _padded(x: Tensor, clips: int, taps: Taps, *, repeat: bool) -> Tensor:
     return functional.pad(x, [*others, taps.before * clips, taps.after * clips])
 
 
-class StackedConv(nn.Conv2d):
-    """A 3D convolution as a 2D one of frames that are stacked in channels.
+class ConvOfStackedFrames(nn.Conv2d):
+    """A 3D convolution as a 2D one of frames that are stacked in channels already.
+
+    Args:
+        conv: without groups, or of one frame.
+    """
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        weight = conv.weight.detach()
+        super().__init__(
+            conv.in_channels * weight.shape[2],
+            conv.out_channels,
+            three(conv.kernel_size)[1:],
+            stride=three(conv.stride)[1:],
+            padding=_padding_of(conv)[1:],
+            groups=conv.groups,
+            device="meta",  # no memory, no random numbers: its weights are those of `conv`
+        )
+        self.weight = nn.Parameter(weight.transpose(1, 2).flatten(1, 2).contiguous())
+        self.bias = conv.bias
+
+
+class StackedConv(ConvOfStackedFrames):
+    """A 3D convolution as a 2D one of frames, which it stacks in channels.
 
     Args:
         conv: without groups, or of one frame.
@@ -100,20 +123,8 @@ class StackedConv(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv3d, frames: int) -> None:
-        weight = conv.weight.detach()
-        length = weight.shape[2]
-        super().__init__(
-            conv.in_channels * length,
-            conv.out_channels,
-            _three(conv.kernel_size)[1:],
-            stride=_three(conv.stride)[1:],
-            padding=_padding_of(conv)[1:],
-            groups=conv.groups,
-            device="meta",  # no memory, no random numbers: its weights are those of `conv`
-        )
-        self.taps = _taps_of(conv, frames)
-        self.weight = nn.Parameter(weight.transpose(1, 2).flatten(1, 2).contiguous())
-        self.bias = conv.bias
+        super().__init__(conv)
+        self.taps = taps_of(conv, frames)
         self.empty_channels = 0
 
     def align(self, multiple: int) -> None:
@@ -152,14 +163,14 @@ class SummedConv(nn.Module):
 
     def __init__(self, conv: nn.Conv3d, frames: int) -> None:
         super().__init__()
-        self.taps = _taps_of(conv, frames)
+        self.taps = taps_of(conv, frames)
         self.convs = nn.ModuleList()
         for tap, weight in enumerate(conv.weight.detach().unbind(2)):
             flat = nn.Conv2d(
                 conv.in_channels,
                 conv.out_channels,
-                _three(conv.kernel_size)[1:],
-                stride=_three(conv.stride)[1:],
+                three(conv.kernel_size)[1:],
+                stride=three(conv.stride)[1:],
                 padding=_padding_of(conv)[1:],
                 groups=conv.groups,
                 bias=tap == 0 and conv.bias is not None,
@@ -188,7 +199,7 @@ class PlanarMaxPool(nn.Module):
     def __init__(self, pool: nn.MaxPool3d, frames: int) -> None:
         super().__init__()
         kernel, stride, padding = (
-            _three(each) for each in (pool.kernel_size, pool.stride, pool.padding)
+            three(each) for each in (pool.kernel_size, pool.stride, pool.padding)
         )
         self.taps = Taps(frames, kernel[0], stride[0], padding[0], padding[0])
         flat = (kernel[1:], stride[1:], padding[1:])
@@ -213,8 +224,7 @@ class PlanarSamePadding(nn.Module):
         super().__init__()
         self.kernel_size = padding.kernel_size
         self.stride = padding.stride
-        in_time = same_padding(frames, self.kernel_size[0], self.stride[0])
-        self.taps = Taps(frames, 1, 1, *in_time)
+        self.taps = Taps(frames, 1, 1, *padding.in_time(frames))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C, H, W) to (T' N, C, H', W')."""
@@ -223,6 +233,24 @@ class PlanarSamePadding(nn.Module):
             pads.extend(same_padding(x.shape[1 + axis], self.kernel_size[axis], self.stride[axis]))
         if any(pads):  # a copy, otherwise
             x = functional.pad(x, pads)
+        (padded,) = self.taps.of(x)
+        return padded
+
+
+class PlanarFramesBefore(nn.Module):
+    """`FramesBefore` of frames in the batch.
+
+    Args:
+        before: of clips.
+        frames: T of what it takes.
+    """
+
+    def __init__(self, before: FramesBefore, frames: int) -> None:
+        super().__init__()
+        self.taps = Taps(frames, 1, 1, before.frames, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map frames (T N, C, H, W) to (T' N, C, H, W)."""
         (padded,) = self.taps.of(x)
         return padded
 
@@ -331,10 +359,8 @@ class PlanarHead(AveragePoolHead):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map frames (t N, C, h, w) to logits (N, K)."""
-        if 0 < self.window_side < max(features.shape[2:]):
-            sides = [min(self.window_side, size) for size in features.shape[2:]]
-            features = functional.avg_pool2d(features, sides, stride=1)
-        frames = features.mean(dim=(2, 3)).view(self.frames, -1, features.shape[1])
+        frames = pooled_over_space(features, self.window_side)
+        frames = frames.view(self.frames, -1, features.shape[1])
         if 0 < self.window < self.frames:
             count = self.frames - self.window + 1
             sums = (frames[tap : tap + count] for tap in range(self.window))
@@ -343,9 +369,28 @@ class PlanarHead(AveragePoolHead):
         return logits
 
 
-def _taps_of(conv: nn.Conv3d, frames: int) -> Taps:
-    before = _padding_of(conv)[0]
-    return Taps(frames, conv.kernel_size[0], conv.stride[0], before, before)
+def pooled_over_space(features: Tensor, window_side: int) -> Tensor:
+    """Average features over space, as `AveragePoolHead` does.
+
+    Args:
+        features: (N, C, h, w).
+        window_side: of squares that are averaged at a time; 0 for all at once.
+
+    Returns:
+        (N, C).
+    """
+    if 0 < window_side < max(features.shape[2:]):
+        sides = [min(window_side, size) for size in features.shape[2:]]
+        features = functional.avg_pool2d(features, sides, stride=1)
+    return features.mean(dim=(2, 3))
+
+
+def taps_of(conv: nn.Conv3d, frames: int) -> Taps:
+    """What a convolution sees in time, of clips of so many frames."""
+    before = after = _padding_of(conv)[0]
+    if isinstance(conv, CausalConv3d):
+        before += conv.frames_before
+    return Taps(frames, conv.kernel_size[0], conv.stride[0], before, after)
 
 
 def _padding_of(conv: nn.Conv3d) -> Size3:
@@ -356,10 +401,11 @@ def _padding_of(conv: nn.Conv3d) -> Size3:
     """
     if isinstance(conv.padding, str) or conv.padding_mode != "zeros" or set(conv.dilation) != {1}:
         raise SpecError(f"no planar form is known of {conv}; export the usual form: --form conv3d")
-    return _three(conv.padding)
+    return three(conv.padding)
 
 
-def _three(size: int | tuple[int, ...]) -> Size3:
+def three(size: int | tuple[int, ...]) -> Size3:
+    """A size along (T, H, W), of which one number may stand for all three."""
     if isinstance(size, int):
         return size, size, size
     first, second, third = size

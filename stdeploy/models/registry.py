@@ -49,6 +49,7 @@ def build_model(
     branches: Literal["single", "multi"] = "multi",
     eta: float = 2.0,
     width: float = 1.0,
+    causal: bool = False,
 ) -> "ActionModel":
     """Build a network with fresh weights from plain values; see `ModelSpec` for each.
 
@@ -63,6 +64,7 @@ def build_model(
         "branches": branches,
         "eta": eta,
         "width": width,
+        "causal": causal,
     }
     spec = ModelSpec.parse(fields)
     require("torch", extra="export", purpose="building a network")
@@ -73,7 +75,8 @@ def build(spec: ModelSpec) -> "ActionModel":
     """Build a network with fresh weights.
 
     Raises:
-        SpecError: no such architecture, or one that needs a layout and has none.
+        SpecError: no such architecture, one that needs a layout and has none, or one that cannot be
+            causal.
     """
     if spec.layout is None:
         check_architecture(spec.architecture)

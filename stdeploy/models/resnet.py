@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from stdeploy.artifacts.layouts import ResNetLayout, Size3, StageLayout, StemLayout
 from stdeploy.artifacts.spec import ModelSpec
+from stdeploy.layers.convolution import max_pool
 from stdeploy.layers.temporal import TemporalFilter
 from stdeploy.models.base import (
     ActionModel,
@@ -120,6 +121,8 @@ class ResNet3d(ActionModel):
         SpecError: neither describes a residual network.
     """
 
+    looks_ahead = ""
+
     def __init__(
         self, spec: ModelSpec, layout: ResNetLayout | None = None, imagenet_url: str = ""
     ) -> None:
@@ -131,9 +134,11 @@ class ResNet3d(ActionModel):
         self.imagenet_url = imagenet_url
         self.conv1, channels = stem_convolution(spec, layout)
         self.relu = nn.ReLU(inplace=True)
-        self.pool = stem_pool(layout.stem)
+        self.pool = stem_pool(layout.stem, causal=spec.causal)
         # A module of its own only where there is one: its number is part of no weight's name.
-        self.pool_in_time = nn.MaxPool3d((2, 1, 1)) if layout.pool_in_time else nn.Identity()
+        self.pool_in_time: nn.Module = nn.Identity()
+        if layout.pool_in_time:
+            self.pool_in_time = max_pool((2, 1, 1), causal=spec.causal)
         for number, stage in enumerate(layout.stages, start=2):
             blocks, channels = residual_blocks(spec, layout, stage, channels)
             self.add_module(f"conv{number}", blocks)
@@ -198,13 +203,13 @@ def stem_convolution(spec: ModelSpec, layout: ResNetLayout) -> tuple[nn.Module, 
     ), channels
 
 
-def stem_pool(stem: StemLayout) -> nn.Module:
+def stem_pool(stem: StemLayout, *, causal: bool = False) -> nn.Module:
     """The pool after the first convolution; Identity where there is none."""
     if stem.pool_kernel is None:
         return nn.Identity()
     length, height, width = stem.pool_kernel
-    padding = (length // 2, height // 2, width // 2) if stem.pool_padded else 0
-    return nn.MaxPool3d(stem.pool_kernel, stride=stem.pool_stride, padding=padding)
+    padding = (length // 2, height // 2, width // 2) if stem.pool_padded else (0, 0, 0)
+    return max_pool(stem.pool_kernel, stem.pool_stride, padding=padding, causal=causal)
 
 
 def _convolution(

@@ -114,6 +114,7 @@ class SlowFast(ActionModel):
     """
 
     keeps_places = False
+    looks_ahead = "its features are averages over all frames of a clip"
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)

@@ -120,6 +120,7 @@ class X3D(ActionModel):
     """
 
     keeps_places = False
+    looks_ahead = "its squeeze-excitation weighs channels by averages over all frames of a clip"
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)

@@ -187,9 +187,17 @@ def _from_checkpoint(recipe: Recipe, path: Path, labels: tuple[str, ...]) -> Sta
     origin = f"{described} ({card.lineage.origin})" if card.lineage.origin else described
     clip = recipe.clip_spec(card.clip)
     notes: tuple[str, ...] = ()
+    if network.causal != spec.causal:
+        now, before = "look back only", "were centred"
+        if network.causal:
+            now, before = "are centred", "looked back only"
+        notes = (
+            f"filters {now} here, as model.causal says, and {before} in {path.name}: the network "
+            "begins with other answers than that one's",
+        )
     if network.layout is not None and clip.frames_shape != card.clip.frames_shape:
         sizes = (f"{each.num_frames} frames of {each.crop_px} px" for each in (clip, card.clip))
-        notes = (
+        notes += (
             "clips are {} here, as the recipe says, and were {} of this imported network; "
             "--recipe finetune-imported keeps those".format(*sizes),
         )

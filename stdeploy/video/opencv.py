@@ -97,6 +97,18 @@ def decoding_threads() -> int:
     return _threads
 
 
+@contextlib.contextmanager
+def one_thread_each(jobs: int) -> Iterator[None]:
+    """Where several videos are decoded at once, one thread for each is the fastest."""
+    before = decoding_threads()
+    if jobs > 1:
+        limit_threads(1)
+    try:
+        yield
+    finally:
+        limit_threads(before)
+
+
 class OpenCV:
     """See `Decoder`.
 

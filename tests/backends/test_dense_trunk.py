@@ -23,10 +23,15 @@ from tests.helpers.models import card_of, tiny_model
 CLIP = ClipSpec(num_frames=6, frame_stride=2, fps=10.0, short_side_px=36, crop_px=32)
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["centred", "causal"])
+def causal(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifact(tmp_path_factory: pytest.TempPathFactory, causal: bool) -> Path:
     folder = tmp_path_factory.mktemp("dense")
-    model = tiny_model(temporal_lengths=(3, 1, 3, 1, 5))
+    model = tiny_model(temporal_lengths=(3, 1, 3, 1, 5), causal=causal)
     save_checkpoint(folder / "a.pt", model, card_of(model, CLIP))
     fuse_checkpoint(folder / "a.pt")
     export_onnx(folder / "a.fused.safetensors")
@@ -48,9 +53,10 @@ def whole(artifact: Path, frames: np.ndarray) -> np.ndarray:
         return model.forward_features(x).mean(dim=(3, 4))[0].T.numpy()
 
 
-def test_radius_is_that_of_the_filters(trunk: DenseTrunk) -> None:
+def test_reach_is_that_of_the_filters(trunk: DenseTrunk, causal: bool) -> None:
     # conv1: 1; four convolutions of conv3: 1 each; four of conv5: 2 each
-    assert trunk.radius == 1 + 4 + 8
+    radius = 1 + 4 + 8
+    assert (trunk.before, trunk.after) == ((2 * radius, 0) if causal else (radius, radius))
 
 
 @pytest.mark.parametrize("hop", [1, 3, 7])

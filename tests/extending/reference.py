@@ -11,13 +11,8 @@ from numpy.typing import NDArray
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from stdeploy.artifacts.card import ModelCard
-from stdeploy.backends.base import (
-    BaseRuntime,
-    Described,
-    RuntimeOptions,
-    check_frames,
-    check_signature,
-)
+from stdeploy.backends.base import BaseRuntime, RuntimeOptions
+from stdeploy.backends.signature import Described, check_frames, check_signature
 from stdeploy.errors import ArtifactError
 from stdeploy.optional_packages import require
 

@@ -175,3 +175,17 @@ def test_a_stream_sees_every_frame_but_answers_no_more_often_than_its_hop() -> N
             answers.append(number)
     assert seen == list(range(10))
     assert answers == [0, 3, 5, 8]  # due at 0, 0.25, 0.5, 0.75 s
+
+
+def test_a_stream_gives_no_answer_before_its_network_can_say_something() -> None:
+    buffer = StreamBuffer[ToyStream](2, INTERVAL, 0.0, first_frames=5)
+    answers = []
+    for number in range(10):
+        buffer.add(frame(number))
+        if buffer.ready_since is not None:
+            answers.append(buffer.take().answers)
+    assert answers == [False, False, True, True, True]
+    buffer.begins()
+    buffer.add(frame(10))
+    buffer.add(frame(11))
+    assert not buffer.take().answers

@@ -11,15 +11,21 @@ import pytest
 
 import stdeploy
 from stdeploy.artifacts.spec import ClipSpec
+from stdeploy.backends.streams import ClipsOfStreams
 from stdeploy.errors import SpecError
+from stdeploy.export.stream import export_stream
+from stdeploy.fusion import fuse_model
 from stdeploy.inference.live_networks import Input, StreamNetwork, WindowBuffer
 from stdeploy.inference.live_sources import Hooks, LiveSources, SourceAnswer
+from stdeploy.inference.prediction import rank
+from stdeploy.models.checkpoint import save_fused
 from stdeploy.video.live_reader import DueFrame, LivePicture, LiveSource
 from stdeploy.video.live_worker import Pictures
 from stdeploy.video.reader import VideoReader
 from stdeploy.video.transform import clip_frame
 from tests.data.files import TINY_ONNX
 from tests.helpers.live_sender import RATE, garbage, readers_of, sending, write_film
+from tests.helpers.models import card_of, tiny_model
 from tests.helpers.toy_stream import ToyStream, ToyStreamRuntime
 
 CLIP = ClipSpec(num_frames=1, frame_stride=2, fps=20.0, short_side_px=16, crop_px=16)
@@ -257,3 +263,34 @@ def test_streams_with_state_are_driven_from_real_sources(films: Path) -> None:
     # Both played the same file: the same frames, in the same order, give the same last answer.
     last = {answer.source: answer for answer in answers}
     assert last["one"].scores == pytest.approx(last["two"].scores, abs=1e-6)
+
+
+def test_an_artifact_for_streams_is_fed_every_frame_in_order(films: Path, tmp_path: Path) -> None:
+    """What is said of two sources is what the network says of the file's frames, one by one."""
+    model = fuse_model(tiny_model(causal=True)).float()
+    save_fused(tmp_path / "a.fused.safetensors", model, card_of(model))
+    artifact = export_stream(tmp_path / "a.fused.safetensors", window=8).path
+    sources = [LiveSource(address=str(films / "long.ts"), name=name) for name in ("one", "two")]
+    with stdeploy.Classifier.open(artifact, backend="onnxruntime", threads=1) as opened:
+        with opened.watch_all(sources, hop_seconds=0.0, batch=2) as live:
+            answers = list(live)
+        assert isinstance(opened.runtime, ClipsOfStreams)
+        runtime = opened.runtime.streams
+        clip = opened.card.clip
+        due, wanted = [], 0.0
+        for number in range(100):
+            seconds = number / RATE
+            if seconds >= wanted - clip.interval_seconds / 100:
+                wanted = max(wanted + clip.interval_seconds, seconds + clip.interval_seconds / 2)
+                due.append(number)
+        stream, expected = runtime.begin(), {}
+        for number, image in zip(due, VideoReader(films / "long.ts").images(due), strict=True):
+            logits = runtime.run(clip_frame(image, clip)[None, None], [stream])
+            expected[number] = rank(logits, opened.card.labels)
+    assert [status.dropped for status in live.statuses()] == [0, 0]
+    first = (runtime.spec.delay_places + 1) * runtime.spec.stride_frames
+    assert len(answers) == 2 * (len(due) - first + 1)
+    for answer in answers:
+        labels, scores = expected[round(answer.stream_seconds * RATE)]
+        assert labels == answer.labels
+        assert answer.scores == pytest.approx(scores, abs=1e-5)

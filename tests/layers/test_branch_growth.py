@@ -10,11 +10,18 @@ from stdeploy.layers.temporal import Branches, TemporalFilter
 
 
 def filter_of(
-    branches: Branches, eta: float, *, groups: int = 1, length: int = 5
+    branches: Branches, eta: float, *, groups: int = 1, length: int = 5, causal: bool = False
 ) -> TemporalFilter:
     torch.manual_seed(3)
     made = TemporalFilter(
-        6, 6, (length, 3, 3), stride=(2, 1, 1), branches=branches, eta=eta, groups=groups
+        6,
+        6,
+        (length, 3, 3),
+        stride=(2, 1, 1),
+        branches=branches,
+        eta=eta,
+        groups=groups,
+        causal=causal,
     )
     for module in made.modules():
         if isinstance(module, nn.BatchNorm3d):
@@ -28,9 +35,12 @@ def filter_of(
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("groups", [1, 6])
 @pytest.mark.parametrize("eta", [1.0, 2.0, 4.0])
-def test_a_grown_filter_computes_the_same(*, training: bool, groups: int, eta: float) -> None:
-    parent = filter_of("single", 1.0, groups=groups).train(training)
-    grown = filter_of("multi", eta, groups=groups).train(training)
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_grown_filter_computes_the_same(
+    *, training: bool, groups: int, eta: float, causal: bool
+) -> None:
+    parent = filter_of("single", 1.0, groups=groups, causal=causal).train(training)
+    grown = filter_of("multi", eta, groups=groups, causal=causal).train(training)
     grow_filter(grown, parent)
     x = torch.randn(2, 6, 8, 5, 5)
     torch.testing.assert_close(grown(x), parent(x), rtol=1e-5, atol=1e-5)

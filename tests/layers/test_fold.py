@@ -47,6 +47,11 @@ def test_pad_in_time_centres() -> None:
     assert pad_in_time(weight, 3).flatten().tolist() == [1, 2, 3]
 
 
+def test_pad_in_time_of_a_causal_kernel_comes_before_it() -> None:
+    weight = torch.tensor([1.0, 2.0, 3.0]).reshape(1, 1, 3, 1, 1)
+    assert pad_in_time(weight, 5, causal=True).flatten().tolist() == [0, 0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("length", [1, 2, 4])
 def test_pad_in_time_refuses_lengths_without_a_centre(length: int) -> None:
     with pytest.raises(FusionError, match=f"3 frames cannot be centred in one of {length}"):
@@ -58,4 +63,7 @@ def test_branches_are_aligned_at_their_centres() -> None:
     three = torch.tensor([1.0, 2.0, 3.0]).reshape(1, 1, 3, 1, 1), torch.tensor([0.5])
     kernel, bias = sum_branches([one, three])
     assert kernel.flatten().tolist() == [1, 12, 3]
+    assert bias.tolist() == [1.5]
+    kernel, bias = sum_branches([one, three], causal=True)
+    assert kernel.flatten().tolist() == [1, 2, 13]
     assert bias.tolist() == [1.5]

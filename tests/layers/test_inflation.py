@@ -147,10 +147,12 @@ def test_inflating_with_a_wrong_shape_is_refused() -> None:
 @pytest.mark.parametrize("branches", ["single", "multi"])
 @pytest.mark.parametrize("eta", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("causal", [False, True])
 def test_a_still_video_gets_the_2d_output_unless_motion_would_be_magnified(
-    reading: Inflation, eta: float, branches: Branches
+    reading: Inflation, eta: float, branches: Branches, causal: bool
 ) -> None:
-    layer = TemporalFilter(2, 4, (5, 3, 3), branches=branches, eta=eta).double().eval()
+    layer = TemporalFilter(2, 4, (5, 3, 3), branches=branches, eta=eta, causal=causal)
+    layer.double().eval()
     weight, norm = torch.randn(4, 2, 3, 3, dtype=torch.float64), random_norm(4)
     norm = Norm2d(
         norm.weight.double(), norm.bias.double(), norm.mean.double(), norm.variance.double()
@@ -169,14 +171,26 @@ def test_a_still_video_gets_the_2d_output_unless_motion_would_be_magnified(
     with torch.no_grad():
         out = layer(picture[:, :, None].expand(-1, -1, 7, -1, -1))
     lengths = branch_lengths(5, branches)
-    magnified = magnification([temporal_factors(tau, eta, reading) for tau in lengths])
-    exact = reading != "coefficients" or eta == 1.0 or (branches, eta) == ("multi", 2.0)
+    factors = [temporal_factors(tau, eta, reading, causal=causal) for tau in lengths]
+    magnified = magnification(factors, causal=causal)
+    # Branches of a causal filter gather in one frame, those of a centred one in several.
+    spread = (branches, eta, causal) == ("multi", 2.0, False)
+    exact = reading != "coefficients" or eta == 1.0 or spread
     assert (abs(magnified - 1.0) < 1e-12) == exact
     # What is left of gamma: all of a branch of one frame, less of the others.
     left = sum(1.0 if tau == 1 else magnified**-0.5 for tau in lengths) / len(lengths)
     beta = norm.bias[None, :, None, None]
     expected = beta + (expected - beta) * left
-    torch.testing.assert_close(out[:, :, 3], expected, rtol=1e-10, atol=1e-10)
+    # Where no branch sees zeros: in the middle, or at the end.
+    frame = 6 if causal else 3
+    torch.testing.assert_close(out[:, :, frame], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("tau", [1, 3, 5])
+def test_coefficients_of_a_causal_filter_gather_in_its_newest_frame(tau: int) -> None:
+    factors = temporal_factors(tau, 2.0, "coefficients", causal=True)
+    assert torch.allclose(factors, temporal_factors(tau, 2.0, "coefficients").flip(0))
+    assert factors.abs().argmax() == tau - 1
 
 
 @pytest.mark.parametrize("tau", [3, 5])
