@@ -180,7 +180,8 @@ class _Shown:
     def answer(self, answer: "SourceAnswer") -> None:
         """One more."""
         if not self._table:
-            print(json.dumps(record_of(answer, self._top_k)), flush=True)
+            # In one piece: a thread may write events there, too.
+            print(json.dumps(record_of(answer, self._top_k)) + "\n", end="", flush=True)
 
 
 def record_of(answer: "SourceAnswer", top_k: int) -> dict[str, Any]:

@@ -264,19 +264,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-@contextlib.contextmanager
-def one_thread_each(jobs: int) -> Iterator[None]:
-    """Where several videos are decoded at once, one thread for each is the fastest.
-
-    Args:
-        jobs: videos at once.
-    """
-    before = decoding_threads()
-    if jobs > 1:
-        limit_threads(1)
-    try:
-        yield
-    finally:
-        limit_threads(before)

@@ -93,6 +93,15 @@ def test_a_clip_has_the_frames_that_the_network_saw(tmp_path: Path) -> None:
     assert numbers == pytest.approx(times, abs=0.1)
 
 
+def test_events_and_answers_share_standard_output(tmp_path: Path) -> None:
+    folder_with(tmp_path, RULE + '[[events.sinks]]\nkind = "json-lines"\nfile = "-"\n')
+    result = watch(tmp_path, "--hop", "0")
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["kind"] for line in lines if "kind" in line] == ["start", "end"]
+    assert len([line for line in lines if "predictions" in line]) == len(lines) - 2
+
+
 @pytest.mark.parametrize(
     ("events", "wrong"),
     [
