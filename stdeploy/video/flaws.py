@@ -1,6 +1,6 @@
 """What is wrong with a video that is answered for all the same."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,13 @@ from pydantic import Field, FiniteFloat
 
 from stdeploy.artifacts.values import Spec
 from stdeploy.video.containers import Programs
+from stdeploy.video.decoder import Index
 from stdeploy.video.timing import Timing
 
 _MOST_SPANS = 20  # that are listed
 _MOST_NOTES = 5
 _LISTED = 3  # places named in a note
+_JOINED_FRAMES = 16  # around a place where parts were joined: frames are reordered by so many
 
 
 class Flaws(Spec):
@@ -82,8 +84,9 @@ def spans_of(missing: NDArray[np.intp], packets: Timing) -> tuple[tuple[float, f
 def notes_on(
     timing: Timing,
     programs: Programs | None,
+    index: Index,
+    lead_seconds: float,
     *,
-    oriented: bool,
     on_gpu: bool = False,
     not_on_gpu: str = "",
 ) -> Iterator[str]:
@@ -92,7 +95,8 @@ def notes_on(
     Args:
         timing: when its frames are shown.
         programs: of a transport stream.
-        oriented: whether it is known which way up its frames are.
+        index: of the file.
+        lead_seconds: what it announces before the first frame that can be decoded.
         on_gpu: whether they were decoded there.
         not_on_gpu: why they were not decoded on the GPU that was asked for.
     """
@@ -100,18 +104,41 @@ def notes_on(
         yield "it was decoded on the GPU (NVDEC); the CPU's frames may differ in single levels"
     if not_on_gpu:
         yield f"it was decoded on the CPU, not on the GPU: {not_on_gpu}"
-    if not oriented:
+    if index.orientation is None:
         yield (
             "its display matrix is neither a turn by 90 degrees nor a mirror; its frames are taken "
             "as they are coded"
         )
-    restarts = timing.restarts_seconds
-    if restarts:
-        where = ", ".join(f"{seconds:.1f} s" for seconds in restarts[:_LISTED])
-        more = f" and {len(restarts) - _LISTED} more times" if len(restarts) > _LISTED else ""
-        yield f"its clock begins anew at {where}{more}; the parts are laid end to end"
+    if timing.restarts_seconds:
+        where = _listed(timing.restarts_seconds)
+        yield f"its clock begins anew at {where}; the parts are laid end to end"
+    gaps = _gaps(timing, index, lead_seconds)
+    if gaps:
+        yield (
+            f"its stream has gaps at {_listed(gaps)}, where packets are missing or cut short; "
+            "frames there are missing or shown as far as they are known"
+        )
     if programs is not None and programs.changes:
         videos = [f"{stream.codec} (PID {stream.pid})" for stream in programs.videos]
         more = f" and {len(videos) - _LISTED} more" if len(videos) > _LISTED else ""
         named = ", then ".join(videos[:_LISTED])
         yield f"its program changes on the way: {named}{more}; only one of them is shown"
+
+
+def _listed(seconds: Sequence[float]) -> str:
+    where = ", ".join(f"{each:.1f} s" for each in seconds[:_LISTED])
+    more = len(seconds) - _LISTED
+    return f"{where} and {more} more times" if more > 0 else where
+
+
+def _gaps(timing: Timing, index: Index, lead_seconds: float) -> list[float]:
+    """Where packets are broken, in seconds from the first frame; not where parts were joined."""
+    if np.isnan(index.stamps).any():
+        return []  # their order is not known
+    seconds = Timing.of(index.stamps, index.fps).timestamps[index.broken] - lead_seconds
+    joined = np.array(timing.restarts_seconds)
+    return [
+        float(each)
+        for each in seconds
+        if not (np.abs(joined - each) <= _JOINED_FRAMES * timing.interval_seconds).any()
+    ]
