@@ -9,7 +9,6 @@ from pydantic import Field, FiniteFloat
 
 from stdeploy.artifacts.values import Spec
 from stdeploy.video.containers import Programs
-from stdeploy.video.decoder import Index
 from stdeploy.video.timing import Timing
 
 _MOST_SPANS = 20  # that are listed
@@ -81,12 +80,35 @@ def spans_of(missing: NDArray[np.intp], packets: Timing) -> tuple[tuple[float, f
     )
 
 
+def gaps_of(
+    broken: NDArray[np.intp], packets: Timing, lead_seconds: float, timing: Timing
+) -> tuple[float, ...]:
+    """Where packets are broken, but for the places where parts were joined.
+
+    Args:
+        broken: (B,), numbers of packets, ascending.
+        packets: when each packet is shown.
+        lead_seconds: what they announce before the first frame that is there.
+        timing: when the frames are shown.
+
+    Returns:
+        In seconds from the first frame that is there.
+    """
+    seconds = packets.timestamps[broken] - lead_seconds
+    joint = _JOINED_FRAMES * packets.interval_seconds
+    return tuple(
+        float(each)
+        for each in seconds
+        if all(abs(restart - each) > joint for restart in timing.restarts_seconds)
+    )
+
+
 def notes_on(
     timing: Timing,
     programs: Programs | None,
-    index: Index,
-    lead_seconds: float,
     *,
+    oriented: bool,
+    gaps: Sequence[float] = (),
     on_gpu: bool = False,
     not_on_gpu: str = "",
 ) -> Iterator[str]:
@@ -95,8 +117,8 @@ def notes_on(
     Args:
         timing: when its frames are shown.
         programs: of a transport stream.
-        index: of the file.
-        lead_seconds: what it announces before the first frame that can be decoded.
+        oriented: whether it is known which way up its frames are.
+        gaps: where packets are broken, in seconds from the first frame.
         on_gpu: whether they were decoded there.
         not_on_gpu: why they were not decoded on the GPU that was asked for.
     """
@@ -104,7 +126,7 @@ def notes_on(
         yield "it was decoded on the GPU (NVDEC); the CPU's frames may differ in single levels"
     if not_on_gpu:
         yield f"it was decoded on the CPU, not on the GPU: {not_on_gpu}"
-    if index.orientation is None:
+    if not oriented:
         yield (
             "its display matrix is neither a turn by 90 degrees nor a mirror; its frames are taken "
             "as they are coded"
@@ -112,7 +134,6 @@ def notes_on(
     if timing.restarts_seconds:
         where = _listed(timing.restarts_seconds)
         yield f"its clock begins anew at {where}; the parts are laid end to end"
-    gaps = _gaps(timing, index, lead_seconds)
     if gaps:
         yield (
             f"its stream has gaps at {_listed(gaps)}, where packets are missing or cut short; "
@@ -129,16 +150,3 @@ def _listed(seconds: Sequence[float]) -> str:
     where = ", ".join(f"{each:.1f} s" for each in seconds[:_LISTED])
     more = len(seconds) - _LISTED
     return f"{where} and {more} more times" if more > 0 else where
-
-
-def _gaps(timing: Timing, index: Index, lead_seconds: float) -> list[float]:
-    """Where packets are broken, in seconds from the first frame; not where parts were joined."""
-    if np.isnan(index.stamps).any():
-        return []  # their order is not known
-    seconds = Timing.of(index.stamps, index.fps).timestamps[index.broken] - lead_seconds
-    joined = np.array(timing.restarts_seconds)
-    return [
-        float(each)
-        for each in seconds
-        if not (np.abs(joined - each) <= _JOINED_FRAMES * timing.interval_seconds).any()
-    ]

@@ -19,7 +19,7 @@ from stdeploy.video.decoder import (
     Picture,
     Stream,
 )
-from stdeploy.video.flaws import Flaws, notes_on, spans_of
+from stdeploy.video.flaws import Flaws, gaps_of, notes_on, spans_of
 from stdeploy.video.libraries import decoders, indexers
 from stdeploy.video.limits import NO_LIMITS, Limits
 from stdeploy.video.opencv import OpenCV, refused_by_opencv
@@ -318,11 +318,11 @@ class VideoReader:
         return Timing.of(self._index.stamps, self._index.fps, self._index.last_seconds)
 
     def _look_for_flaws(self) -> Flaws:
-        packets = self._index.stamps
-        fewer = len(packets) - len(self._stamps) > _TOLERATED_FRAMES
+        stamps, packets = self._index.stamps, self._announced_timing
+        fewer = len(stamps) - len(self._stamps) > _TOLERATED_FRAMES
         begins_late = fewer and self._lead_seconds > 0
         missing = (
-            missing_from(packets, self._stamps)
+            missing_from(stamps, self._stamps)
             if self._errors or self.damaged_after is not None or begins_late
             else np.zeros(0, dtype=np.intp)
         )
@@ -330,14 +330,14 @@ class VideoReader:
             damaged_after_seconds=self.damaged_after,
             # OpenCV does not list a packet that is damaged, nor is its place known without times.
             lost_frames=len(missing) or self._errors,
-            lost_spans_seconds=spans_of(missing, self._announced_timing),
+            lost_spans_seconds=spans_of(missing, packets),
             times_estimated=self.timing.estimated > 0,
             notes=tuple(
                 notes_on(
                     self.timing,
                     programs(self.path),
-                    self._index,
-                    self._lead_seconds,
+                    oriented=self._index.orientation is not None,
+                    gaps=gaps_of(self._index.broken, packets, self._lead_seconds, self.timing),
                     on_gpu=self.on_gpu,
                     not_on_gpu=self._not_on_gpu,
                 )
