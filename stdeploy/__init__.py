@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stdeploy.artifacts.card import ModelCard, read_card
     from stdeploy.artifacts.spec import ClipSpec, ModelSpec
-    from stdeploy.backends.base import RuntimeOptions
+    from stdeploy.backends.base import RuntimeOptions, StreamOptions
+    from stdeploy.backends.loader import open_streams
+    from stdeploy.backends.streams import Stream, StreamAnswer, StreamRuntime
     from stdeploy.errors import (
         ArtifactError,
         BackendError,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from stdeploy.export.onnx import ExportResult, export_onnx
     from stdeploy.export.onnx_verification import verify_onnx
     from stdeploy.export.openvino_ir import OpenVinoFiles, export_openvino
+    from stdeploy.export.stream import export_stream
     from stdeploy.export.torch_program import TorchProgram, export_torch_program
     from stdeploy.export.triton import write_triton
     from stdeploy.fusion import FuseResult, fuse_checkpoint
@@ -57,7 +60,9 @@ __version__ = "0.1.0"
 _WHERE = {
     "stdeploy.artifacts.card": ("ModelCard", "read_card"),
     "stdeploy.artifacts.spec": ("ClipSpec", "ModelSpec"),
-    "stdeploy.backends.base": ("RuntimeOptions",),
+    "stdeploy.backends.base": ("RuntimeOptions", "StreamOptions"),
+    "stdeploy.backends.loader": ("open_streams",),
+    "stdeploy.backends.streams": ("Stream", "StreamAnswer", "StreamRuntime"),
     "stdeploy.errors": (
         "ArtifactError",
         "BackendError",
@@ -78,6 +83,7 @@ _WHERE = {
     "stdeploy.export.onnx": ("ExportResult", "export_onnx"),
     "stdeploy.export.onnx_verification": ("verify_onnx",),
     "stdeploy.export.openvino_ir": ("OpenVinoFiles", "export_openvino"),
+    "stdeploy.export.stream": ("export_stream",),
     "stdeploy.export.torch_program": ("TorchProgram", "export_torch_program"),
     "stdeploy.export.triton": ("write_triton",),
     "stdeploy.fusion": ("FuseResult", "fuse_checkpoint"),
@@ -138,6 +144,10 @@ __all__ = [
     "SourceStatus",
     "SpecError",
     "StdeployError",
+    "Stream",
+    "StreamAnswer",
+    "StreamOptions",
+    "StreamRuntime",
     "Timeline",
     "TimelineOptions",
     "TorchProgram",
@@ -153,11 +163,13 @@ __all__ = [
     "export_float_input",
     "export_onnx",
     "export_openvino",
+    "export_stream",
     "export_torch_program",
     "fuse_checkpoint",
     "import_checkpoint",
     "import_network",
     "import_onnx",
+    "open_streams",
     "read_card",
     "train_model",
     "verify_onnx",
@@ -170,6 +182,7 @@ _EXTRAS = {
     "count_flops": "export",
     "export_float_input": "export",
     "export_onnx": "export",
+    "export_stream": "export",
     "export_torch_program": "export",
     "fuse_checkpoint": "export",
     "verify_onnx": "export",

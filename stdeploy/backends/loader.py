@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from stdeploy.artifacts.card import ModelCard, ParityRow, read_card
-from stdeploy.artifacts.files import ONNX_SUFFIX
+from stdeploy.artifacts.files import ONNX_SUFFIX, StrPath, as_path
 from stdeploy.artifacts.golden import check_golden, golden_clip
 from stdeploy.artifacts.parity import RUNTIME_TOLERANCE
 from stdeploy.backends.base import (
@@ -78,7 +78,7 @@ def open_backend(artifact: Path, card: ModelCard, options: RuntimeOptions) -> Ru
 
 
 def open_streams(
-    artifact: Path,
+    artifact: StrPath,
     card: ModelCard | None = None,
     options: RuntimeOptions = DEFAULT_OPTIONS,
     asked: StreamOptions = DEFAULT_STREAM_OPTIONS,
@@ -97,6 +97,7 @@ def open_streams(
         ArtifactError: it cannot be used; ParityError where its answer is wrong.
         BackendError: the backend, its device or its precision is not there.
     """
+    artifact = as_path(artifact, "an artifact")
     backends_for(artifact)
     card = read_card(artifact) if card is None else card
     if card.stream is not None:
