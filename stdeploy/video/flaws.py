@@ -14,7 +14,7 @@ from stdeploy.video.timing import Timing
 _MOST_SPANS = 20  # that are listed
 _MOST_NOTES = 5
 _LISTED = 3  # places named in a note
-_JOINED_FRAMES = 16  # around a place where parts were joined: frames are reordered by so many
+_JOINED_FRAMES = 16  # around a joint, and before the end: frames are reordered by so many
 
 
 class Flaws(Spec):
@@ -83,7 +83,9 @@ def spans_of(missing: NDArray[np.intp], packets: Timing) -> tuple[tuple[float, f
 def gaps_of(
     broken: NDArray[np.intp], packets: Timing, lead_seconds: float, timing: Timing
 ) -> tuple[float, ...]:
-    """Where packets are broken, but for the places where parts were joined.
+    """Where packets are broken, but for the places where parts were joined, and for the end.
+
+    A file that breaks off ends in a packet that is cut short, which is told as damage.
 
     Args:
         broken: (B,), numbers of packets, ascending.
@@ -99,7 +101,8 @@ def gaps_of(
     return tuple(
         float(each)
         for each in seconds
-        if all(abs(restart - each) > joint for restart in timing.restarts_seconds)
+        if each < timing.timestamps[-1] - joint
+        and all(abs(restart - each) > joint for restart in timing.restarts_seconds)
     )
 
 
@@ -136,8 +139,8 @@ def notes_on(
         yield f"its clock begins anew at {where}; the parts are laid end to end"
     if gaps:
         yield (
-            f"its stream has gaps at {_listed(gaps)}, where packets are missing or cut short; "
-            "frames there are missing or shown as far as they are known"
+            f"its stream has gaps at {_listed(gaps)}, where packets are missing; frames there are "
+            "missing, or shown as far as they are known"
         )
     if programs is not None and programs.changes:
         videos = [f"{stream.codec} (PID {stream.pid})" for stream in programs.videos]
