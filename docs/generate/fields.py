@@ -1,6 +1,7 @@
 """Tables of fields, taken from pydantic's models.
 
-A page asks for one by <!-- fields: stdeploy.artifacts.card.ModelCard -->.
+A page asks for one by <!-- fields: stdeploy.artifacts.card.ModelCard -->, or by
+<!-- own fields: ... --> for those that it does not inherit.
 """
 
 import importlib
@@ -14,7 +15,7 @@ from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 from schema import fields
 
-_MARK = re.compile(r"<!-- fields: (?P<path>[\w.]+) -->")
+_MARK = re.compile(r"<!-- (?P<own>own )?fields: (?P<path>[\w.]+) -->")
 # Where the fields of a model stand that others hold.
 _PLACES = {
     "ModelSpec": "reference/files.md",
@@ -36,16 +37,22 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     def made(found: re.Match[str]) -> str:
         module, _, name = found["path"].rpartition(".")
         model = getattr(importlib.import_module(module), name)
-        return "\n".join(_fields(model, here))
+        return "\n".join(_fields(model, here, own=found["own"] is not None))
 
     return _MARK.sub(made, markdown)
 
 
-def _fields(model: type[BaseModel], page: str) -> Iterator[str]:
+def _fields(model: type[BaseModel], page: str, *, own: bool) -> Iterator[str]:
     def link(name: str) -> str:
         return f"[{name}](#{name.lower()})" if _PLACES.get(name) == page else f"`{name}`"
 
-    return fields(model.model_json_schema(), link, _meanings(model))
+    schema = model.model_json_schema()
+    if own:
+        named = schema["properties"]
+        schema["properties"] = {
+            name: named[name] for name in named if name in vars(model)["__annotations__"]
+        }
+    return fields(schema, link, _meanings(model))
 
 
 def _meanings(model: type[BaseModel]) -> dict[str, str]:

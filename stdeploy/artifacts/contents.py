@@ -42,7 +42,7 @@ from stdeploy.artifacts.files import (
     existing,
     sidecar_path,
 )
-from stdeploy.artifacts.values import printable
+from stdeploy.artifacts.values import parsed, printable
 from stdeploy.errors import ArtifactError
 from stdeploy.optional_packages import require
 
@@ -180,10 +180,7 @@ def json_fields(text: str) -> Any:
     """
     if len(text) > _MAX_CARD_CHARACTERS:
         raise ValueError(f"{len(text)} characters; at most {_MAX_CARD_CHARACTERS} are allowed")
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("its lists or tables are nested deeper than any of ours") from None
+    return parsed(json.loads, text)
 
 
 def _of_checkpoint(path: Path) -> Contents:

@@ -1,8 +1,11 @@
 """Value objects that go to JSON and back, and what is said of wrong values. No torch here."""
 
+import json
 import re
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Self, get_args
+import tomllib
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Tag, ValidationError
 from pydantic_core import ErrorDetails
@@ -10,6 +13,7 @@ from pydantic_core import ErrorDetails
 from stdeploy.errors import SpecError, did_you_mean
 
 _LONGEST_VALUE = 200  # signs of a wrong value that an error shows
+_LONGEST_LABEL = 1000  # characters
 
 # What moves a terminal's cursor, ends a line, or turns the direction of what follows.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -54,22 +58,63 @@ _ALLOWED = {
 }
 
 
+def parsed(loads: Callable[[str], Any], text: str) -> Any:
+    """What a text of JSON or TOML holds, which may come from anyone.
+
+    Args:
+        loads: json.loads or tomllib.loads.
+        text: what it is given.
+
+    Raises:
+        ValueError: it is no such text, or one that Python does not read.
+    """
+    try:
+        return loads(text)
+    except RecursionError:
+        raise ValueError("its lists or tables are nested deeper than any of ours") from None
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError):
+        raise
+    except ValueError:  # Python reads no more than 4,300 digits
+        raise ValueError("a number in it has more digits than any of ours") from None
+
+
 def check_labels(labels: Sequence[str]) -> None:
     """Refuse names of classes that cannot be told apart or cannot be shown.
 
     Raises:
-        ValueError: two are equal, or one holds a control character.
+        ValueError: two look the same, or one shows nothing, holds a control character or is longer
+            than any name.
     """
     places: dict[str, int] = {}
     for number, label in enumerate(labels):
+        if len(label) > _LONGEST_LABEL:
+            raise ValueError(
+                f"label {number} has {len(label)} characters; at most {_LONGEST_LABEL} are allowed"
+            )
         if label != printable(label):
             raise ValueError(f"label {number} holds a control character: {label[:80]!r}")
-        if label in places:
+        shown = _visible(label)
+        if not shown:
+            raise ValueError(f"label {number} shows nothing: {label[:80]!r}")
+        before = places.setdefault(shown, number)
+        if before != number:
+            same = f"are both {label[:80]!r}"
+            if label != labels[before]:
+                same = f"look the same: {labels[before][:80]!a} and {label[:80]!a}"
             raise ValueError(
-                f"labels {places[label]} and {number} are both {label[:80]!r}; every class has a "
-                "name of its own"
+                f"labels {before} and {number} {same}; every class has a name of its own"
             )
-        places[label] = number
+
+
+def _visible(text: str) -> str:
+    r"""What is seen of a text: without characters that show nothing, and spaces at its ends.
+
+    >>> _visible("cafe\u0301 \u200b") == "caf\u00e9"
+    True
+    """
+    composed = unicodedata.normalize("NFC", text)
+    seen = (each for each in composed if unicodedata.category(each) != "Cf")
+    return " ".join("".join(seen).split())
 
 
 class Spec(BaseModel):

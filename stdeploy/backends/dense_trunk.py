@@ -1,7 +1,8 @@
 """The trunk of an .onnx artifact by itself, for any number of frames."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -124,10 +125,11 @@ def _temporal_reach(graph: onnx.GraphProto, artifact: Path) -> tuple[int, int]:
                     "share their work here; name a file of stdeploy export --stream, or pass "
                     "--timeline windows"
                 )
-            first -= attributes.get("pads", [0])[0]
-            last += kernel[0] - 1 - attributes.get("pads", [0])[0]
+            others = (kernel[0] - 1) * attributes.get("dilations", [1])[0]
+            zeros = _zeros_of(attributes, others)
+            first, last = first - zeros, last + others - zeros
         elif node.op_type == "Pad":
-            zeros = _frames_before(node, graph)
+            zeros = _frames_before(node, graph, artifact)
             first, last = first - zeros, last - zeros
         if node.op_type == "ReduceMean" and node.output[0] != pooled and _over_time(node, graph):
             raise SpecError(
@@ -139,12 +141,41 @@ def _temporal_reach(graph: onnx.GraphProto, artifact: Path) -> tuple[int, int]:
     return -min(first for first, _ in reach.values()), max(last for _, last in reach.values())
 
 
-def _frames_before(node: onnx.NodeProto, graph: onnx.GraphProto) -> int:
-    """How many frames a Pad of features (N, C, T, H, W) puts before the first one."""
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    pads = constants[node.input[1]].tolist()
-    named = len(node.input) > 3 and node.input[3]
-    axes = [int(axis) % 5 for axis in constants[node.input[3]]] if named else range(5)
+def _zeros_of(attributes: Mapping[str, Any], others: int) -> int:
+    """Frames of zeros that a convolution or a pool sees before the first one.
+
+    Args:
+        attributes: of the node.
+        others: frames that it sees beside one.
+    """
+    same = attributes.get("auto_pad", b"NOTSET")
+    if same in (b"SAME_UPPER", b"SAME_LOWER"):  # where a zero is left over: behind, or before
+        return others // 2 if same == b"SAME_UPPER" else others - others // 2
+    return int(attributes.get("pads", [0])[0])
+
+
+def _frames_before(node: onnx.NodeProto, graph: onnx.GraphProto, artifact: Path) -> int:
+    """How many frames a Pad of features (N, C, T, H, W) puts before the first one.
+
+    Raises:
+        SpecError: the graph does not say.
+    """
+    wanted = [node.input[place] if len(node.input) > place else "" for place in (1, 3)]
+    found = {
+        tensor.name: numpy_helper.to_array(tensor).tolist()
+        for tensor in graph.initializer
+        if tensor.name and tensor.name in wanted
+    }
+    if any(name and name not in found for name in wanted) or not wanted[0]:
+        raise SpecError(
+            f"the network of {artifact.name!r} pads by numbers that are not in the file, so it is "
+            "not known which frames its features see; pass --timeline windows"
+        )
+    pads = found[wanted[0]]
+    rank = 5
+    axes = [axis % rank for axis in found[wanted[1]]] if wanted[1] else range(len(pads) // 2)
+    if not wanted[1] and len(pads) != 2 * rank:
+        return 0  # of pictures
     return int(sum(pads[place] for place, axis in enumerate(axes) if axis == 2))
 
 

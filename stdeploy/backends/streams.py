@@ -137,6 +137,7 @@ class StreamRuntime(ClosesOnExit):
 
     Attributes:
         frames_per_call: K, frames of each stream that come at once.
+        frames_behind: frames between the newest one and those that an answer is about.
     """
 
     def __init__(self, session: StreamSession, card: ModelCard) -> None:
@@ -144,6 +145,7 @@ class StreamRuntime(ClosesOnExit):
         self.card = card
         self.spec = session.spec
         self.frames_per_call = session.spec.frames_per_call
+        self.frames_behind = session.spec.delay_places * session.spec.stride_frames
         self._together: tuple[Stream, ...] = ()
         self._states: list[Any] = []
 

@@ -12,10 +12,11 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from stdeploy.artifacts.files import ONNX_SUFFIX
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.cli.console import note, out
 from stdeploy.cli.options import ModelOption, with_runtime_options
-from stdeploy.errors import SpecError, VideoError
+from stdeploy.errors import SpecError, StdeployError, VideoError
 
 if TYPE_CHECKING:
     from stdeploy.inference.live_answers import LiveAnswer
@@ -104,7 +105,8 @@ def command(
     from stdeploy.cli.video_arguments import default_artifact
 
     named = sources or []
-    if source_list is None and http is None and len(named) == 1:
+    one = source_list is None and http is None and len(named) == 1
+    if one and not _takes_streams(model):
         if batch is not None:
             raise SpecError("--batch is for several sources; leave it out")
         _watch_one(
@@ -117,11 +119,15 @@ def command(
             runtime_options=runtime_options,
         )
         return
+    from stdeploy.cli.watch_events import event_settings
     from stdeploy.cli.watch_sources import address_of, watch_many
     from stdeploy.inference.source_list import read_source_list
     from stdeploy.video.live_reader import LiveSource, check_names
 
-    listed = None if source_list is None else read_source_list(source_list)
+    listed, events = None, None
+    if source_list is not None:
+        listed = read_source_list(source_list)
+        events = event_settings(listed, source_list)
     chosen = [LiveSource(address=each, reconnect=reconnect) for each in named]
     for each in listed.sources if listed else ():
         asked = reconnect if each.reconnect is None and not each.is_pipe else each.reconnect
@@ -144,8 +150,21 @@ def command(
         as_json=as_json,
         batch=batch,
         http=http,
+        events=events,
         runtime_options=runtime_options,
     )
+
+
+def _takes_streams(model: Path | None) -> bool:
+    """Whether an artifact takes a stream frame by frame; whatever else is wrong is said later."""
+    from stdeploy.artifacts.card import read_card
+    from stdeploy.cli.video_arguments import default_artifact
+
+    try:
+        artifact = model or default_artifact()
+        return artifact.suffix == ONNX_SUFFIX and read_card(artifact).stream is not None
+    except StdeployError:
+        return False
 
 
 def _watch_one(

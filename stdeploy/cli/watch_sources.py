@@ -14,10 +14,12 @@ from rich.text import Text
 
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.cli.console import counted, note, out
+from stdeploy.cli.watch_events import open_events
 from stdeploy.errors import SpecError, VideoError
 from stdeploy.optional_packages import require
 
 if TYPE_CHECKING:
+    from stdeploy.events.settings import EventSettings
     from stdeploy.inference.live_sources import LiveSources, SourceAnswer, SourceStatus
     from stdeploy.serve.live_server import LiveServer
     from stdeploy.video.live_reader import LiveSource
@@ -58,6 +60,7 @@ def watch_many(
     as_json: bool,
     batch: int | None,
     http: str | None,
+    events: "EventSettings | None",
     runtime_options: RuntimeOptions,
 ) -> None:
     """Answer about many sources until all have ended, or Ctrl-C.
@@ -70,6 +73,7 @@ def watch_many(
         as_json: print lines on a terminal, too.
         batch: sources in the network at once; None leaves that to the device.
         http: where the page is; None for none.
+        events: what [events] says; None for nothing.
         runtime_options: of the backend.
 
     Raises:
@@ -88,13 +92,20 @@ def watch_many(
         hooks = Hooks(report=shown.report)
         if server is not None:
             hooks = dataclasses.replace(hooks, picture=server.picture, batch=server.batch)
+        pictures = None if server is None else Pictures(_PICTURE_SECONDS, _PICTURE_PX)
+        watched = None
+        if events is not None:
+            hops = {s.shown: hop if s.hop_seconds is None else s.hop_seconds for s in sources}
+            labels = classifier.card.labels
+            watched = held.enter_context(
+                open_events(events, labels=labels, hops=hops, say=shown.say, server=server)
+            )
+            hooks, pictures = watched.hooks(hooks), watched.pictures(pictures)
         live = classifier.watch_all(
-            sources,
-            hop_seconds=hop,
-            batch=batch,
-            pictures=None if server is None else Pictures(_PICTURE_SECONDS, _PICTURE_PX),
-            hooks=hooks,
+            sources, hop_seconds=hop, batch=batch, pictures=pictures, hooks=hooks
         )
+        if watched is not None:
+            watched.opened(live)
         note(
             f"waiting for {counted(len(sources), 'source')}; a clip spans "
             f"{classifier.card.clip.span_seconds:.1f} s; Ctrl-C ends"
@@ -141,6 +152,10 @@ class _Shown:
         """Something happened to a source."""
         self._say(f"{source}: {text}")
 
+    def say(self, text: str) -> None:
+        """Something happened beside the sources."""
+        self._say(text)
+
     @contextlib.contextmanager
     def showing(self, live: "LiveSources") -> Iterator[None]:
         """Keep the table on the terminal meanwhile, if there is to be one."""
@@ -165,7 +180,8 @@ class _Shown:
     def answer(self, answer: "SourceAnswer") -> None:
         """One more."""
         if not self._table:
-            print(json.dumps(record_of(answer, self._top_k)), flush=True)
+            # In one piece: a thread may write events there, too.
+            print(json.dumps(record_of(answer, self._top_k)) + "\n", end="", flush=True)
 
 
 def record_of(answer: "SourceAnswer", top_k: int) -> dict[str, Any]:

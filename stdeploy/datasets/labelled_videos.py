@@ -50,7 +50,7 @@ class LabelledVideos:
         """Refuse names that no card takes, before hours of training.
 
         Raises:
-            DatasetError: two are equal, or one holds a control character.
+            DatasetError: two look the same, one shows nothing, or holds a control character.
         """
         try:
             check_labels(self.labels)

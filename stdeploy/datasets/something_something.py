@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stdeploy.artifacts.values import parsed
 from stdeploy.datasets.labelled_videos import LabelledVideos, Sample, Split
 from stdeploy.datasets.layouts import Layout
 from stdeploy.errors import DatasetError
@@ -72,7 +73,7 @@ def _reversals(folder: Path, index: Mapping[str, int]) -> dict[int, int]:
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsed(json.loads, path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DatasetError(
             f"{str(path)!r} does not exist; a data set in the layout of Something-Something-v2 "

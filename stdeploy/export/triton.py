@@ -183,6 +183,7 @@ def _described(artifact: Path, batches: tuple[int, int]) -> tuple[ModelCard, tup
     """
     if artifact.suffix == ONNX_SUFFIX:
         card = read_card(artifact)
+        card.check_whole_clips("a model on Triton")
         check_planned(None, card.precision, engine=False, ahead_of_time=False)
         return card, batches, ""
     if artifact.suffix == ENGINE_SUFFIX:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from stdeploy.artifacts.files import StrPath, as_path, existing
 from stdeploy.artifacts.label_files import check_classes, read_labels
 from stdeploy.artifacts.spec import Channels, ClipSpec, ShortVideo
-from stdeploy.artifacts.values import Line, Spec
+from stdeploy.artifacts.values import Line, Spec, parsed
 from stdeploy.errors import ArtifactError, SpecError
 
 _MOST_TOML_BYTES = 16 << 20
@@ -253,8 +253,8 @@ class ClipDescription:
         if path.stat().st_size > _MOST_TOML_BYTES:
             raise SpecError(f"{str(path)!r} is larger than {_MOST_TOML_BYTES >> 20} MiB")
         try:
-            fields = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except (ValueError, RecursionError, OSError) as error:
+            fields = parsed(tomllib.loads, path.read_text(encoding="utf-8-sig"))
+        except (ValueError, OSError) as error:
             raise SpecError(f"{str(path)!r} is no TOML: {str(error)[:200]}") from error
         return cls.of(Described.parse(fields, source=str(path)), path)
 

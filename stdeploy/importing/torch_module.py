@@ -74,13 +74,7 @@ def import_network(
     """
     require("onnxscript", extra="export", purpose="exporting to ONNX")
     path = checked_output(as_path(output, "an output"), ONNX_SUFFIX)
-    for what, value, kind in (("module", module, nn.Module), ("clip", clip, ClipSpec)):
-        if not isinstance(value, kind):
-            raise SpecError(f"{what} is wanted as {kind.__name__}, not as {type(value).__name__}")
-    if isinstance(labels, str):
-        raise SpecError(f"labels = {labels[:80]!r}: a list of names is wanted, not one text")
-    network = _bare(module)
-    _check(network)
+    network = _checked(module, clip, labels)
     turned = -1 if colour_order == "BGR" else 1
     said = Described.parse(
         {
@@ -103,16 +97,30 @@ def import_network(
     description = ClipDescription.of(said, Path("import_network"))
     frames = golden_clip(GOLDEN_SEED, description.clip.frames_shape)
     (taken,) = inputs_of(description, frames[None])
-    answer = _answer(network, torch.from_numpy(taken), description)
-    description = dataclasses.replace(
-        description, owner=OwnerAnswer(frames, answer), answered_by="its module"
-    )
+    owner = OwnerAnswer(frames, _answer(network, torch.from_numpy(taken), description))
+    description = dataclasses.replace(description, owner=owner, answered_by="its module")
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / path.name
         progress("writing the graph", 0, 1)
         twice = torch.zeros((2, *taken.shape[1:])) if example is None else example
         _export(network, twice, graph)
         return import_onnx(graph, description, path, progress=progress)
+
+
+def _checked(module: nn.Module, clip: ClipSpec, labels: Sequence[str]) -> nn.Module:
+    """The network in a module, once the arguments are of their kinds.
+
+    Raises:
+        SpecError: they are not, or it cannot be exported as it is.
+    """
+    for what, value, kind in (("module", module, nn.Module), ("clip", clip, ClipSpec)):
+        if not isinstance(value, kind):
+            raise SpecError(f"{what} is wanted as {kind.__name__}, not as {type(value).__name__}")
+    if isinstance(labels, str):
+        raise SpecError(f"labels = {labels[:80]!r}: a list of names is wanted, not one text")
+    network = _bare(module)
+    _check(network)
+    return network
 
 
 def _bare(module: nn.Module) -> nn.Module:

@@ -22,7 +22,7 @@ from stdeploy.inference.classify_options import ClassifyOptions as ClassifyOptio
 from stdeploy.inference.clip_batches import ClipBatches, DecodedVideo
 from stdeploy.inference.dense_windows import Trunk
 from stdeploy.inference.live_answers import LiveAnswer, live_answers
-from stdeploy.inference.live_sources import NO_HOOKS, Hooks, LiveSources, open_sources
+from stdeploy.inference.live_sources import NO_HOOKS, Hooks, LiveSources, answers_of, open_sources
 from stdeploy.inference.ordered_map import ordered_map
 from stdeploy.inference.prediction import Prediction, rank, softmax
 from stdeploy.inference.timeline import (
@@ -299,6 +299,11 @@ class Classifier(ClosesOnExit):
             VideoError: the source cannot be opened or read, or ends without a frame; while
                 answers are taken.
         """
+        if isinstance(self.runtime, ClipsOfStreams):
+            hooks = Hooks(report=lambda _source, text: report(text))
+            return answers_of(
+                self.watch_all([source], hop_seconds=hop_seconds, reconnect=reconnect, hooks=hooks)
+            )
         return live_answers(
             source,
             self.card.clip,

@@ -93,9 +93,7 @@ class LiveNetwork(Protocol[Taken]):
 def live_network(runtime: RunsClips, card: ModelCard) -> LiveNetwork[Any]:
     """The way in which an artifact takes live frames."""
     if isinstance(runtime, ClipsOfStreams):
-        spec = runtime.streams.spec
-        first = (spec.delay_places + 1) * spec.stride_frames
-        return StreamNetwork[Any](runtime.streams, card.clip, first_frames=first)
+        return StreamNetwork(runtime.streams, card.clip)
     return WindowNetwork(runtime, card.clip)
 
 
@@ -211,10 +209,16 @@ class RunsStreams(Protocol[Stream]):
 
     Attributes:
         frames_per_call: K, frames that each call takes of each stream.
+        frames_behind: how many frames lie between the newest one and those that an answer is about;
+            so many come before the first answer.
     """
 
     @property
     def frames_per_call(self) -> int:
+        """See above."""
+
+    @property
+    def frames_behind(self) -> int:
         """See above."""
 
     def begin(self) -> Stream:
@@ -253,7 +257,7 @@ class StreamBuffer(Generic[Stream]):
         frames_per_call: that the network takes at once.
         interval_seconds: from one frame to the next.
         hop_seconds: from one answer to the next, on average at least.
-        first_frames: of a stream, before which the network can say nothing.
+        frames_behind: between the newest frame and those that an answer is about.
     """
 
     def __init__(
@@ -261,15 +265,15 @@ class StreamBuffer(Generic[Stream]):
         frames_per_call: int,
         interval_seconds: float,
         hop_seconds: float,
-        *,
-        first_frames: int = 1,
+        frames_behind: int = 0,
     ) -> None:
         self.dropped = 0
-        self._first_frames = first_frames
-        self._taken = 0  # frames, since the source was opened last
         self._state = StreamState[Stream]()
         self._hop = _Hop(hop_seconds)
         self._count = frames_per_call
+        self._behind = frames_behind
+        self._behind_seconds = frames_behind * interval_seconds
+        self._taken = 0  # of the stream
         self._most = frames_per_call + max(
             frames_per_call, math.ceil(_BACKLOG_SECONDS / interval_seconds)
         )
@@ -279,7 +283,8 @@ class StreamBuffer(Generic[Stream]):
         """See `FrameBuffer`."""
         self.dropped += len(self._waiting)
         self._waiting.clear()
-        self._state, self._taken = StreamState(), 0
+        self._state = StreamState()
+        self._taken = 0
 
     def add(self, frame: DueFrame) -> None:
         """See `FrameBuffer`; what waits for more than a second or so is dropped, oldest first.
@@ -303,15 +308,20 @@ class StreamBuffer(Generic[Stream]):
         return self._waiting[self._count - 1].arrived
 
     def take(self) -> StreamInput[Stream]:
-        """See `FrameBuffer`."""
+        """See `FrameBuffer`; an answer is about frames that came before the newest, and says so."""
         taken = [self._waiting.popleft() for _ in range(self._count)]
         last = taken[-1]
         self._taken += self._count
-        answers = self._taken >= self._first_frames and self._hop.due(last.seconds)
+        answers = self._taken > self._behind and self._hop.due(last.seconds)
         if answers:
             self._hop.answered(last.seconds)
-        frames = np.stack([frame.image for frame in taken])
-        return StreamInput(frames, last.seconds, last.arrived, answers, self._state)
+        return StreamInput(
+            np.stack([frame.image for frame in taken]),
+            last.seconds - self._behind_seconds,
+            last.arrived - self._behind_seconds,
+            answers,
+            self._state,
+        )
 
 
 class StreamNetwork(Generic[Stream]):
@@ -320,23 +330,20 @@ class StreamNetwork(Generic[Stream]):
     Args:
         runtime: runs it.
         clip: whose frames it takes, at their interval.
-        first_frames: of a stream, before which it can say nothing: its delay.
     """
 
-    def __init__(
-        self, runtime: RunsStreams[Stream], clip: ClipSpec, *, first_frames: int = 1
-    ) -> None:
+    def __init__(self, runtime: RunsStreams[Stream], clip: ClipSpec) -> None:
         self._runtime = runtime
         self._clip = clip
-        self._first_frames = first_frames
 
     def buffer(self, hop_seconds: float) -> StreamBuffer[Stream]:
         """See `LiveNetwork`."""
+        runtime = self._runtime
         return StreamBuffer(
-            self._runtime.frames_per_call,
+            runtime.frames_per_call,
             self._clip.interval_seconds,
             hop_seconds,
-            first_frames=self._first_frames,
+            runtime.frames_behind,
         )
 
     def run(self, inputs: Sequence[StreamInput[Stream]]) -> NDArray[np.float32]:

@@ -284,6 +284,12 @@ def open_sources(
     )
 
 
+def answers_of(sources: LiveSources) -> Generator[SourceAnswer]:
+    """All answers about sources, which are read as long as this goes on."""
+    with sources:
+        yield from sources
+
+
 class _Feed:
     """What is known of one source; see `ReceivesDueFrames`.
 

@@ -16,6 +16,7 @@ from types import ModuleType, TracebackType
 from typing import IO, Any, Literal, Protocol, Self
 
 from stdeploy.artifacts.files import checked_output, naming, whole_file
+from stdeploy.artifacts.values import parsed
 from stdeploy.errors import ArtifactError
 from stdeploy.optional_packages import require
 
@@ -232,8 +233,8 @@ class _JsonLines:
     def read(self, path: Path) -> Iterator[Record]:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                with contextlib.suppress(json.JSONDecodeError):  # the last line, cut short
-                    row = json.loads(line)
+                with contextlib.suppress(ValueError):  # the last line, cut short
+                    row = parsed(json.loads, line)
                     if isinstance(row, dict):
                         yield row
 

@@ -82,6 +82,11 @@ class Kept(NamedTuple):
         counts = (*timing.counts, (before + after - length, stride))
         return window, Timing(outputs, delay, timing.stride * stride, counts)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether each frame is seen by itself, as it comes."""
+        return self[1:] == (1, 1, 0, 0, self.frames)
+
     def joined(self, x: Tensor, state: Tensor | None) -> Tensor:
         """What was kept, and behind it frames (N K, C, H, W): (N, n C, H, W)."""
         new = x if self.frames == 1 else x.reshape(-1, self.frames * x.shape[1], *x.shape[2:])
@@ -169,6 +174,8 @@ class StreamedConv(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None, state: Tensor | None) -> list[Tensor]:
         """Map frames (N K, C_in, H, W) to (N K', C_out, H', W'), and what is kept of them."""
+        if self.window.in_place:
+            return [self.conv(x)]
         joined = self.window.joined(_only_of_stream(x, valid, self.fill), state)
         if isinstance(self.conv, nn.ModuleList):
             parts = [conv(self.window.frame(joined, j)) for j, conv in enumerate(self.conv)]
@@ -195,6 +202,8 @@ class StreamedMaxPool(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None, state: Tensor | None) -> list[Tensor]:
         """Map frames (N K, C, H, W) to (N K', C, H', W'), and what is kept of them."""
+        if self.window.in_place:
+            return [self.pool(x)]
         joined = self.window.joined(_only_of_stream(self.pool(x), valid, self.fill), state)
         taps = [self.window.frame(joined, tap) for tap in range(self.window.length)]
         y = functools.reduce(torch.maximum, taps)

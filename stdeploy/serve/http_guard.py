@@ -28,6 +28,8 @@ from stdeploy.serve.request_gate import GoneError
 _OUR_MAJOR_VERSION = b"1."
 # A line that goes on in the next one, or ends without a carriage return: h11 takes both.
 _DOUBTFUL_LINES = re.compile(rb"\n[ \t]|(?<!\r)\n")
+# Two of a field: this program would believe the first, another the last.
+_ONCE = (b"content-type", b"content-encoding", b"authorization", b"origin", b"sec-fetch-site")
 _SCHEMES = (b"http://", b"https://")
 _log = logging.getLogger(monitoring.REQUESTS)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -73,6 +75,7 @@ class StrictConnection(h11.Connection):
                 head = waiting[: len(waiting) - len(self.trailing_data[0])]
                 self._check_size(len(head))
                 _check_framing(event, head)
+                _check_fields(event)
                 return _in_origin_form(event)
             if isinstance(event, h11.EndOfMessage):
                 # h11 measures what is incomplete only, and a trailer may come at once.
@@ -114,6 +117,18 @@ def _check_framing(request: h11.Request, head: bytes) -> None:
         raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding exclude each other")
     if version < b"1.1":
         raise h11.RemoteProtocolError(f"HTTP/{version.decode()} has no Transfer-Encoding")
+
+
+def _check_fields(request: h11.Request) -> None:
+    """Whether what decides about a request is said once.
+
+    Raises:
+        h11.RemoteProtocolError: it is not.
+    """
+    names = [name for name, _ in request.headers]
+    for name in _ONCE:
+        if names.count(name) > 1:
+            raise h11.RemoteProtocolError(f"{name.decode().title()} is given twice")
 
 
 def _in_origin_form(request: h11.Request) -> h11.Request:

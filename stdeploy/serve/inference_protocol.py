@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from stdeploy import __version__
 from stdeploy.inference.prediction import Logits
 from stdeploy.serve.errors import REFUSED, RequestError
+from stdeploy.serve.json_tensors import JsonTensorError, JsonWithTensor, most_json_bytes
 from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.scheduling import ClientSlots, Job
-from stdeploy.serve.schemas import Json, JsonTensorError, JsonWithTensor, as_json, most_json_bytes
+from stdeploy.serve.schemas import Json, as_json
 from stdeploy.serve.service import Model
 
 VERSION = "1"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from stdeploy.artifacts.frames import DecoderName
 from stdeploy.artifacts.spec import Precision
+from stdeploy.artifacts.values import parsed
 from stdeploy.backends.base import Backend, Device, RuntimeOptions
 from stdeploy.errors import SpecError
 from stdeploy.serve.admission import ANY_HOST, AllowedHosts, is_host_name
@@ -320,10 +321,10 @@ def load(flags: Mapping[str, Any], file: Path | None) -> ServeSettings:
 
 def _from_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text())
+        return parsed(tomllib.loads, file.read_text())  # type: ignore[no-any-return]
     except OSError as error:
         raise SpecError(f"{str(file)!r} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise SpecError(f"{str(file)!r} is no TOML: {error}") from error
 
 

@@ -24,7 +24,7 @@ from stdeploy.artifacts.files import (
     ONNX_SUFFIX,
 )
 from stdeploy.artifacts.spec import ClipSpec, ModelSpec
-from stdeploy.artifacts.values import Spec
+from stdeploy.artifacts.values import Spec, parsed
 from stdeploy.errors import SpecError, did_you_mean
 from stdeploy.models.registry import check_architecture
 from stdeploy.train.augment import Augmentation
@@ -231,8 +231,8 @@ class Recipe(Spec):
         else:
             raise SpecError(_unknown_recipe(name_or_path))
         try:
-            fields = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            fields = parsed(tomllib.loads, text)
+        except ValueError as error:
             raise SpecError(f"recipe {name_or_path!r} is no TOML: {error}") from error
         return cls._of(fields, overrides, name_or_path)
 
@@ -342,8 +342,8 @@ def _set(fields: dict[str, Any], override: str) -> None:
             f"{override!r} sets nothing; write TABLE.FIELD=VALUE, such as optimisation.epochs=3"
         )
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as error:
+        value = parsed(tomllib.loads, f"value = {text}")["value"]
+    except ValueError as error:
         value = text.strip()
         if value.startswith(("[", "{", '"', "'")):
             raise SpecError(

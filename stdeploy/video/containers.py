@@ -4,6 +4,7 @@ FFmpeg opens whatever a file says it is: a text file named .mp4 can be a list of
 files, and a playlist can name URLs. Only real containers, only local files.
 """
 
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,7 @@ WITHOUT_TIMES = {
     "MPEG video",
     TRANSPORT_STREAM,
     "H.264, HEVC or MPEG-4 video",
+    "AVI",  # the last frames, where they are reordered
 }
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
@@ -105,13 +107,19 @@ def container_of(head: bytes) -> str | None:
     return None
 
 
+def container_in(path: Path) -> str | None:
+    """`container_of` a file."""
+    with path.open("rb") as file:
+        return container_of(file.read(HEAD_BYTES))
+
+
 # What an MP4 or QuickTime file says that it holds, whatever of it can be decoded.
 #
 # Its index counts every frame before the first one comes. Other containers only say how long they
 # last, sound and all, and often wrongly.
 
-_OPENED = (b"moov", b"trak", b"mdia", b"minf", b"stbl")  # boxes that hold boxes
-_READ = (b"mvhd", b"tkhd", b"hdlr", b"stsd", b"stsz")
+_OPENED = (b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl")  # boxes that hold boxes
+_READ = (b"mvhd", b"tkhd", b"elst", b"hdlr", b"stsd", b"stsz")
 _ENCRYPTED = b"encv"  # ISO 14496-12, 8.12: the sample entry of a video that is
 _BEFORE_INDEX = {b"ftyp", b"mdat", b"wide", b"free", b"skip", b"pnot", b"uuid"}
 _MOST_BOXES = 10_000
@@ -124,7 +132,7 @@ class Announced(NamedTuple):
 
     Attributes:
         frames: of the video.
-        seconds: that they last, as edited.
+        seconds: that they last, as edited, from the first of them on.
         matrix: a, b, u, c, d, v, x, y, w, by which the video is turned; see orientation.py.
         encrypted: whether frames need a key.
     """
@@ -141,7 +149,7 @@ def announced(path: Path) -> Announced | None:
     Returns:
         None where it is no MP4 or QuickTime file, or holds not exactly one video.
     """
-    ticks, length, found = 0, 0, []
+    ticks, length, edited, found = 0, 0, None, []
     visual = encrypted = False
     whole: Matrix = ()
     track: Matrix = ()
@@ -156,7 +164,9 @@ def announced(path: Path) -> Announced | None:
                 elif kind == b"tkhd":
                     (length,) = struct.unpack_from(*(">Q", body, 28) if wide else (">I", body, 20))
                     track = _matrix(body, 40 + wide)
-                    visual = False
+                    visual, edited = False, None
+                elif kind == b"elst":
+                    edited = _edited(body)
                 elif kind == b"hdlr":
                     visual |= body[8:12] == b"vide"
                 elif kind == b"stsd":
@@ -164,10 +174,26 @@ def announced(path: Path) -> Announced | None:
                 elif visual:
                     (frames,) = struct.unpack_from(">I", body, 8)
                     matrix = _product(track, whole)
-                    found.append(Announced(frames, length / ticks, matrix, encrypted))
+                    seconds = (length if edited is None else edited) / ticks
+                    found.append(Announced(frames, seconds, matrix, encrypted))
     except (OSError, ValueError, OverflowError, struct.error, IndexError, ZeroDivisionError):
         return None
     return found[0] if len(found) == 1 else None
+
+
+def _edited(body: bytes) -> int | None:
+    """How long all edits last, without those before the first frame, when nothing is shown.
+
+    Returns:
+        In ticks of the file; None where an edit does not say, or not all edits were read.
+    """
+    (count,) = struct.unpack_from(">I", body, 4)
+    edit = struct.Struct(">Qq4x" if body[0] == 1 else ">Ii4x")
+    if not count or 8 + count * edit.size > len(body):
+        return None
+    edits = [edit.unpack_from(body, 8 + number * edit.size) for number in range(count)]
+    shown = list(itertools.dropwhile(lambda each: each[1] < 0, edits))
+    return sum(length for length, _ in shown) if all(length for length, _ in shown) else None
 
 
 def _matrix(body: bytes, offset: int) -> Matrix:
@@ -299,6 +325,8 @@ def programs(path: Path) -> Programs | None:
     Returns:
         None where it is no transport stream.
     """
+    if container_in(path) != TRANSPORT_STREAM:
+        return None
     tables: set[int] = set()
     announced: dict[int, set[tuple[VideoStream, ...]]] = {}  # by program
     videos: dict[VideoStream, None] = {}

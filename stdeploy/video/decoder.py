@@ -32,11 +32,13 @@ class Packet(NamedTuple):
         stamp: when it is shown, in seconds by the container's clock; NaN where nothing says so.
         key: whether it can be decoded without those before.
         seconds: how long it is shown; 0 where nothing says so.
+        broken: whether some of it is missing in the file, or was lost before it was written.
     """
 
     stamp: float
     key: bool
     seconds: float = 0.0
+    broken: bool = False
 
 
 class Coding(NamedTuple):
@@ -68,6 +70,8 @@ class Index:
         orientation: which way up the frames are shown; None where that is no turn or mirror.
         interlaced: whether the first frame is.
         coding: of its pixels; None where the library does not tell.
+        first: whether it is the first stream of pictures in its file, which OpenCV decodes.
+        broken: (B,), numbers of the packets of which some is missing, ascending.
     """
 
     stamps: Stamps
@@ -79,6 +83,8 @@ class Index:
     orientation: Orientation | None = AS_CODED
     interlaced: bool = False
     coding: Coding | None = None
+    first: bool = True
+    broken: NDArray[np.intp] = dataclasses.field(default_factory=lambda: np.zeros(0, np.intp))
 
     @staticmethod
     def of(
@@ -91,6 +97,7 @@ class Index:
         orientation: Orientation | None = AS_CODED,
         interlaced: bool = False,
         coding: Coding | None = None,
+        first: bool = True,
     ) -> "Index":
         """Sort packets, which come in the order of decoding, by when they are shown.
 
@@ -103,18 +110,30 @@ class Index:
             orientation: see above.
             interlaced: see above.
             coding: see above.
+            first: see above.
         """
         stamps = np.array([packet.stamp for packet in packets], dtype=np.float64)
         keys = np.array([packet.key for packet in packets], dtype=np.bool_)
+        broken = np.array([packet.broken for packet in packets], dtype=np.bool_)
         if not np.isnan(stamps).any():
             order = order_shown(stamps)
-            stamps, keys = stamps[order], keys[order]
+            stamps, keys, broken = stamps[order], keys[order], broken[order]
             if last_seconds is None:
                 seconds = np.array([packet.seconds for packet in packets], dtype=np.float64)
                 last_seconds = _last_seconds(stamps, seconds[order])
         last_seconds = last_seconds or 0.0
         return Index(
-            stamps, keys, fps, width, height, last_seconds, orientation, interlaced, coding
+            stamps=stamps,
+            keys=keys,
+            fps=fps,
+            width=width,
+            height=height,
+            last_seconds=last_seconds,
+            orientation=orientation,
+            interlaced=interlaced,
+            coding=coding,
+            first=first,
+            broken=np.flatnonzero(broken),
         )
 
 

@@ -1,6 +1,6 @@
 """What is wrong with a video that is answered for all the same."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from stdeploy.video.timing import Timing
 _MOST_SPANS = 20  # that are listed
 _MOST_NOTES = 5
 _LISTED = 3  # places named in a note
+_JOINED_FRAMES = 16  # around a place where parts were joined: frames are reordered by so many
 
 
 class Flaws(Spec):
@@ -79,11 +80,35 @@ def spans_of(missing: NDArray[np.intp], packets: Timing) -> tuple[tuple[float, f
     )
 
 
+def gaps_of(
+    broken: NDArray[np.intp], packets: Timing, lead_seconds: float, timing: Timing
+) -> tuple[float, ...]:
+    """Where packets are broken, but for the places where parts were joined.
+
+    Args:
+        broken: (B,), numbers of packets, ascending.
+        packets: when each packet is shown.
+        lead_seconds: what they announce before the first frame that is there.
+        timing: when the frames are shown.
+
+    Returns:
+        In seconds from the first frame that is there.
+    """
+    seconds = packets.timestamps[broken] - lead_seconds
+    joint = _JOINED_FRAMES * packets.interval_seconds
+    return tuple(
+        float(each)
+        for each in seconds
+        if all(abs(restart - each) > joint for restart in timing.restarts_seconds)
+    )
+
+
 def notes_on(
     timing: Timing,
     programs: Programs | None,
     *,
     oriented: bool,
+    gaps: Sequence[float] = (),
     on_gpu: bool = False,
     not_on_gpu: str = "",
 ) -> Iterator[str]:
@@ -93,6 +118,7 @@ def notes_on(
         timing: when its frames are shown.
         programs: of a transport stream.
         oriented: whether it is known which way up its frames are.
+        gaps: where packets are broken, in seconds from the first frame.
         on_gpu: whether they were decoded there.
         not_on_gpu: why they were not decoded on the GPU that was asked for.
     """
@@ -105,13 +131,22 @@ def notes_on(
             "its display matrix is neither a turn by 90 degrees nor a mirror; its frames are taken "
             "as they are coded"
         )
-    restarts = timing.restarts_seconds
-    if restarts:
-        where = ", ".join(f"{seconds:.1f} s" for seconds in restarts[:_LISTED])
-        more = f" and {len(restarts) - _LISTED} more times" if len(restarts) > _LISTED else ""
-        yield f"its clock begins anew at {where}{more}; the parts are laid end to end"
+    if timing.restarts_seconds:
+        where = _listed(timing.restarts_seconds)
+        yield f"its clock begins anew at {where}; the parts are laid end to end"
+    if gaps:
+        yield (
+            f"its stream has gaps at {_listed(gaps)}, where packets are missing or cut short; "
+            "frames there are missing or shown as far as they are known"
+        )
     if programs is not None and programs.changes:
         videos = [f"{stream.codec} (PID {stream.pid})" for stream in programs.videos]
         more = f" and {len(videos) - _LISTED} more" if len(videos) > _LISTED else ""
         named = ", then ".join(videos[:_LISTED])
         yield f"its program changes on the way: {named}{more}; only one of them is shown"
+
+
+def _listed(seconds: Sequence[float]) -> str:
+    where = ", ".join(f"{each:.1f} s" for each in seconds[:_LISTED])
+    more = len(seconds) - _LISTED
+    return f"{where} and {more} more times" if more > 0 else where

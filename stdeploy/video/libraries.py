@@ -65,6 +65,8 @@ def decoders(
         large_on_gpu: "auto" is "nvdec" where frames are large.
     """
     found = list(reversed(indexers(decoder, limits)))
+    if not index.first:
+        found = found[-1:]  # PyAV has read it; OpenCV would decode another stream
     large = large_on_gpu and decoder == "auto" and index.width * index.height >= LARGE_PX
     return [functools.partial(_nvdec, index), *found] if decoder == "nvdec" or large else found
 

@@ -17,7 +17,7 @@ import numpy as np
 from stdeploy.errors import BackendError, MissingExtraError
 from stdeploy.hardware import gpus
 from stdeploy.optional_packages import require
-from stdeploy.video.containers import HEAD_BYTES, container_of
+from stdeploy.video.containers import container_in
 from stdeploy.video.decoder import Coding, Index, LeavesGpuError
 from stdeploy.video.timing import SAME_SECONDS
 
@@ -157,8 +157,7 @@ def _open(codec: Any, path: Path, index: Index) -> "_Stream":
         raise LeavesGpuError("it is interlaced")
     if index.width % 2 or index.height % 2:
         raise LeavesGpuError(f"its frames are {index.width}x{index.height} px, an odd number")
-    with path.open("rb") as file:
-        container = container_of(file.read(HEAD_BYTES))
+    container = container_in(path)
     if container not in _CONTAINERS:
         raise LeavesGpuError(f"its container is {container}, not MP4, QuickTime, Matroska or WebM")
     source = codec.CreateDemuxer(str(path.absolute()))

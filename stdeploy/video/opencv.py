@@ -20,15 +20,18 @@ import numpy as np
 from stdeploy.errors import VideoError
 from stdeploy.video.containers import (
     CAPTURE_OPTIONS,
-    HEAD_BYTES,
     WITHOUT_TIMES,
     announced,
     capture_options,
-    container_of,
+    container_in,
 )
 from stdeploy.video.decoder import NO_VIDEO, HostStream, Index, Packet
 from stdeploy.video.transform import Image, Orientation
 
+_OTHER_STREAM = (
+    "holds several streams of pictures, of which OpenCV decodes another than the one that a player "
+    "shows"
+)
 _TIMEOUT_MS = 20_000
 _UNDECODED = -1  # a CAP_PROP_FORMAT: packets as they are
 # OpenCV takes a file for ended after 4,096 packets of sound or data without one of the video, and
@@ -132,13 +135,15 @@ class OpenCV:
                 last_seconds = said.seconds - max(packet.stamp for packet in packets)
             else:
                 last_seconds = 0.0
+            width, height = _size(capture)
+            turned = _turn_of(path, width, height) if said is None else None
             return Index.of(
                 packets,
                 fps=capture.get(cv2.CAP_PROP_FPS),
-                width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-                height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+                width=width,
+                height=height,
                 last_seconds=max(0.0, last_seconds),
-                orientation=_turn_of(path) if said is None else Orientation.of_matrix(said.matrix),
+                orientation=turned if said is None else Orientation.of_matrix(said.matrix),
             )
 
     @contextlib.contextmanager
@@ -202,14 +207,26 @@ class _Clock:
         return math.nan if missing else seconds
 
 
-def _turn_of(path: Path) -> Orientation:
+def _size(capture: cv2.VideoCapture) -> tuple[int, int]:
+    width, height = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
+    return int(capture.get(width)), int(capture.get(height))
+
+
+def _turn_of(path: Path, width: int, height: int) -> Orientation:
+    """Which way up a file is shown whose packets are of a stream of that size.
+
+    Raises:
+        VideoError: OpenCV would decode another stream: it lists what FFmpeg calls the best one, and
+            decodes the first.
+    """
     with _capture(path) as capture:
+        if sorted(_size(capture)) != sorted((width, height)):  # which it turns by itself
+            raise VideoError(_OTHER_STREAM)
         return Orientation.of_quarters(round(capture.get(cv2.CAP_PROP_ORIENTATION_META) / 90))
 
 
 def _may_omit_times(path: Path) -> bool:
-    with path.open("rb") as file:
-        return container_of(file.read(HEAD_BYTES)) in WITHOUT_TIMES
+    return container_in(path) in WITHOUT_TIMES
 
 
 @contextlib.contextmanager

@@ -54,7 +54,8 @@ class PyAV:
                 if not packet.size or packet.is_discard or _shows_nothing(packet, stream):
                     continue
                 seconds = float((packet.duration or 0) * (packet.time_base or 0))
-                packets.append(Packet(_stamp(packet, stream), packet.is_keyframe, seconds))
+                stamp, broken = _stamp(packet, stream), packet.is_corrupt
+                packets.append(Packet(stamp, packet.is_keyframe, seconds, broken))
                 if first is None and len(packets) <= _TRIED_PACKETS:
                     first = _first_frame(packet, stream)
             return Index.of(
@@ -65,6 +66,7 @@ class PyAV:
                 orientation=AS_CODED if first is None else _orientation(first),
                 interlaced=first is not None and first.interlaced_frame,
                 coding=None if first is None else _coding(first),
+                first=stream.index == container.streams.video[0].index,
             )
 
     @contextlib.contextmanager

@@ -9,15 +9,7 @@ from numpy.typing import NDArray
 
 from stdeploy.errors import MissingExtraError, VideoError
 from stdeploy.optional_packages import pip_install
-from stdeploy.video.containers import (
-    HEAD_BYTES,
-    TRANSPORT_STREAM,
-    Programs,
-    announced,
-    container_of,
-    lacks_index,
-    programs,
-)
+from stdeploy.video.containers import announced, lacks_index, programs
 from stdeploy.video.decoder import (
     Decoder,
     DecoderName,
@@ -27,7 +19,7 @@ from stdeploy.video.decoder import (
     Picture,
     Stream,
 )
-from stdeploy.video.flaws import Flaws, notes_on, spans_of
+from stdeploy.video.flaws import Flaws, gaps_of, notes_on, spans_of
 from stdeploy.video.libraries import decoders, indexers
 from stdeploy.video.limits import NO_LIMITS, Limits
 from stdeploy.video.opencv import OpenCV, refused_by_opencv
@@ -119,14 +111,14 @@ class VideoReader:
 
     @property
     def damaged_after(self) -> float | None:
-        """Where the frames end, in seconds, of a file that announces more of them.
+        """Where the frames end, in seconds, of a file that announces more after them.
 
         Both frames and seconds have to be missing: a last frame may be announced to stand for
         long, and a file may hold more frames than it is to show.
         """
         frames, seconds = self._announced_length()
         frames -= len(self.timing.timestamps)
-        seconds -= self.timing.duration
+        seconds -= self._lead_seconds + self.timing.duration
         missing = frames > _TOLERATED_FRAMES and seconds > _TOLERATED_SECONDS
         return self.timing.duration if missing else None
 
@@ -175,7 +167,7 @@ class VideoReader:
         choose: Callable[[Timing, int], Iterator[NDArray[np.intp]]],
         prepare: Callable[[Picture], Image],
     ) -> Iterator[Window]:
-        """Fetch windows that slide along the video; see `slide` in sliding.py.
+        """Fetch windows that slide along the video; see `slide` in sampling.py.
 
         Args:
             choose: gives the frame numbers of each window, from a given window on.
@@ -315,38 +307,42 @@ class VideoReader:
         return len(self._index.stamps), self._announced_timing.duration
 
     @property
+    def _lead_seconds(self) -> float:
+        """What is announced before the first frame that can be decoded."""
+        lead = float(self._stamps[0] - self._index.stamps[0])
+        return lead if lead > 0 else 0.0  # NaN where one of them is missing
+
+    @property
     def _announced_timing(self) -> Timing:
         """When the frames would be shown if every packet gave one."""
         return Timing.of(self._index.stamps, self._index.fps, self._index.last_seconds)
 
     def _look_for_flaws(self) -> Flaws:
+        stamps, packets = self._index.stamps, self._announced_timing
+        fewer = len(stamps) - len(self._stamps) > _TOLERATED_FRAMES
+        begins_late = fewer and self._lead_seconds > 0
         missing = (
-            missing_from(self._index.stamps, self._stamps)
-            if self._errors or self.damaged_after is not None
+            missing_from(stamps, self._stamps)
+            if self._errors or self.damaged_after is not None or begins_late
             else np.zeros(0, dtype=np.intp)
         )
         return Flaws(
             damaged_after_seconds=self.damaged_after,
             # OpenCV does not list a packet that is damaged, nor is its place known without times.
             lost_frames=len(missing) or self._errors,
-            lost_spans_seconds=spans_of(missing, self._announced_timing),
-            # One is what AVI leaves out by custom.
-            times_estimated=self.timing.estimated > 1,
+            lost_spans_seconds=spans_of(missing, packets),
+            times_estimated=self.timing.estimated > 0,
             notes=tuple(
                 notes_on(
                     self.timing,
-                    self._programs(),
+                    programs(self.path),
                     oriented=self._index.orientation is not None,
+                    gaps=gaps_of(self._index.broken, packets, self._lead_seconds, self.timing),
                     on_gpu=self.on_gpu,
                     not_on_gpu=self._not_on_gpu,
                 )
             ),
         )
-
-    def _programs(self) -> Programs | None:
-        with self.path.open("rb") as file:
-            container = container_of(file.read(HEAD_BYTES))
-        return programs(self.path) if container == TRANSPORT_STREAM else None
 
     def _try_another(self, reason: str) -> None:
         """Decode with the next library from now on.
@@ -355,7 +351,7 @@ class VideoReader:
             VideoError: there is none.
         """
         if not self._others:
-            seen = self._programs()
+            seen = programs(self.path)
             raise VideoError(ENCRYPTED if seen is not None and seen.scrambled else reason)
         try:
             self._decoder = self._others.pop(0)()

@@ -26,7 +26,8 @@ class Timing:
         timestamps: float64 (F,), seconds from the first frame, ascending.
         fps: the frame rate announced; only frames without timestamps and a video of one need it.
         last_seconds: how long the last frame is said to stand; 0 where nothing says so.
-        estimated: how many frames had no timestamp, or an impossible one.
+        estimated: how many frames had no timestamp, or an impossible one. The last few are not
+            counted: AVI leaves their timestamps out where frames are reordered.
         restarts_seconds: where the clock of the container began anew, from the first frame.
     """
 
@@ -68,7 +69,9 @@ class Timing:
             estimated = len(raw) if len(raw) > 1 else 0
             return Timing(np.arange(len(raw)) / fps, fps, last_seconds, estimated)
         timestamps, restarts = _laid_end_to_end(stamps, known, 1.0 / fps)
-        return Timing(timestamps, fps, last_seconds, len(raw) - len(known), restarts)
+        last = len(raw) - 1 - known[-1]
+        estimated = len(raw) - len(known) - (last if last <= _REORDERED_FRAMES else 0)
+        return Timing(timestamps, fps, last_seconds, int(estimated), restarts)
 
     @property
     def interval_seconds(self) -> float:

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -200,6 +201,14 @@ def test_curves_that_coincide_are_all_seen(tmp_path: Path) -> None:
     for colour in (BLUE, ORANGE, GREEN):
         wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
         assert np.count_nonzero((pixels == wanted).all(axis=2)) > 200, colour
+
+
+def test_the_field_of_a_causal_network_ends_at_its_unit(tmp_path: Path) -> None:
+    field = dataclasses.replace(_field(), theoretical=(5, 20, 20), causal=True)
+    draw_receptive_fields({"a.pt": field}, tmp_path / "a.svg")
+    drawing = (tmp_path / "a.svg").read_text()
+    assert "could see 5 frames back" in drawing
+    assert "frame of the clip, from that of the unit (dotted: could see)" in drawing
 
 
 def test_long_names_break_where_files_have_joints(tmp_path: Path) -> None:

@@ -68,6 +68,15 @@ def changed(fields: dict[str, Any], place: str, value: object) -> dict[str, Any]
         ("labels", ["a\x1b[31m", *NAMES[1:]], r"label 0 holds a control character: 'a\\x1b\[31m'"),
         ("labels", ["a\nb", *NAMES[1:]], r"label 0 holds a control character: 'a\\nb'"),
         ("labels", [*NAMES[:4], "\u202egnp"], r"label 4 holds a control character: '\\u202egnp'"),
+        ("labels", ["", *NAMES[1:]], "label 0 shows nothing: ''"),
+        ("labels", [*NAMES[:4], " \u200b"], r"label 4 shows nothing: ' \\u200b'"),
+        (
+            "labels",
+            [*NAMES[:4], "class 1 "],
+            "labels 1 and 4 look the same: 'class 1' and 'class 1 '",
+        ),
+        ("labels", ["\u00e9", "e\u0301", *NAMES[2:]], r"look the same: '\\xe9' and 'e\\u0301'"),
+        ("labels", ["x" * 10**6, *NAMES[1:]], "label 0 has 1000000 characters; at most 1000 are"),
         ("labels", "x" * 10**6, r"labels = 'xxx.{80,200} \.\.\. .*xxx': a list in brackets"),
         ("metrics", {"top1": "NaN"}, r"metrics\.top1 = 'NaN': a finite number is allowed"),
     ],
@@ -88,6 +97,14 @@ def test_deep_nesting_is_refused_in_one_line(
 ) -> None:
     text = json.dumps(fields)[:-1] + ', "kept": ' + "[" * depth + "]" * depth + "}"
     with pytest.raises(ArtifactError, match=r"'a\.pt' cannot be used: .*(nested|text is allowed)"):
+        read_card(written(tmp_path, text))
+
+
+def test_a_number_longer_than_any_is_refused_in_one_line(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    text = json.dumps(fields)[:-1] + ', "kept": ' + "9" * 5000 + "}"
+    with pytest.raises(ArtifactError, match=r"cannot be used: a number in it has more digits than"):
         read_card(written(tmp_path, text))
 
 

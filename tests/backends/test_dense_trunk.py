@@ -1,8 +1,10 @@
 """Windows that share the work of the trunk, against the trunk run on the whole video at once."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.backends.base import RuntimeOptions
-from stdeploy.backends.dense_trunk import DenseTrunk
+from stdeploy.backends.dense_trunk import DenseTrunk, _temporal_reach
 from stdeploy.backends.loader import open_runtime
 from stdeploy.errors import SpecError
 from stdeploy.export.onnx import export_onnx
@@ -97,6 +99,39 @@ def test_a_short_video_gives_one_window(trunk: DenseTrunk) -> None:
     windows = DenseWindows(trunk, window=6)
     found = [*windows.add(golden_clip(7, (4, 32, 32, 3))), *windows.finish()]
     assert np.concatenate(found).shape == (1, 5)
+
+
+def reach_of(*nodes: onnx.NodeProto, **constants: list[int]) -> tuple[int, int]:
+    """Of a graph x -> a -> b -> ..., as far as features see."""
+    value = partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT)
+    numbers = [
+        onnx.numpy_helper.from_array(np.array(values, np.int64), name)
+        for name, values in constants.items()
+    ]
+    last = nodes[-1].output[0]
+    graph = onnx.helper.make_graph(
+        nodes, "g", [value("x", shape=None)], [value(last, shape=None)], numbers
+    )
+    return _temporal_reach(graph, Path("a.onnx"))
+
+
+def test_reach_counts_zeros_wherever_they_stand() -> None:
+    make = onnx.helper.make_node
+    pool = partial(make, "MaxPool", kernel_shape=[3, 1, 1])
+    pads = [0, 0, 2, 0, 0, 0, 0, 0, 0, 0]
+    in_front = make("Pad", ["x", "pads"], ["a"])
+    assert reach_of(in_front, pool(["a"], ["b"]), pads=pads) == (2, 0)
+    by_axis = make("Pad", ["x", "pads", "", "axes"], ["a"])
+    assert reach_of(by_axis, pool(["a"], ["b"]), pads=[2, 0], axes=[-3]) == (2, 0)
+    assert reach_of(pool(["x"], ["b"], pads=[1, 0, 0, 1, 0, 0])) == (1, 1)
+    assert reach_of(pool(["x"], ["b"], pads=[4, 0, 0, 0, 0, 0], dilations=[2, 1, 1])) == (4, 0)
+    even = partial(make, "MaxPool", ["x"], ["b"], kernel_shape=[4, 1, 1])
+    assert reach_of(even(auto_pad="SAME_UPPER")) == (1, 2)
+    assert reach_of(even(auto_pad="SAME_LOWER")) == (2, 1)
+    shortcut = make("Add", ["b", "x"], ["c"])
+    assert reach_of(in_front, pool(["a"], ["b"]), shortcut, pads=pads) == (2, 0)
+    with pytest.raises(SpecError, match=r"pads by numbers that are not in the file, .*windows$"):
+        reach_of(make("Pad", ["x", "y"], ["a"]))
 
 
 def test_a_network_that_strides_in_time_is_refused(tmp_path: Path) -> None:

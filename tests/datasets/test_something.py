@@ -46,6 +46,8 @@ def test_reversed_pairs_are_read(folder: Path) -> None:
         ("labels.json", '{"Holding something": "0"}', "which labels.json does not list"),
         ("labels.json", "{", "cannot be read"),
         ("labels.json", "[]", "does not number its labels"),
+        ("labels.json", "[" * 10**5, "cannot be read: its lists or tables are nested deeper"),
+        ("labels.json", '{"a": ' + "9" * 5000 + "}", "cannot be read: a number in it has more"),
         ("labels.json", '{"Holding something": "x"}', "does not number its labels"),
         ("train.json", '[{"id": "7"}]', "is no video with an id and a template"),
         ("train.json", "5", "is no list of videos"),

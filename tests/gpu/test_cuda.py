@@ -6,6 +6,7 @@ import torch
 
 from stdeploy.fusion import fuse_model
 from stdeploy.models.frames_to_logits import FrameNormalisation, logits_of
+from stdeploy.models.planar import planar_form
 from stdeploy.models.registry import ARCHITECTURES
 from stdeploy.train.determinism import deterministic_algorithms, replace_max_pools
 from tests.gpu.conftest import Gpu
@@ -14,23 +15,31 @@ from tests.helpers.models import TINY_CLIP, tiny_model
 pytestmark = pytest.mark.needs_cuda
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["centred", "causal"])
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-def test_cuda_gives_the_logits_of_the_cpu(architecture: str, gpu: Gpu) -> None:
+def test_cuda_gives_the_logits_of_the_cpu(architecture: str, causal: bool, gpu: Gpu) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    model = fuse_model(tiny_model(architecture, temporal_lengths=(3, 1, 3, 3, 5))).float()
+    lengths = (3, 1, 3, 3, 5)
+    model = fuse_model(tiny_model(architecture, temporal_lengths=lengths, causal=causal)).float()
     frames = np.random.default_rng(0).integers(0, 256, (3, *TINY_CLIP.frames_shape), np.uint8)
     expected = logits_of(model, TINY_CLIP, frames)
-    actual = logits_of(model.to(gpu.device), TINY_CLIP, frames)
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    planar = planar_form(model, TINY_CLIP.num_frames).to(gpu.device)
+    for network in (model.to(gpu.device), planar):
+        actual = logits_of(network, TINY_CLIP, frames)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "causal"), [("fp32", False), ("bf16", False), ("bf16", True)]
+)
 def test_gradients_are_equal_each_time_where_they_have_to_be(
-    architecture: str, precision: str, gpu: Gpu
+    architecture: str, precision: str, causal: bool, gpu: Gpu
 ) -> None:
-    model = tiny_model(architecture, temporal_lengths=(3, 1, 3, 3, 5), branches="multi")
+    model = tiny_model(
+        architecture, temporal_lengths=(3, 1, 3, 3, 5), branches="multi", causal=causal
+    )
     model = model.to(gpu.device).train()
     replace_max_pools(model)
     normalise = FrameNormalisation(TINY_CLIP).to(gpu.device)

@@ -61,8 +61,9 @@ class ToyStreamRuntime:
         batches: how many streams each call had.
     """
 
-    def __init__(self, frames_per_call: int, classes: int = 5) -> None:
+    def __init__(self, frames_per_call: int, classes: int = 5, *, frames_behind: int = 0) -> None:
         self.frames_per_call = frames_per_call
+        self.frames_behind = frames_behind
         self.network = ToyNetwork(classes).eval()
         self.begun = 0
         self.batches: list[int] = []

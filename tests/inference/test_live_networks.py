@@ -177,15 +177,15 @@ def test_a_stream_sees_every_frame_but_answers_no_more_often_than_its_hop() -> N
     assert answers == [0, 3, 5, 8]  # due at 0, 0.25, 0.5, 0.75 s
 
 
-def test_a_stream_gives_no_answer_before_its_network_can_say_something() -> None:
-    buffer = StreamBuffer[ToyStream](2, INTERVAL, 0.0, first_frames=5)
-    answers = []
-    for number in range(10):
+def test_an_answer_of_a_stream_says_which_frames_it_is_about() -> None:
+    """Filters look ahead, so an answer is about frames before the newest; before that is none."""
+    behind = 3
+    buffer = StreamNetwork[ToyStream](ToyStreamRuntime(1, frames_behind=behind), CLIP).buffer(0.0)
+    taken = []
+    for number in range(6):
         buffer.add(frame(number))
-        if buffer.ready_since is not None:
-            answers.append(buffer.take().answers)
-    assert answers == [False, False, True, True, True]
-    buffer.begins()
-    buffer.add(frame(10))
-    buffer.add(frame(11))
-    assert not buffer.take().answers
+        taken.append(buffer.take())
+    assert [each.answers for each in taken] == [False, False, False, True, True, True]
+    late = behind * INTERVAL
+    assert taken[3].stream_seconds == pytest.approx(frame(3).seconds - late)
+    assert taken[3].arrived == pytest.approx(frame(3).arrived - late)

@@ -19,6 +19,7 @@ OURS = {
     "docs": (),
     "export": ("export", "fusion"),
     "gpu": ("backends.onnxruntime", "backends.cuda"),
+    "mqtt": ("events",),
     "nvdec": ("video",),
     "openvino": ("backends.openvino",),
     "parquet": ("inference.result_files",),
@@ -29,6 +30,7 @@ OURS = {
     "serve": ("serve.server", "serve.settings"),
     "train": ("layers", "models", "fusion", "train"),
     "trt": ("backends.tensorrt", "backends.cuda"),
+    "webhook": ("events",),
 }
 # Modules of these packages that need another extra; verbs load them when that is asked for.
 APART = {

@@ -44,11 +44,20 @@ class SimulatedServer:
         folder: for uploads; there are none.
         clip_seconds: that the network takes for a clip.
         known: whether that has been measured before the first request.
+        request_seconds: the setting.
     """
 
-    def __init__(self, folder: UploadFolder, clip_seconds: float, *, known: bool = True) -> None:
+    def __init__(
+        self,
+        folder: UploadFolder,
+        clip_seconds: float,
+        *,
+        known: bool = True,
+        request_seconds: float = 60.0,
+    ) -> None:
         self._clip_seconds = clip_seconds
-        self._gate = RequestGate(load({"decode_workers": DECODERS}, None), folder)
+        settings = load({"decode_workers": DECODERS, "request_seconds": request_seconds}, None)
+        self._gate = RequestGate(settings, folder)
         self._durations = DurationEstimator(clip_seconds if known else 0.0, decoders=DECODERS)
         self._slots = ClientSlots(DECODERS + 2)  # as in Service
         self._clips: ClipBatcher[tuple[asyncio.Future[None], Job]] = ClipBatcher(1, 0.005)
@@ -148,12 +157,16 @@ def uploads(tmp_path: Path) -> Iterator[UploadFolder]:
         yield folder
 
 
-@pytest.mark.parametrize("answer_seconds", [0.5, 2.5, 6.0])
+# Six clients have a turn each within nine tenths of the seconds of a request.
+@pytest.mark.parametrize(
+    ("answer_seconds", "request_seconds"), [(0.5, 60.0), (2.5, 60.0), (6.0, 60.0), (12.0, 120.0)]
+)
 def test_each_good_client_keeps_its_share_under_a_flood(
-    uploads: UploadFolder, answer_seconds: float
+    uploads: UploadFolder, answer_seconds: float, request_seconds: float
 ) -> None:
     duration = 120 * answer_seconds
-    outcome = run(_flooded(SimulatedServer(uploads, answer_seconds), duration))
+    server = SimulatedServer(uploads, answer_seconds, request_seconds=request_seconds)
+    outcome = run(_flooded(server, duration))
     fair = duration / answer_seconds / (len(GOOD) + 1)
     for client in GOOD:
         codes = outcome.codes[client]

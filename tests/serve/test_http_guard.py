@@ -60,6 +60,23 @@ def asked(server: Server, sent: bytes) -> tuple[int, bytes, bytes]:
         (POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", "conflicting Content-Leng"),
         (POST + b"Content-Length : 5\r\n\r\nhello", "illegal header line"),
         (NEXT.replace(b"1.1", b"2.0"), "HTTP/2.0 is not spoken here; 1.1 is"),
+        (POST + b"Content-Type: text/html\r\n\r\n", "Content-Type is given twice"),
+        (
+            POST + b"Content-Encoding: identity\r\ncontent-encoding: gzip\r\n\r\n",
+            "Content-Encoding is given twice",
+        ),
+        (
+            POST + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n",
+            "Authorization is given twice",
+        ),
+        (
+            POST + b"Sec-Fetch-Site: same-origin\r\nSec-Fetch-Site: cross-site\r\n\r\n",
+            "Sec-Fetch-Site is given twice",
+        ),
+        (
+            POST + b"Origin: http://localhost\r\nOrigin: http://evil.com\r\n\r\n",
+            "Origin is given twice",
+        ),
     ],
 )
 def test_a_request_that_two_programs_may_read_differently_is_the_last_of_its_connection(

@@ -12,7 +12,7 @@ import pytest
 
 from stdeploy.artifacts.golden import golden_clip
 from stdeploy.artifacts.spec import ClipSpec
-from stdeploy.serve.schemas import JsonTensorError, JsonWithTensor, most_json_bytes
+from stdeploy.serve.json_tensors import JsonTensorError, JsonWithTensor, most_json_bytes
 
 SHAPE = (2, 3, 4, 4, 3)
 CLIPS = np.arange(288, dtype=np.uint8).reshape(SHAPE)

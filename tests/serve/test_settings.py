@@ -144,6 +144,14 @@ def test_a_wrong_variable_is_named_as_it_was_written(
         ("log_level = 'x'", "log_level = 'x' in '{}': debug, info, warning or error is allowed"),
         ("api_key = 5", "api_key in '{}': text is allowed"),
         ("port = ", "'{}' is no TOML: Invalid value (at end of document)"),
+        (
+            "port = " + "9" * 5000,
+            "'{}' is no TOML: a number in it has more digits than any of ours",
+        ),
+        (
+            "port = " + "[" * 9000,
+            "'{}' is no TOML: its lists or tables are nested deeper than any of ours",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_in_words(tmp_path: Path, text: str, words: str) -> None:

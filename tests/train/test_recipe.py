@@ -24,6 +24,8 @@ def test_starter_is_packaged_and_multi_branch() -> None:
         (("[clip]", "[clips]"), r"clips = .* did you mean 'clip'"),
         (("[1, 1, 3, 3, 5]", "[1, 1, 3, 3, 4]"), "t5 is 4"),
         (("[model]", "[model"), "is no TOML"),
+        (("epochs = 7", "epochs = " + "9" * 5000), "is no TOML: a number in it has more digits"),
+        (("epochs = 7", "epochs = " + "[" * 9000), "is no TOML: its lists or tables are nested"),
     ],
 )
 def test_bad_recipes_are_refused_in_one_line(
@@ -98,6 +100,8 @@ def test_any_field_can_be_set() -> None:
         ("optimisation.epoch=3", "did you mean 'epochs'"),
         ("optimization.epochs=3", "did you mean 'optimisation'"),
         ("model.temporal_lengths=[1,3]", "temporal_lengths"),
+        ("optimisation.epochs=" + "9" * 5000, r"optimisation\.epochs = '9+ \.\.\. 9+': a"),
+        ("optimisation.epochs=" + "[" * 9000, "is no TOML"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(setting: str, message: str) -> None:

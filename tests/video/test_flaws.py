@@ -275,3 +275,111 @@ def test_an_encrypted_video_says_so(tmp_path: Path) -> None:
     for decoder in READERS:
         with pytest.raises(VideoError, match="is encrypted; decrypt it"):
             VideoReader(tmp_path / "a.mp4", decoder=decoder)
+
+
+@pytest.mark.parametrize("decoder", READERS)
+def test_a_recording_that_begins_between_key_frames_lacks_its_beginning_alone(
+    tmp_path: Path, decoder: DecoderName
+) -> None:
+    encode(tmp_path / "whole.mkv", coloured_frames(75), "libx264", g="25", bf="0")
+    without(tmp_path / "whole.mkv", tmp_path / "a.mkv", range(10))
+    numbers, times, reader = seen(tmp_path / "a.mkv", decoder)
+    assert numbers == list(range(25, 75))
+    np.testing.assert_allclose(times, np.arange(50) / 25, atol=2e-3)
+    assert reader.flaws.to_record() == {
+        "lost_frames": 15,
+        "lost_spans_seconds": [[-0.6, 0.0]],
+    }
+
+
+def without(source: Path, target: Path, left_out: Sequence[int]) -> None:
+    """Copy a video but for some packets."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for number, packet in enumerate(old.demux(old.streams.video[0])):
+            if packet.dts is not None and number not in left_out:
+                packet.stream = stream
+                new.mux(packet)
+
+
+@pytest.mark.parametrize("decoder", READERS)
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_avi_with_reordered_frames_has_its_times_to_the_end(
+    tmp_path: Path, codec: str, decoder: DecoderName
+) -> None:
+    encode(tmp_path / "a.avi", coloured_frames(75), codec, bf="2", g="25")
+    numbers, times, reader = seen(tmp_path / "a.avi", decoder)
+    assert numbers == list(range(75))
+    np.testing.assert_allclose(times, np.arange(75) / 25, atol=2e-3)
+    assert reader.flaws == NO_FLAWS
+
+
+@pytest.mark.parametrize("decoder", READERS)
+def test_sound_before_the_first_frame_is_no_part_of_the_video(
+    tmp_path: Path, decoder: DecoderName
+) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        for number, image in enumerate(coloured_frames(50)):
+            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+            frame.pts, frame.time_base = 100_000 + 40 * number, Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for number in range(800):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            samples.rate, samples.pts = 8000, 1024 * number
+            container.mux(sound.encode(samples))
+        container.mux(sound.encode(None))
+    numbers, times, reader = seen(tmp_path / "a.mp4", decoder)
+    assert numbers == list(range(50))
+    assert times[-1] == pytest.approx(1.96, abs=2e-3)
+    assert reader.timing.duration == pytest.approx(2.0, abs=2e-3)
+    assert reader.announced_seconds == pytest.approx(2.0, abs=2e-3)
+    assert reader.flaws == NO_FLAWS
+
+
+def test_lost_packets_of_a_transport_stream_are_told(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    encode(whole, coloured_frames(100), "libx264", container_format="mpegts", g="25", bf="0")
+    content = whole.getvalue()
+    middle = len(content) // 188 // 2 * 188
+    (tmp_path / "whole.ts").write_bytes(content)
+    (tmp_path / "a.ts").write_bytes(content[:middle] + content[middle + 6 * 188 :])
+    assert seen(tmp_path / "whole.ts", "auto")[2].flaws == NO_FLAWS
+    _, times, reader = seen(tmp_path / "a.ts", "auto")
+    assert times[-1] == pytest.approx(3.96, abs=2e-3)
+    (note,) = reader.flaws.notes
+    assert note.startswith("its stream has gaps at ")
+    assert 0.0 < float(note.split()[5]) < 4.0
+
+
+def with_a_picture_first(path: Path) -> None:
+    """A stream of one large picture, then the video."""
+    with av.open(str(path), "w") as container:
+        still = container.add_stream("mjpeg", rate=1)
+        still.width, still.height, still.pix_fmt = 640, 480, "yuvj420p"
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
+        for stream, rate, images in (
+            (still, 1, [np.zeros((480, 640, 3), np.uint8)]),
+            (video, 25, coloured_frames(50)),
+        ):
+            for number, image in enumerate(images):
+                frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+                frame.pts, frame.time_base = number, Fraction(1, rate)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+
+
+def test_packets_and_frames_are_those_of_one_stream(tmp_path: Path) -> None:
+    """FFmpeg takes the best stream of several for the video, OpenCV the first."""
+    with_a_picture_first(tmp_path / "a.mkv")
+    for decoder in ("auto", "pyav"):
+        numbers, _, reader = seen(tmp_path / "a.mkv", decoder)
+        assert numbers == list(range(50))
+        assert reader.flaws == NO_FLAWS
+    with pytest.raises(VideoError, match="several streams of pictures, of which OpenCV decodes"):
+        VideoReader(tmp_path / "a.mkv", decoder="opencv")

@@ -109,11 +109,13 @@ def test_a_missing_end_of_half_a_second_is_none(whole: Path) -> None:
         assert reader.damaged_after is None
 
 
-def test_frames_that_an_edit_leaves_out_are_not_missing(whole: Path) -> None:
+@pytest.mark.parametrize("track", ["as edited", "longer than its edits"])
+def test_frames_that_an_edit_leaves_out_are_not_missing(whole: Path, track: str) -> None:
     content = bytearray(whole.read_bytes())
     (all_of_it,) = struct.unpack_from(">I", content, content.index(b"elst") + 12)
     struct.pack_into(">I", content, content.index(b"elst") + 12, all_of_it // 2)
-    struct.pack_into(">I", content, content.index(b"tkhd") + 24, all_of_it // 2)
+    if track == "as edited":
+        struct.pack_into(">I", content, content.index(b"tkhd") + 24, all_of_it // 2)
     whole.write_bytes(content)
     reader = VideoReader(whole)
     reader.scan()
