@@ -71,9 +71,6 @@ class Muxer:
         self.fps = fps
         self._frames = frames
         self._number = 0
-        self._begin()
-
-    def _begin(self) -> None:
         self._file = Collected()
         self._output = av.open(
             self._file, "w", format="mpegts", options={"flush_packets": "1"}, buffer_size=4096
