@@ -203,12 +203,11 @@ def command(
             fused, Package(precision, form, device, batch, autotune=autotune), calibrate, gate
         )
         return
-    if autotune or device is not DeviceName.AUTO:
-        raise SpecError("--device and --autotune are for packages: add --aot")
-    if not trt and (target or any_gpu or any_version):
-        raise SpecError("--target and the --...-compatible options are for engines: add --trt")
-    if triton is None and name is not None:
-        raise SpecError("--name is of a model on Triton: add --triton DIR")
+    _check_belong(
+        package=autotune or device is not DeviceName.AUTO,
+        engine=not trt and bool(target or any_gpu or any_version),
+        triton=triton is None and name is not None,
+    )
     float_input = input_format is InputName.FLOAT
     remakes = float_input or openvino or trt  # makes other files of an .onnx file
     engine = BuildOptions(
@@ -225,10 +224,7 @@ def command(
         from stdeploy.export.triton import check_planned
 
         check_planned(name, precision.value, engine=trt, ahead_of_time=target is not None)
-        exported = fused is not None and fused.suffix in (ONNX_SUFFIX, ENGINE_SUFFIX)
-        if fused is not None and exported and not remakes and not (written and _lowers(fused)):
-            if written:
-                raise _is_exported(fused)
+        if fused is not None and _is_for_triton(fused, written=written, remakes=remakes):
             if batches and fused.suffix == ENGINE_SUFFIX:
                 raise SpecError(f"{str(fused)!r} has its batches already; leave --batches out")
             put_on_triton(fused, triton, name, engine.batches)
@@ -243,15 +239,9 @@ def command(
     exports = source.suffix != ONNX_SUFFIX or (written and _lowers(source))
     if pt2:
         _check_program_possible(source, precision)
-    if not exports and not remakes:
-        raise SpecError(
-            f"{str(source)!r} is exported already; --trt builds an engine from it, --openvino and "
-            "--input float-ncthw make other files"
-        )
-    if not exports and (
-        precision is not PrecisionName.FP32 or planar or (output and not float_input)
-    ):
-        raise _is_exported(source)
+    if not exports:
+        changed = precision is not PrecisionName.FP32 or planar or (output and not float_input)
+        _check_remade(source, remakes=remakes, changed=bool(changed))
     found = videos_named(calibrate)
     artifact = write_onnx(source, output, precision, form, found, gate) if exports else source
     if float_input:
@@ -264,6 +254,41 @@ def command(
         artifact = write_engine(artifact, engine, found, gate, calibrated=exports)
     if triton is not None:
         put_on_triton(artifact, triton, name, engine.batches)
+
+
+def _check_belong(*, package: bool, engine: bool, triton: bool) -> None:
+    """Refuse options of what is not made: of a package, an engine, a model on Triton."""
+    if package:
+        raise SpecError("--device and --autotune are for packages: add --aot")
+    if engine:
+        raise SpecError("--target and the --...-compatible options are for engines: add --trt")
+    if triton:
+        raise SpecError("--name is of a model on Triton: add --triton DIR")
+
+
+def _is_for_triton(artifact: Path, *, written: bool, remakes: bool) -> bool:
+    """Whether an artifact goes to Triton as it is.
+
+    Raises:
+        SpecError: it is what the other options ask for already.
+    """
+    exported = artifact.suffix in (ONNX_SUFFIX, ENGINE_SUFFIX)
+    if not exported or remakes or (written and _lowers(artifact)):
+        return False
+    if written:
+        raise _is_exported(artifact)
+    return True
+
+
+def _check_remade(artifact: Path, *, remakes: bool, changed: bool) -> None:
+    """Refuse an .onnx file of which nothing is made, or which is to be another."""
+    if not remakes:
+        raise SpecError(
+            f"{str(artifact)!r} is exported already; --trt builds an engine from it, --openvino "
+            "and --input float-ncthw make other files"
+        )
+    if changed:
+        raise _is_exported(artifact)
 
 
 def _refuse_beside(mode: str, others: tuple[object, ...]) -> None:
