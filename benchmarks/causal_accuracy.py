@@ -368,7 +368,13 @@ def _lines(work: Path, wanted: Sequence[str]) -> Iterator[str]:
         if not seeds:
             continue
         one = "seed" if name == "synthetic" else "part"
-        yield from ("", f"## {_TITLES[name]}", "", _ABOUT[name], "")
+        yield from ("", f"## {_TITLES[name]}", "", _ABOUT[name])
+        if len(seeds) == 1:
+            yield (
+                f"**One {one} alone has been trained so far**: differences of some points between "
+                "the networks say nothing yet."
+            )
+        yield ""
         heads = " | ".join(f"{one} {seed}" for seed in seeds)
         yield f"| network | measured on | mean | spread | {heads} |"
         yield "| --- | --- | ---: | ---: |" + " ---: |" * len(seeds)
