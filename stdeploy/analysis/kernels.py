@@ -17,6 +17,7 @@ from stdeploy.artifacts.contents import (
     torch_content,
 )
 from stdeploy.artifacts.files import existing
+from stdeploy.artifacts.spec import Form
 from stdeploy.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -77,9 +78,10 @@ def read_kernels(path: Path, *, folded: bool = False) -> list[Kernel]:
         for name, weight in tensors.items()
         if weight.ndim == 5 and weight.shape[2] > 1 and weight.size
     }
-    if not found and _is_planar(path):
+    form = "conv3d" if found else _form(path)
+    if form != "conv3d":
         raise ArtifactError(
-            f"{str(path)!r} is in planar form, whose filters lie stacked in channels; give the "
+            f"{str(path)!r} is in {form} form, whose filters lie stacked in channels; give the "
             "*.fused.safetensors file that it was made from, or the usual .onnx file"
         )
     if not found:
@@ -207,8 +209,8 @@ def kernel_of(layer: "TemporalFilter", *, folded: bool = False) -> NDArray[np.fl
     return kernel
 
 
-def _is_planar(path: Path) -> bool:
-    """Whether this is an .onnx file of ours in planar form."""
+def _form(path: Path) -> Form:
+    """How an .onnx file of ours computes in time; "conv3d" of any other file."""
     if path.suffix != ".onnx" or read_contents(path).card is None:
-        return False
-    return read_card(path).form == "planar"
+        return "conv3d"
+    return read_card(path).form

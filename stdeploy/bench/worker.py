@@ -68,6 +68,7 @@ class Case:
         extras = [
             *([] if own else [f"of {self.card.precision}"]),
             *(["planar"] if self.card.form == "planar" or self.options.planar else []),
+            *(["stream"] if self.card.stream is not None else []),
             *(["fused relu"] if self.options.fused_relu else []),
             *(["compiled"] if self.options.compile else []),
             *(["autotuned"] if self.options.autotune else []),

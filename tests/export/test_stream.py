@@ -9,6 +9,7 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
+from stdeploy.analysis.kernels import read_kernels
 from stdeploy.artifacts.card import read_card
 from stdeploy.artifacts.parity import relative_error
 from stdeploy.artifacts.spec import StateSpec, StreamSpec
@@ -223,6 +224,8 @@ def test_what_takes_whole_clips_refuses_a_file_for_streams(folder: Path, tmp_pat
     if importlib.util.find_spec("openvino"):
         with pytest.raises(SpecError, match=said):
             export_openvino(path, tmp_path / "f.xml")
+    with pytest.raises(ArtifactError, match="is in stream form, whose filters lie stacked"):
+        read_kernels(path)
     result = RUNNER.invoke(app, ["export", str(path), "--triton", str(tmp_path / "models")])
     assert "a model on Triton takes a file of whole clips" in str(result.exception)
 
