@@ -51,6 +51,8 @@ STAGES = (
     Stage("onnx_batch_32", 90),
     Stage("determinism", 60),
     Stage("memory", 60, ("tests/gpu/test_memory.py",)),
+    Stage("streams", 60),
+    Stage("stream_answers", 60, ("tests/gpu/test_streams.py",)),
     Stage("live", 45, ("tests/gpu/test_live.py",)),
     Stage("engines", 75, (_BACKENDS, "-k", "engine")),
     Stage("compile", 90, (_BACKENDS, _TRAINING, "-k", "compile and not engine")),

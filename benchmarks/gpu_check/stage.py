@@ -24,7 +24,7 @@ from plan import REHEARSED_TESTS, Stage, by_name  # noqa: E402
 from results import FAILED, IMPOSSIBLE, PASSED, Outcome  # noqa: E402
 
 # Where the stages that measure are looked for.
-_MEASURING = ("measuring", "on_torch", "on_onnxruntime", "reading", "training_stages")
+_MEASURING = ("measuring", "on_torch", "on_onnxruntime", "on_streams", "reading", "training_stages")
 # In a rehearsal a second process would load torch for longer than it then ran tests.
 AT_ONCE, AT_ONCE_IN_REHEARSAL = 6, 1
 _TESTS = "tests/gpu/"
