@@ -21,6 +21,8 @@ _PLACES = {
     "ModelSpec": "reference/files.md",
     "ForeignSpec": "reference/files.md",
     "ClipSpec": "reference/files.md",
+    "StreamSpec": "reference/files.md",
+    "StateSpec": "reference/files.md",
     "ParityRow": "reference/files.md",
     "Lineage": "reference/files.md",
     "Edit": "reference/files.md",

@@ -122,7 +122,7 @@ class StateSpec(Spec):
 
 
 class StreamSpec(Spec):
-    """What goes into an artifact that takes streams, and what comes out; see `docs/reference`.
+    """What goes into an artifact that takes streams, and what comes out.
 
     Attributes:
         frames_per_call: frames of each stream that it takes at once, K, at the clip's interval.
