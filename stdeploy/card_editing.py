@@ -28,6 +28,7 @@ from stdeploy.artifacts.files import (
 )
 from stdeploy.artifacts.label_files import read_labels
 from stdeploy.artifacts.sidecar import write_sidecar_fields
+from stdeploy.artifacts.values import check_labels
 from stdeploy.errors import ArtifactError, SpecError, did_you_mean
 
 _LABELS = "labels"
@@ -124,6 +125,10 @@ def _changed(fields: dict[str, Any], changes: Mapping[str, str]) -> dict[str, An
     for name, value in changes.items():
         if name == _LABELS:
             labels = read_labels(Path(value), option="--set labels")
+            try:
+                check_labels(labels)
+            except ValueError as error:
+                raise SpecError(f"--set labels={value!r}: {error}") from None
         elif name in _LINEAGE:
             lineage[name] = value
         else:

@@ -251,7 +251,7 @@ class ModelCard(Spec):
                 "a card names every class once"
             )
         try:
-            check_labels(self.labels)
+            check_labels(self.labels, named_before=True)
         except ValueError as error:
             raise ValueError(
                 f"{error}; name them anew: stdeploy card FILE --set labels=names.txt"

@@ -78,8 +78,13 @@ def parsed(loads: Callable[[str], Any], text: str) -> Any:
         raise ValueError("a number in it has more digits than any of ours") from None
 
 
-def check_labels(labels: Sequence[str]) -> None:
+def check_labels(labels: Sequence[str], *, named_before: bool = False) -> None:
     """Refuse names of classes that cannot be told apart or cannot be shown.
+
+    Args:
+        labels: in the order of the classes.
+        named_before: they stand in a file that was written when less was refused: then equal ones
+            alone are told from each other, and one may show nothing.
 
     Raises:
         ValueError: two look the same, or one shows nothing, holds a control character or is longer
@@ -93,8 +98,8 @@ def check_labels(labels: Sequence[str]) -> None:
             )
         if label != printable(label):
             raise ValueError(f"label {number} holds a control character: {label[:80]!r}")
-        shown = _visible(label)
-        if not shown:
+        shown = label if named_before else _visible(label)
+        if not shown and not named_before:
             raise ValueError(f"label {number} shows nothing: {label[:80]!r}")
         before = places.setdefault(shown, number)
         if before != number:

@@ -15,6 +15,7 @@ from stdeploy.artifacts.card import ModelCard, read_card
 from stdeploy.artifacts.contents import json_fields
 from stdeploy.artifacts.digest import card_part, content_sha256, torch_parts
 from stdeploy.artifacts.engine_sidecar import EngineSidecar
+from stdeploy.artifacts.values import check_labels
 from stdeploy.datasets.labelled_videos import LabelledVideos
 from stdeploy.errors import ArtifactError, DatasetError
 from stdeploy.models.checkpoint import save_checkpoint
@@ -68,14 +69,6 @@ def changed(fields: dict[str, Any], place: str, value: object) -> dict[str, Any]
         ("labels", ["a\x1b[31m", *NAMES[1:]], r"label 0 holds a control character: 'a\\x1b\[31m'"),
         ("labels", ["a\nb", *NAMES[1:]], r"label 0 holds a control character: 'a\\nb'"),
         ("labels", [*NAMES[:4], "\u202egnp"], r"label 4 holds a control character: '\\u202egnp'"),
-        ("labels", ["", *NAMES[1:]], "label 0 shows nothing: ''"),
-        ("labels", [*NAMES[:4], " \u200b"], r"label 4 shows nothing: ' \\u200b'"),
-        (
-            "labels",
-            [*NAMES[:4], "class 1 "],
-            "labels 1 and 4 look the same: 'class 1' and 'class 1 '",
-        ),
-        ("labels", ["\u00e9", "e\u0301", *NAMES[2:]], r"look the same: '\\xe9' and 'e\\u0301'"),
         ("labels", ["x" * 10**6, *NAMES[1:]], "label 0 has 1000000 characters; at most 1000 are"),
         ("labels", "x" * 10**6, r"labels = 'xxx.{80,200} \.\.\. .*xxx': a list in brackets"),
         ("metrics", {"top1": "NaN"}, r"metrics\.top1 = 'NaN': a finite number is allowed"),
@@ -217,3 +210,21 @@ def test_labels_in_other_scripts_are_kept(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a.pt", model, card)
     assert read_card(tmp_path / "a.pt").labels == labels
     assert ModelCard.from_json(card.to_json(), source="test").labels == labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["", *NAMES[1:]], "label 0 shows nothing: ''"),
+        ([*NAMES[:4], " \u200b"], r"label 4 shows nothing: ' \\u200b'"),
+        ([*NAMES[:4], "class 1 "], "labels 1 and 4 look the same: 'class 1' and 'class 1 '"),
+        (["\u00e9", "e\u0301", *NAMES[2:]], r"look the same: '\\xe9' and 'e\\u0301'"),
+    ],
+    ids=str,
+)
+def test_names_given_now_are_looked_at_more_closely_than_those_of_older_files(
+    labels: list[str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_labels(labels)
+    check_labels(labels, named_before=True)  # files that have them go on to open

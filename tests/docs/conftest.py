@@ -34,6 +34,7 @@ ARTIFACTS = {
     "docs/how-to/long-videos.md": ["starter", "finetune"],
     "docs/how-to/other-runtimes.md": ["finetune"],
     "docs/how-to/precision.md": ["finetune"],
+    "docs/how-to/streams.md": ["finetune"],
     "docs/how-to/temporal-lengths.md": ["finetune"],
     "docs/how-to/triton.md": ["finetune"],
     "docs/reference/files.md": ["finetune"],
