@@ -20,7 +20,8 @@ STAGES = [
     *("training", "artifacts", "kinetics_onnx", "onnx_profile", "serving_nvdec"),
     *("serving", "kinetics", "b1", "torch_batch_32_b1", "aot"),
     *("torch_batch_32", "artifacts_planar", "planar_onnx", "compiled", "aot_autotuned"),
-    *("planar_precisions", "onnx_channels_last", "onnx_batch_32", "determinism", "memory", "live"),
+    *("planar_precisions", "onnx_channels_last", "onnx_batch_32", "determinism", "memory"),
+    *("streams", "stream_answers", "live"),
     *("engines", "compile", "training_compiled"),
 ]
 # Their machine has no GPU: what it alone can show.
