@@ -68,12 +68,26 @@ def frames_to_compare(spec: StreamSpec) -> int:
 
 
 def windows_of(places: NDArray[np.float64], spec: StreamSpec) -> NDArray[np.float64]:
-    """What answers at each place have to be: averages over the window that ends there."""
+    """What each call has to answer about a video, from the first one that has an answer.
+
+    The window ends at the newest place that is known; of those behind the end of the video, which
+    come with the last calls, none counts.
+
+    Args:
+        places: logits (places, classes) of the whole video.
+        spec: of the streaming form.
+
+    Returns:
+        (calls, classes).
+    """
     window = spec.window_frames // spec.stride_frames
+    calls = len(places) // spec.places_per_call + spec.calls_behind
     averages = []
-    for end in range(1, len(places) + 1):
-        part = places[max(0, end - window) : end]
-        averages.append(place_weights(len(part), spec.sliding_places) @ part)
+    for call in range(1, calls + 1):
+        end = call * spec.places_per_call - spec.delay_places
+        part = places[max(0, end - window) : max(0, end)]
+        if len(part):
+            averages.append(place_weights(len(part), spec.sliding_places) @ part)
     return np.array(averages)
 
 
@@ -116,7 +130,7 @@ def verify_streaming(
                 for whole, (places, windows) in zip(expected[:count], found, strict=True)
                 for right, answer in (
                     (whole.places, places),
-                    (windows_of(whole.places, spec)[_shown(spec, len(whole.places))], windows),
+                    (windows_of(whole.places, spec), windows),
                 )
             )
             yield ParityRow(
@@ -128,13 +142,6 @@ def verify_streaming(
                 tolerance=STREAM_TOLERANCE[precision],
                 detail=f"{length}x{side}x{side}",
             )
-
-
-def _shown(spec: StreamSpec, places: int) -> NDArray[np.int64]:
-    """The last place that is known after each call, of those that a video has."""
-    calls = np.arange(1, 1 + -(-(places + spec.delay_places) // spec.places_per_call))
-    newest = calls * spec.places_per_call - spec.delay_places - 1
-    return np.minimum(newest, places - 1)[newest >= 0]
 
 
 def staggered(
