@@ -149,7 +149,7 @@ def _write_proven(
     with whole_file(path) as temporary:
         progress("writing the graph", 0, 1)
         graph = to_stream_onnx(network, card)
-        numbers = check_numbers(graph, network, source=source)
+        numbers = check_numbers(graph, network, precision, source=source)
         save_graph(graph, card, temporary)
         with open_backend(temporary, card, options) as runtime:
             assert isinstance(runtime, ClipsOfStreams)

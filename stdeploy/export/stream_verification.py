@@ -244,8 +244,16 @@ def video_row(
     )
 
 
-def check_numbers(graph: onnx.ModelProto, network: StreamingNetwork, *, source: str) -> ParityRow:
+def check_numbers(
+    graph: onnx.ModelProto, network: StreamingNetwork, precision: Precision, *, source: str
+) -> ParityRow:
     """Compare the kernels and biases that a graph holds with those of the network, bit by bit.
+
+    Args:
+        graph: as it is written.
+        network: that it was made from.
+        precision: of both.
+        source: what is compared, as the subject of a sentence.
 
     Raises:
         ParityError: one is not there, or is another.
@@ -263,7 +271,7 @@ def check_numbers(graph: onnx.ModelProto, network: StreamingNetwork, *, source: 
             )
     return ParityRow(
         check="kernels, numbers that differ",
-        precision="fp32",
+        precision=precision,
         error=0.0,
         tolerance=0.0,
         detail=f"{len(parameters)} tensors",

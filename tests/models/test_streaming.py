@@ -23,6 +23,7 @@ from stdeploy.models.base import ActionModel
 from stdeploy.models.frames_to_logits import logits_of
 from stdeploy.models.registry import ARCHITECTURES, build
 from stdeploy.models.streaming import streaming_form
+from stdeploy.models.streaming_modules import FrameMask, Kept, StreamedMaxPool, Timing
 from tests.helpers.models import TINY_CLIP, card_of, randomise_norms, tiny_model
 
 STRIDES = {"i3d-inception": 8}
@@ -119,9 +120,27 @@ def test_a_causal_network_streams_without_delay(architecture: str) -> None:
     assert all(row.passed for row in rows), rows
 
 
-def test_a_pool_of_what_may_be_negative_never_sees_padding() -> None:
+@pytest.mark.parametrize("frames_per_call", [1, 3])
+def test_a_pool_of_what_may_be_negative_never_sees_padding(frames_per_call: int) -> None:
+    pool, frames = nn.MaxPool3d((3, 1, 1), 1, padding=(1, 0, 0)), 9
+    window, timing = Kept.of(Timing(frames_per_call), 3, 1, 1, 1)
+    streamed = StreamedMaxPool(nn.Identity(), window, fill=-65504.0)
+    mask = FrameMask(Timing(frames_per_call))
+    x = -1.0 - torch.rand((frames, 4, 2, 2), generator=torch.Generator().manual_seed(0))
+    state = torch.full((1, window.kept * 4, 2, 2), streamed.fill)
+    found = []
+    for start in range(0, frames + frames_per_call, frames_per_call):
+        at = torch.tensor([start], dtype=torch.int32)
+        new = x[start : start + frames_per_call] if start < frames else x[:frames_per_call]
+        y, state = streamed(new, mask(at, torch.tensor([frames], dtype=torch.int32)), state)
+        found.append(y)
+    expected = pool(x.transpose(0, 1)[None])[0].transpose(0, 1)
+    known = torch.cat(found)[timing.delay : timing.delay + frames]
+    assert torch.equal(known, expected)
+
+
+def test_a_module_that_was_exchanged_is_named() -> None:
     model = residual()
-    # Without a ReLU before it the first pool takes features below zero.
     model.relu = nn.Identity()
     with pytest.raises(SpecError, match="no streaming form is known of 'relu', which is a Ident"):
         streaming_form(model, TINY_CLIP, frames_per_call=4)
