@@ -60,7 +60,7 @@ def open_events(
         labels: of the network.
         hops: seconds between answers of each source that is watched, by name.
         say: is told in words what goes wrong.
-        server: shows metrics; None for none.
+        server: shows them, and metrics; None for none.
 
     Raises:
         SpecError: labels or sources that there are not, answers too far apart, or a sink that
@@ -80,6 +80,7 @@ def open_events(
         from stdeploy.serve.event_metrics import EventMetrics
 
         server.metrics.registry.register(EventMetrics(events.counts))
+        server.events = events.running
     return WatchedEvents(events)
 
 
@@ -107,8 +108,7 @@ class WatchedEvents:
         wanted = self._events.frames_wanted
         if wanted is None:
             return others
-        # A little less: frames come as unevenly as the network lets them.
-        ours = Pictures(0.9 / wanted.fps, wanted.longest_px)
+        ours = Pictures(1 / wanted.fps, wanted.longest_px)
         if others is None:
             return ours
         interval = min(ours.interval_seconds, others.interval_seconds)

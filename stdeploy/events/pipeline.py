@@ -85,6 +85,7 @@ class EventPipeline:
         self._lock = threading.Lock()  # of the rules, and of what they find
         self._heard: dict[str, float] = {}  # when a source last had an answer, monotonic
         self._stopped: dict[str, Reason] = {}  # sources that have ended or broken off
+        self._running: dict[str, Event] = {}  # starts, of events that have not ended
         self._started: dict[tuple[str, str], int] = {}
         self._ended: dict[tuple[str, str], int] = {}
         self._inbox: deque[Event] = deque()
@@ -165,6 +166,11 @@ class EventPipeline:
         sinks |= {name: each.counts() for name, each in self._recorders.items()}
         return EventCounts(started, ended, lost, sinks)
 
+    def running(self) -> list[Event]:
+        """The starts of the events that are going on, in their order; from any thread."""
+        with self._lock:
+            return list(self._running.values())
+
     def flush(self, timeout_seconds: float = 5.0) -> bool:
         """Wait until every event so far is on the disk; whether that was in time."""
         with self._kept:
@@ -227,6 +233,10 @@ class EventPipeline:
         """Count events and put them on their way; the lock is held."""
         for event in events:
             counted = self._started if event.kind == "start" else self._ended
+            if event.kind == "start":
+                self._running[event.event] = event
+            else:
+                self._running.pop(event.event, None)
             key = (event.rule, event.source)
             counted[key] = counted.get(key, 0) + 1
             for name, recorder in self._recorders.items():

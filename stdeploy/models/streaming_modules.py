@@ -134,7 +134,8 @@ class FrameMask(nn.Module):
         """Map (N,) frames before this call, and (N,) in all, to (N K, 1, 1, 1) of truth values."""
         number = self.numbers + frames_before(position, self.timing)[:, None]
         end = frames_in_all(length, self.timing)[:, None]
-        return ((number >= 0) & (number < end)).reshape(-1, 1, 1, 1)
+        # Not "&", which the converter of Core ML does not know.
+        return torch.logical_and(number >= 0, number < end).reshape(-1, 1, 1, 1)
 
 
 def frames_before(position: Tensor, timing: Timing) -> Tensor:

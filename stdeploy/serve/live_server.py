@@ -5,6 +5,7 @@ import contextlib
 import functools
 import threading
 import time
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from stdeploy.backends.base import RunsClips
+from stdeploy.events.event import Event
 from stdeploy.inference.live_sources import LiveSources, SourceStatus
 from stdeploy.serve.admission import AllowedHosts
 from stdeploy.serve.connections import ConnectionLimits, allow_many_files, guarded_protocol
@@ -43,11 +45,13 @@ class LiveServer:
     Attributes:
         url: of the page, once it is open.
         metrics: of the sources and the requests.
+        events: gives the starts of those that are going on.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.url = ""
         self.metrics = LiveMetrics(self.statuses)
+        self.events: Callable[[], Sequence[Event]] = list
         self._host, self._port = host, port
         self._live: LiveSources | None = None
         self._model = ""
@@ -142,13 +146,17 @@ class LiveServer:
 
     def record(self) -> dict[str, Any]:
         """All that the page shows, as plain data."""
+        events = self.events()
         return {
             "model": self._model,
             "time": round(time.time(), 3),
-            "sources": [self._record_of(status) for status in self.statuses()],
+            "sources": [
+                self._record_of(status, [e for e in events if e.source == status.source])
+                for status in self.statuses()
+            ],
         }
 
-    def _record_of(self, status: SourceStatus) -> dict[str, Any]:
+    def _record_of(self, status: SourceStatus, events: Sequence[Event]) -> dict[str, Any]:
         picture = self._pictures.get(status.source)
         answer = status.answer
         return {
@@ -168,6 +176,9 @@ class LiveServer:
             else [
                 {"label": label, "score": round(score, 4)}
                 for label, score in answer.top(_SHOWN_LABELS)
+            ],
+            "events": [
+                {"rule": event.rule, "start_time": round(event.start.time, 3)} for event in events
             ],
         }
 

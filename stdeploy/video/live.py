@@ -213,6 +213,9 @@ class LiveClips:
         """See `ReceivesFrames`."""
         self._report(trying_again(reason, pause_seconds))
 
+    def picture(self, seconds: float, arrived: float, image: Image) -> None:
+        """See `ReceivesFrames`; none are wanted here."""
+
     def notices(self, text: str) -> None:
         """See `ReceivesFrames`."""
         self._report(text)
@@ -238,6 +241,9 @@ class ReceivesFrames(Protocol):
             image: (H, W, 3), BGR.
         """
 
+    def picture(self, seconds: float, arrived: float, image: Image) -> None:
+        """A picture to look at is due; see `frame`."""
+
     def breaks(self, reason: str, pause_seconds: float) -> None:
         """The source broke off, or could not be opened; it is opened again after a pause."""
 
@@ -252,6 +258,8 @@ class SourceFollower:
         open_stream: opens the source.
         interval_seconds: from one frame to the next that is wanted.
         receiver: is told of these frames, and of breaks.
+        picture_seconds: from one picture to look at to the next, which are frames too, but need not
+            be those; 0 for every frame of the source, None for no pictures.
         reconnect: open it again, after pauses of 1 to 30 s, instead of ending with it.
         tries: how often a source is opened that has never given a frame; None for no end.
         stop: ends it, once set.
@@ -263,12 +271,14 @@ class SourceFollower:
         interval_seconds: float,
         receiver: ReceivesFrames,
         *,
+        picture_seconds: float | None = None,
         reconnect: bool,
         tries: int | None,
         stop: threading.Event,
     ) -> None:
         self._open_stream = open_stream
-        self._interval = interval_seconds
+        self._frames = _Every(interval_seconds)
+        self._pictures = None if picture_seconds is None else _Every(picture_seconds)
         self._receiver = receiver
         self._reconnect = reconnect
         self._tries = tries
@@ -307,17 +317,22 @@ class SourceFollower:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _take(self, stream: HostStream, clock: "_Clock") -> bool:
-        """Read one frame, and hand it on if it is due; whether there was one."""
+        """Read one frame, and hand it on where it is due; whether there was one."""
         shown = stream.grab()
         if shown is None:
             return False
         arrived = time.monotonic()
         seconds = clock.seconds(shown, arrived)
-        if not clock.due(seconds, self._interval):
+        for_network = self._frames.due(seconds)
+        to_look_at = self._pictures is not None and self._pictures.due(seconds)
+        if not (for_network or to_look_at):
             return True  # grabbed, but never converted
         image = stream.image()
-        self._look(image)
-        self._receiver.frame(seconds, arrived, image)
+        if for_network:
+            self._look(image)
+            self._receiver.frame(seconds, arrived, image)
+        if to_look_at:
+            self._receiver.picture(seconds, arrived, image)
         return True
 
     def _look(self, image: Image) -> None:
@@ -337,7 +352,6 @@ class _Clock:
 
     def __init__(self) -> None:
         self._now = 0.0
-        self._due = 0.0
         self._usual = 0.0
 
     def begin(self) -> None:
@@ -358,8 +372,17 @@ class _Clock:
         self._last = shown, arrived
         return self._now
 
-    def due(self, seconds: float, interval: float) -> bool:
-        """Whether a frame is the next one at the clip's interval."""
+
+class _Every:
+    """Which frames are due at an interval, in seconds."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._due = 0.0
+
+    def due(self, seconds: float) -> bool:
+        """Whether a frame is the next one."""
+        interval = self._interval
         if seconds < self._due - interval / 100:
             return False
         self._due = max(self._due + interval, seconds + interval / 2)

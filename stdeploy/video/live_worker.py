@@ -7,7 +7,6 @@ limits, and one that crashes takes no other with it.
 """
 
 import contextlib
-import math
 import os
 import resource
 import socket
@@ -35,7 +34,8 @@ class Pictures(NamedTuple):
     """Which frames are handed on as pictures to look at, beside those for the network.
 
     Attributes:
-        interval_seconds: from one to the next, at least; 0 takes all that the network is shown.
+        interval_seconds: from one to the next, by the clock of the stream; 0 takes all of the
+            source.
         longest_px: larger ones are made smaller.
         quality: of JPEG, 1 to 100.
     """
@@ -73,7 +73,6 @@ class _Sender:
         self._file = file
         self._clip = clip
         self._pictures = pictures
-        self._shown = -math.inf  # when the last picture was taken
 
     def begins(self) -> None:
         send(self._file, {"kind": "begins"})
@@ -81,9 +80,10 @@ class _Sender:
     def frame(self, seconds: float, arrived: float, image: Image) -> None:
         when = {"seconds": seconds, "arrived": arrived}
         send(self._file, {"kind": "frame", **when}, clip_frame(image, self._clip))
-        if self._pictures is None or arrived < self._shown + self._pictures.interval_seconds:
-            return
-        self._shown = arrived
+
+    def picture(self, seconds: float, arrived: float, image: Image) -> None:
+        assert self._pictures is not None
+        when = {"seconds": seconds, "arrived": arrived}
         jpeg = np.frombuffer(jpeg_of(image, self._pictures), np.uint8)
         send(self._file, {"kind": "picture", **when}, jpeg)
 
@@ -138,6 +138,7 @@ def _read(file: BinaryIO, settings: dict[str, Any]) -> None:
             opener(settings["address"], files=True),
             clip.interval_seconds,
             _Sender(file, clip, pictures),
+            picture_seconds=None if pictures is None else pictures.interval_seconds,
             reconnect=settings["reconnect"],
             tries=None,
             stop=threading.Event(),

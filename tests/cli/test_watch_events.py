@@ -1,5 +1,6 @@
 """From [events] of a list of sources to who is told, with the program as its users run it."""
 
+import datetime
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.data.files import TINY_ONNX
@@ -76,7 +78,7 @@ secret_file = "secret"
     )
 
 
-def test_a_clip_has_the_frames_that_the_network_saw(tmp_path: Path) -> None:
+def test_a_clip_has_all_frames_around_its_event(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     folder_with(tmp_path, RULE + '[[events.sinks]]\nkind = "clip"\nbefore_seconds = 0.5\n')
     result = watch(tmp_path)
@@ -91,6 +93,8 @@ def test_a_clip_has_the_frames_that_the_network_saw(tmp_path: Path) -> None:
     assert 24 <= numbers[-1] <= 29
     times = [frame.time * 12 + numbers[0] for frame in frames]
     assert numbers == pytest.approx(times, abs=0.1)
+    # Also those between the ones that the network was shown, of which there are 4 a second.
+    assert np.diff(numbers).tolist() == [1] * (len(numbers) - 1)
 
 
 def test_events_and_answers_share_standard_output(tmp_path: Path) -> None:
@@ -147,6 +151,8 @@ def test_a_program_that_is_told_to_end_ends_its_events(tmp_path: Path, ends: int
             until(lambda: len(json_lines(tmp_path / "events.jsonl")) == 1, seconds=60)
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
                 metrics = answer.read().decode().splitlines()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/sources") as answer:
+                door, yard = json.load(answer)["sources"]
         finally:
             program.send_signal(ends)
         program.wait(timeout=30)
@@ -156,6 +162,11 @@ def test_a_program_that_is_told_to_end_ends_its_events(tmp_path: Path, ends: int
     assert 'stdeploy_event_queue_messages{sink="json-lines"} 0.0' in metrics
     _, end = json_lines(tmp_path / "events.jsonl")
     assert end["reason"] == "program_ended"
+    (going_on,) = door["events"]
+    assert going_on["rule"] == "four"
+    began = datetime.datetime.fromisoformat(end["start_time"]).timestamp()
+    assert going_on["start_time"] == pytest.approx(began, abs=0.002)
+    assert yard["events"] == []
 
 
 def test_two_programs_do_not_share_a_queue(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_sources_are_told_as_json(url: str) -> None:
     away = until(lambda: (s := source(url, "away")) and s["note"] and s)
     assert (away["state"], away["frames"], away["lag_seconds"]) == ("waiting", 0, None)
     assert away["note"] == "the source cannot be opened, or sends no video"
+    assert door["events"] == away["events"] == []
 
 
 def test_pictures_are_the_newest_and_no_other_site_may_show_them(url: str) -> None:

@@ -90,13 +90,28 @@ def test_a_file_is_played_in_real_time_and_ends(film: Path) -> None:
     assert took == pytest.approx(shown[-1] - shown[0], abs=0.5)
     assert all(frame.image.shape == (32, 32, 3) for frame in heard.frames)
     assert heard.begun == 1
-    assert [picture.stream_seconds for picture in heard.pictures] == shown
+    # All frames of the source, however few of them the network is to see.
+    seen = [picture.stream_seconds for picture in heard.pictures]
+    assert seen == pytest.approx([0.04 * number for number in range(50)], abs=2e-3)
+    assert set(shown) < set(seen)
     picture = heard.pictures[0]
     assert picture.source == "film.ts"
     assert abs(picture.time - time.time()) < 60
     image = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     assert image.shape == (48, 64, 3)
+
+
+def test_pictures_have_an_interval_of_their_own(film: Path) -> None:
+    heard = Heard()
+    reader = reading(str(film), heard, pictures=Pictures(0.25, 64))
+    reader.start()
+    heard.wait(lambda: heard.end)
+    reader.close()
+    assert len(heard.frames) == 20
+    seen = [picture.stream_seconds for picture in heard.pictures]
+    # The first frame from each quarter of a second on.
+    assert seen == pytest.approx([0, 0.28, 0.52, 0.76, 1.0, 1.28, 1.52, 1.76], abs=2e-3)
 
 
 def test_a_crash_of_the_decoder_is_told_and_the_source_is_opened_again(film: Path) -> None:

@@ -42,6 +42,12 @@ function bar({ label, score }) {
   return item;
 }
 
+function running({ rule, start_time: start }) {
+  const item = document.createElement("li");
+  item.textContent = `${rule}, since ${new Date(1000 * start).toLocaleTimeString()}`;
+  return item;
+}
+
 function lagOf(source) {
   if (source.state === "live" && source.lag_seconds !== null) return `lag ${source.lag_seconds.toFixed(2)} s`;
   if (source.frame_age_seconds !== null) return `last frame ${Math.round(source.frame_age_seconds)} s ago`;
@@ -60,6 +66,7 @@ function show(source, place) {
   part(".counts").textContent =
     `${source.answers} answers, ${source.dropped} of ${source.frames} frames dropped, ` +
     `opened again ${source.reconnects} times`;
+  part(".events").replaceChildren(...source.events.map(running));
   part(".labels").replaceChildren(...source.predictions.map(bar));
   const image = part("img");
   if (source.picture_time !== null && source.picture_time !== known.shown && known.visible) {
