@@ -75,7 +75,7 @@ class Answers:
 
     Attributes:
         clips: to the validation videos, one clip of each, as `stdeploy evaluate` has it.
-        windows: to a clip out of each longer video by itself, with zeros beyond its ends.
+        windows: to a clip out of each longer video by itself.
         streamed: to the same frames, but the features are those of the whole video.
         streamed_long: likewise, averaged over LONG frames around them, or all that there are.
         videos: longer ones.
@@ -329,8 +329,8 @@ clips of 8 frames, trained from random weights), the causal one that of `starter
 data, seeds and settings. Each was measured on clips as it was trained, and on videos that are
 longer than a clip:
 
-- a clip by itself: 8 frames, cut out, as `stdeploy classify` does; the network sees zeros beyond
-  its ends;
+- a clip by itself: 8 frames, cut out, as `stdeploy classify` does; beyond its ends the ordinary
+  network sees zeros, and the causal one its first frame again and again;
 - streamed, the same frames: the features of the whole video are computed at once and averaged over
   the same 8 frames, as `--timeline dense` does; the network was not trained for it;
 - streamed, {long} frames: the same, averaged over {long} frames around them, or all there are."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from stdeploy.artifacts.spec import ClipSpec, Form
-from stdeploy.layers.convolution import CausalConv3d
 from stdeploy.models.base import ActionModel
 from stdeploy.models.frames_to_logits import FrameNormalisation, FramesToLogits
 from stdeploy.models.planar import planar_form
@@ -276,10 +275,7 @@ class _Recorder(TorchFunctionMode):
             # NOTE: a word such as "same" would mean a padding that depends on the kernel; the
             # convolutions that `conv_norm` and `TemporalFilter.fold` make have numbers.
             assert not isinstance(module.padding, str)
-            before = module.padding
-            if isinstance(module, CausalConv3d):
-                before = (module.frames_before, *before[1:])
-            own = Padding(before, module.padding)
+            own = Padding(module.padding, module.padding)
             # Frames that are stacked come between a padding and the convolution.
             window = Window(
                 kernel=module.kernel_size,

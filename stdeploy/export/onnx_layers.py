@@ -254,30 +254,34 @@ class _Reader:
     def _frames_taken(self, name: str) -> tuple[int, ...] | None:
         """The numbers of the frames that a tensor has of another; None where it has all of them.
 
-        They are taken of rows (T, N C H W): Reshape, Pad, Slice, Reshape; where all of the padded
-        ones are taken, there is no Slice.
+        They are taken of rows (T, N C H W): Reshape, Pad or Concat, Slice, Reshape; where all of
+        the padded ones are taken, there is no Slice.
         """
         node = self._makers.get(name)
         taken = self._makers.get(node.input[0]) if node is not None else None
         if node is None or node.op_type != "Reshape" or taken is None:
             return None
-        if taken.op_type not in ("Slice", "Pad"):
+        if taken.op_type not in ("Slice", "Pad", "Concat"):
             return None
-        rows = taken if taken.op_type == "Pad" else self._makers[taken.input[0]]
-        before, after = 0, 0
-        if rows.op_type == "Pad":
-            pads = self._array(rows.input[1], rows).tolist()
-            before, after = pads[0], pads[len(pads) // 2]
-            rows = self._makers[rows.input[0]]
-        frames = int(self._array(rows.input[1], rows)[0])  # of a Reshape
-        seen = range(-before, frames + after)
-        if taken.op_type == "Slice":
+        return self._rows_of(taken)
+
+    def _rows_of(self, node: onnx.NodeProto) -> tuple[int, ...]:
+        """Which frames of a clip the rows are that a node gives; those outside of it are zeros."""
+        if node.op_type == "Slice":
+            rows = self._rows_of(self._makers[node.input[0]])
             first, last, step = (
-                int(self._array(taken.input[place], taken)[0]) if len(taken.input) > place else 1
+                int(self._array(node.input[place], node)[0]) if len(node.input) > place else 1
                 for place in (1, 2, 4)
             )
-            seen = seen[first:last:step]
-        return tuple(seen)
+            return rows[first:last:step]
+        if node.op_type == "Pad":
+            rows = self._rows_of(self._makers[node.input[0]])
+            pads = self._array(node.input[1], node).tolist()
+            before, after = pads[0], pads[len(pads) // 2]
+            return (*range(-before, 0), *rows, *range(len(rows), len(rows) + after))
+        if node.op_type == "Concat":  # the first frame, again and again, and all of them
+            return tuple(row for each in node.input for row in self._rows_of(self._makers[each]))
+        return tuple(range(int(self._array(node.input[1], node)[0])))  # of a Reshape
 
     def _note_padding(self, node: onnx.NodeProto) -> None:
         """Remember zeros around (T, H, W); any other padding is no part of a window."""

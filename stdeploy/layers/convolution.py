@@ -2,32 +2,38 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stdeploy.artifacts.layouts import Size3
 
 Padding = Literal["centred", "valid"]
 
 
-def zeros_before(x: Tensor, frames: int) -> Tensor:
-    """Put frames of zeros before a clip.
+def first_frame_before(x: Tensor, frames: int) -> Tensor:
+    """Put the first frame of a clip before it, again and again.
+
+    NOTE: not zeros. In front of a clip out of a longer video there are frames like its own, and a
+    network that was trained with zeros there lost 9 to 20 points where it met them
+    (docs/explanation/method.md).
 
     Args:
         x: (N, C, T, H, W).
-        frames: how many; 0 gives x itself.
+        frames: how often; 0 gives x itself.
 
     Returns:
         (N, C, frames + T, H, W).
     """
-    return functional.pad(x, (0, 0, 0, 0, frames, 0)) if frames else x
+    if not frames:
+        return x
+    return torch.cat([x[:, :, :1].expand(-1, -1, frames, -1, -1), x], dim=2)
 
 
 class FramesBefore(nn.Module):
-    """`zeros_before` as a module, for pools that come after a ReLU.
+    """`first_frame_before` as a module, for pools.
 
     Args:
-        frames: how many.
+        frames: how often.
     """
 
     def __init__(self, frames: int) -> None:
@@ -36,7 +42,7 @@ class FramesBefore(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, T, H, W) to (N, C, frames + T, H, W)."""
-        return zeros_before(x, self.frames)
+        return first_frame_before(x, self.frames)
 
     def extra_repr(self) -> str:
         """What torch prints in the brackets of the module."""
@@ -47,7 +53,7 @@ class CausalConv3d(nn.Conv3d):
     """A convolution that looks back only: at stride s its output i sees frames up to i s.
 
     y[i] = b + sum_j W[:, :, j] * x[i s - (t - 1) + j], j = 0 .. t-1, where frames before the clip
-    are zeros. So it has as many outputs as a centred one, and its weights have the same shapes.
+    are its first. So it has as many outputs as a centred one, and its weights have the same shapes.
 
     Args:
         in_channels: C_in.
@@ -82,7 +88,7 @@ class CausalConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, T, H, W) to (N, C_out, T / sT, H / sH, W / sW), rounded up."""
-        return super().forward(zeros_before(x, self.frames_before))
+        return super().forward(first_frame_before(x, self.frames_before))
 
 
 def single_convolution(
@@ -103,8 +109,8 @@ def single_convolution(
         out_channels: C_out.
         kernel_size: (t, kH, kW), t odd.
         stride: (sT, sH, sW).
-        padding: "centred" has zeros around it, in time before it alone where it is causal; "valid"
-            has none: the caller pads.
+        padding: "centred" has zeros around it, and in time the first frame before it instead where
+            it is causal; "valid" has none: the caller pads.
         causal: whether it looks back only.
         groups: of channels.
         device: of its weights; "meta" for none yet.
@@ -134,8 +140,8 @@ def max_pool(
         kernel_size: (t, kH, kW).
         stride: (sT, sH, sW); None for the kernel size.
         padding: on both sides of (T, H, W).
-        causal: it looks back only: t - 1 frames of zeros come before the clip and none behind it,
-            whatever the padding in time is.
+        causal: it looks back only: before the clip its first frame comes t - 1 times, and nothing
+            behind it, whatever the padding in time is.
     """
     if not causal or kernel_size[0] == 1:
         return nn.MaxPool3d(kernel_size, stride, padding=padding)

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from stdeploy.artifacts.layouts import Size3
 from stdeploy.errors import FusionError, SpecError
-from stdeploy.layers.convolution import Padding, single_convolution, zeros_before
+from stdeploy.layers.convolution import Padding, first_frame_before, single_convolution
 from stdeploy.layers.fold import fold_batch_norm, sum_branches
 
 Branches = Literal["single", "multi"]
@@ -145,7 +145,7 @@ class TemporalBranch(nn.Module):
         kernel_size: (tau, kH, kW).
         stride: (sT, sH, sW).
         padding: zeros on both sides of (T, H, W).
-        frames_before: of zeros, before the clip alone, beside those.
+        frames_before: how often the first frame comes before the clip.
         eta: regularisation of the average, 1..inf.
         eps: added to the variance by the norm.
         groups: of channels, each of which sees its own alone.
@@ -183,7 +183,7 @@ class TemporalBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, T, H, W) to (N, C_out, T', H', W')."""
         out = functional.conv3d(
-            zeros_before(x, self.frames_before),
+            first_frame_before(x, self.frames_before),
             self.kernel(),
             stride=self.stride,
             padding=self.padding,
@@ -211,7 +211,7 @@ class TemporalFilter(nn.Module):
         padding: "centred" pads with zeros so that the filter is centred on its frame and pixel;
             "valid" pads nothing (the caller has padded), and short branches see the frames
             around the centre of the longest.
-        causal: it looks back only: in time zeros come before the clip alone, and all branches end
+        causal: it looks back only: the first frame stands before the clip, and all branches end
             at the same frame, see above.
         eps: added to the variance by the norms.
         groups: of channels, each of which sees its own alone; it divides C_in and C_out.

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from stdeploy.artifacts.layouts import InceptionLayout, MixedChannels, Size3
 from stdeploy.artifacts.spec import ModelSpec
-from stdeploy.layers.convolution import Padding, max_pool
+from stdeploy.layers.convolution import Padding, first_frame_before, max_pool
 from stdeploy.models.base import (
     ActionModel,
     AveragePoolHead,
@@ -43,7 +43,7 @@ class SamePadding(nn.Module):
     Args:
         kernel_size: (t, kH, kW).
         stride: (sT, sH, sW).
-        causal: in time t - 1 frames of zeros come before the clip instead, and none behind it.
+        causal: in time the first frame comes t - 1 times before the clip instead, and none behind.
     """
 
     def __init__(self, kernel_size: Size3, stride: Size3, *, causal: bool = False) -> None:
@@ -58,10 +58,12 @@ class SamePadding(nn.Module):
         for axis in (2, 1):  # functional.pad starts with the last axis
             size = x.shape[2 + axis]
             pads.extend(same_padding(size, self.kernel_size[axis], self.stride[axis]))
+        if self.causal:
+            return first_frame_before(functional.pad(x, pads), self.kernel_size[0] - 1)
         return functional.pad(x, [*pads, *self.in_time(x.shape[2])])
 
     def in_time(self, num_frames: int) -> tuple[int, int]:
-        """Frames of zeros before and after T frames."""
+        """Frames before and after T frames; of zeros, unless it is causal."""
         if self.causal:
             return self.kernel_size[0] - 1, 0
         return same_padding(num_frames, self.kernel_size[0], self.stride[0])

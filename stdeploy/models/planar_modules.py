@@ -27,6 +27,7 @@ class Taps(NamedTuple):
         stride: by how many frames it moves.
         before: frames of padding before the clip.
         after: and behind it.
+        held: how many of the T are the first frame of the clip again, before it.
     """
 
     frames: int
@@ -34,6 +35,7 @@ class Taps(NamedTuple):
     stride: int
     before: int
     after: int
+    held: int = 0
 
     @property
     def outputs(self) -> int:
@@ -42,20 +44,30 @@ class Taps(NamedTuple):
 
     @property
     def numbers(self) -> tuple[tuple[int, ...], ...]:
-        """For j of 0..t-1 the numbers of the frames at all stops; below 0, or from T on, zeros."""
+        """For j of 0..t-1 the numbers of the clip's frames at all stops; outside of it, zeros."""
         stops = range(-self.before, self.outputs * self.stride - self.before, self.stride)
-        return tuple(tuple(stop + tap for stop in stops) for tap in range(self.length))
+        frames = [[stop + tap for stop in stops] for tap in range(self.length)]
+        if self.held:
+            frames = [[max(number - self.held, 0) for number in row] for row in frames]
+        return tuple(map(tuple, frames))
 
     @property
     def in_place(self) -> bool:
         """Whether each frame is seen by itself, as it comes."""
-        return self == (self.frames, 1, 1, 0, 0)
+        return self == (self.frames, 1, 1, 0, 0, 0)
+
+    def with_held(self, x: Tensor) -> Tensor:
+        """The frames of a clip, ((T - held) N, C, H, W), as T of them."""
+        if not self.held:
+            return x
+        clips = x.shape[0] // (self.frames - self.held)  # not len(x), see below
+        return torch.cat([x[:clips]] * self.held + [x])
 
     def of(self, x: Tensor, *, repeat: bool = False) -> list[Tensor]:
         """The j-th frames of all stops, for j of 0..t-1.
 
         Args:
-            x: frames (T N, C, H, W).
+            x: frames ((T - held) N, C, H, W).
             repeat: pad with the first and the last frame instead of zeros.
 
         Returns:
@@ -65,9 +77,12 @@ class Taps(NamedTuple):
             return [x]
         if exporting():
             # In a graph: shapes that are constant but for the batch, and no tensor of 5 dimensions.
-            rows = _padded(x.reshape(self.frames, -1), 1, self, repeat=repeat)
+            rows = x.reshape(self.frames - self.held, -1)
+            rows = torch.cat([rows[:1]] * self.held + [rows]) if self.held else rows
+            rows = _padded(rows, 1, self, repeat=repeat)
             return [rows[self._stops(j)].reshape(-1, *x.shape[1:]) for j in range(self.length)]
         # In torch: views where that is possible, and the memory format of x.
+        x = self.with_held(x)
         clips = x.shape[0] // self.frames  # not len(x), which a program takes for a constant
         x = _padded(x, clips, self, repeat=repeat)
         if self.stride == 1:
@@ -143,7 +158,8 @@ class StackedConv(ConvOfStackedFrames):
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C_in, H, W) to (T' N, C_out, H', W')."""
         if not (self.taps.in_place and not self.empty_channels) and runs_eagerly():
-            return super().forward(stack_frames(x, *self.taps, self.empty_channels))
+            x = self.taps.with_held(x)
+            return super().forward(stack_frames(x, *self.taps[:5], self.empty_channels))
         taps = self.taps.of(x)
         if self.empty_channels:
             frames, _channels, height, width = taps[0].shape
@@ -224,7 +240,12 @@ class PlanarSamePadding(nn.Module):
         super().__init__()
         self.kernel_size = padding.kernel_size
         self.stride = padding.stride
-        self.taps = Taps(frames, 1, 1, *padding.in_time(frames))
+        before, after = padding.in_time(frames)
+        self.taps = (
+            held_taps(frames, 1, 1, before)
+            if padding.causal
+            else (Taps(frames, 1, 1, before, after))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C, H, W) to (T' N, C, H', W')."""
@@ -247,7 +268,7 @@ class PlanarFramesBefore(nn.Module):
 
     def __init__(self, before: FramesBefore, frames: int) -> None:
         super().__init__()
-        self.taps = Taps(frames, 1, 1, before.frames, 0)
+        self.taps = held_taps(frames, 1, 1, before.frames)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C, H, W) to (T' N, C, H, W)."""
@@ -387,10 +408,15 @@ def pooled_over_space(features: Tensor, window_side: int) -> Tensor:
 
 def taps_of(conv: nn.Conv3d, frames: int) -> Taps:
     """What a convolution sees in time, of clips of so many frames."""
-    before = after = _padding_of(conv)[0]
+    length, stride, padding = conv.kernel_size[0], conv.stride[0], _padding_of(conv)[0]
     if isinstance(conv, CausalConv3d):
-        before += conv.frames_before
-    return Taps(frames, conv.kernel_size[0], conv.stride[0], before, after)
+        return held_taps(frames, length, stride, conv.frames_before)
+    return Taps(frames, length, stride, padding, padding)
+
+
+def held_taps(frames: int, length: int, stride: int, before: int) -> Taps:
+    """What a window sees of clips of so many frames, before which the first stands still."""
+    return Taps(before + frames, length, stride, 0, 0, before)
 
 
 def _padding_of(conv: nn.Conv3d) -> Size3:

@@ -20,7 +20,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from stdeploy.artifacts.spec import DEFAULT_WINDOW_FRAMES, ClipSpec, StateSpec, StreamSpec
 from stdeploy.errors import SpecError, check_count
-from stdeploy.layers.convolution import FramesBefore
+from stdeploy.layers.convolution import CausalConv3d, FramesBefore
 from stdeploy.models.base import ActionModel, SlidingAverage
 from stdeploy.models.frames_to_logits import FrameNormalisation
 from stdeploy.models.i3d_inception import SamePadding
@@ -36,6 +36,7 @@ from stdeploy.models.registry import build
 from stdeploy.models.resnet import PaddingShortcut
 from stdeploy.models.slowfast import SlowFrames
 from stdeploy.models.streaming_modules import (
+    Begins,
     Delay,
     FrameMask,
     Kept,
@@ -223,6 +224,9 @@ class _Steps:
         self._kept: list[fx.Node] = []  # what the states become
         self._masks: dict[Timing, fx.Node] = {}
         self._late: dict[tuple[fx.Node, int], fx.Node] = {}
+        # A causal network sees no frame behind the last, and before the first that one again.
+        self._causal = model.spec.causal
+        self._begun: fx.Node | None = None
         self._frames = frames_per_call
         self._x, self._position, self._length = (
             self._graph.placeholder(name) for name in ("x", "position", "length")
@@ -295,17 +299,21 @@ class _Steps:
                 f"frames_per_call = {self._frames}: the network strides in time, in {name!r}; a "
                 f"multiple of {self._stride} is wanted"
             )
-        window, timing = Kept.of(source.timing, *taps[1:])
+        window, timing = Kept.of(source.timing, *taps[1:5])
         sees_edges = bool(taps.before or taps.after)
         # Zeros in front of a pool are what stands there where nothing negative is pooled.
-        fill = _LOWEST if sees_edges and not source.never_negative else 0.0
+        fill = _LOWEST if sees_edges and not source.never_negative and not self._causal else 0.0
         self._modules[name], shape = _streamed(
             self._model.get_submodule(name), window, source.shape, fill
         )
         fill = float(cast(float, self._modules[name].fill))
-        valid = self._mask(source.timing) if sees_edges else None
+        valid = self._mask(source.timing) if sees_edges and not self._causal else None
         made = self._with_state(
-            name, (source.node, valid), (window.kept * shape[0], *shape[1:]), fill
+            name,
+            (source.node, valid),
+            (window.kept * shape[0], *shape[1:]),
+            fill,
+            begins=self._begins() if self._causal and window.kept else None,
         )
         never_negative = isinstance(module, nn.MaxPool3d) and source.never_negative
         return _Value(made, timing, _shape(node), never_negative)
@@ -313,14 +321,14 @@ class _Steps:
     def _padding(
         self, name: str, module: SamePadding | FramesBefore, source: _Value, node: fx.Node
     ) -> _Value:
-        """Frames of zeros before the first, which then has another number, and behind the last."""
+        """Frames before the first, which then has another number, and behind the last."""
         if isinstance(module, SamePadding):
             before, after = module.in_time(_FRAMES_FOR_SHAPES)
             self._modules[name] = StreamedPadding(module.kernel_size, module.stride)
         else:
             before, after = module.frames, 0
             self._modules[name] = StreamedPadding((1, 1, 1), (1, 1, 1))
-        valid = self._mask(source.timing) if before or after else None
+        valid = self._mask(source.timing) if (before or after) and not self._causal else None
         made = self._graph.call_module(name, (source.node, valid))
         timing = source.timing._replace(
             delay=source.timing.delay - before,
@@ -359,6 +367,12 @@ class _Steps:
             self._late[path.node, late] = made
         return self._late[path.node, late] if late else path.node
 
+    def _begins(self) -> fx.Node:
+        if self._begun is None:
+            self._modules["begins"] = Begins()
+            self._begun = self._graph.call_module("begins", (self._position,))
+        return self._begun
+
     def _mask(self, timing: Timing) -> fx.Node:
         if timing not in self._masks:
             name = f"valid{len(self._masks)}"
@@ -367,7 +381,13 @@ class _Steps:
         return self._masks[timing]
 
     def _with_state(
-        self, name: str, arguments: tuple[fx.Node | None, ...], shape: tuple[int, ...], fill: float
+        self,
+        name: str,
+        arguments: tuple[fx.Node | None, ...],
+        shape: tuple[int, ...],
+        fill: float,
+        *,
+        begins: fx.Node | None = None,
     ) -> fx.Node:
         """Call a module that keeps frames; of no channels where it keeps none."""
         state = None
@@ -377,7 +397,8 @@ class _Steps:
             self._last_input = state
             dtype = next(self._model.parameters()).dtype
             self.states.append(StateSpec(name=name, shape=shape, fill=fill, type=_type_name(dtype)))
-        results = self._graph.call_module(name, (*arguments, state))
+        named = {} if begins is None else {"begins": begins}
+        results = self._graph.call_module(name, (*arguments, state), named)
         if state is not None:
             self._kept.append(self._graph.call_function(operator.getitem, (results, 1)))
         return self._graph.call_function(operator.getitem, (results, 0))
@@ -391,6 +412,8 @@ def _unknown(name: str, module: nn.Module) -> SpecError:
 def _window_of(module: nn.Module) -> Taps:
     """What a module sees in time; of no number of frames."""
     if isinstance(module, nn.Conv3d):
+        if isinstance(module, CausalConv3d):
+            return Taps(0, module.kernel_size[0], module.stride[0], module.frames_before, 0)
         return taps_of(module, 0)
     if isinstance(module, nn.MaxPool3d):
         length, stride, padding = (

@@ -87,10 +87,23 @@ class Kept(NamedTuple):
         """Whether each frame is seen by itself, as it comes."""
         return self[1:] == (1, 1, 0, 0, self.frames)
 
-    def joined(self, x: Tensor, state: Tensor | None) -> Tensor:
-        """What was kept, and behind it frames (N K, C, H, W): (N, n C, H, W)."""
-        new = x if self.frames == 1 else x.reshape(-1, self.frames * x.shape[1], *x.shape[2:])
-        return new if state is None else torch.cat([state, new], dim=1)
+    def joined(self, x: Tensor, state: Tensor | None, begins: Tensor | None = None) -> Tensor:
+        """What was kept, and behind it frames (N K, C, H, W): (N, n C, H, W).
+
+        Args:
+            x: the frames.
+            state: what was kept, (N, kept C, H, W).
+            begins: (N, 1, 1, 1), which streams begin: of those the first frame was kept, so to say.
+        """
+        channels = x.shape[1]
+        new = x if self.frames == 1 else x.reshape(-1, self.frames * channels, *x.shape[2:])
+        if state is None:
+            return new
+        if begins is not None:
+            first = new[:, :channels]
+            first = first if self.kept == 1 else torch.cat([first] * self.kept, dim=1)
+            state = torch.where(begins, first, state)
+        return torch.cat([state, new], dim=1)
 
     def rest(self, joined: Tensor) -> Tensor:
         """Of those what the next call sees again."""
@@ -106,6 +119,8 @@ class Kept(NamedTuple):
         return self._at_stops(joined, 0, self.length)
 
     def _at_stops(self, joined: Tensor, first: int, count: int) -> Tensor:
+        if count == self.kept + self.frames:  # a slice of all would be an operation of its own
+            return joined
         channels = joined.shape[1] // (self.kept + self.frames)
         starts = [(self.skipped + stop * self.stride + first) for stop in range(self.outputs)]
         parts = [joined[:, start * channels : (start + count) * channels] for start in starts]
@@ -138,6 +153,14 @@ class FrameMask(nn.Module):
         return torch.logical_and(number >= 0, number < end).reshape(-1, 1, 1, 1)
 
 
+class Begins(nn.Module):
+    """Which streams begin with this call."""
+
+    def forward(self, position: Tensor) -> Tensor:
+        """Map (N,) frames before this call to (N, 1, 1, 1) of truth values."""
+        return (position == 0).reshape(-1, 1, 1, 1)
+
+
 def frames_before(position: Tensor, timing: Timing) -> Tensor:
     """How many frames of this timing earlier calls brought, of (N,) of the video."""
     return position if timing.stride == 1 else position // timing.stride
@@ -155,7 +178,8 @@ def frames_in_all(length: Tensor, timing: Timing) -> Tensor:
 
 def _only_of_stream(x: Tensor, valid: Tensor | None, fill: float) -> Tensor:
     """Frames with another number in place of those that are none of the stream."""
-    return x if valid is None else torch.where(valid, x, fill)
+    # Not torch.where with a number, which the converter of Core ML does not know.
+    return x if valid is None else x.masked_fill(torch.logical_not(valid), fill)
 
 
 class StreamedConv(nn.Module):
@@ -173,11 +197,13 @@ class StreamedConv(nn.Module):
         self.conv = conv
         self.window = window
 
-    def forward(self, x: Tensor, valid: Tensor | None, state: Tensor | None) -> list[Tensor]:
+    def forward(
+        self, x: Tensor, valid: Tensor | None, state: Tensor | None, begins: Tensor | None = None
+    ) -> list[Tensor]:
         """Map frames (N K, C_in, H, W) to (N K', C_out, H', W'), and what is kept of them."""
         if self.window.in_place:
             return [self.conv(x)]
-        joined = self.window.joined(_only_of_stream(x, valid, self.fill), state)
+        joined = self.window.joined(_only_of_stream(x, valid, self.fill), state, begins)
         if isinstance(self.conv, nn.ModuleList):
             parts = [conv(self.window.frame(joined, j)) for j, conv in enumerate(self.conv)]
             y: Tensor = functools.reduce(torch.add, parts)
@@ -201,11 +227,14 @@ class StreamedMaxPool(nn.Module):
         self.window = window
         self.fill = fill
 
-    def forward(self, x: Tensor, valid: Tensor | None, state: Tensor | None) -> list[Tensor]:
+    def forward(
+        self, x: Tensor, valid: Tensor | None, state: Tensor | None, begins: Tensor | None = None
+    ) -> list[Tensor]:
         """Map frames (N K, C, H, W) to (N K', C, H', W'), and what is kept of them."""
         if self.window.in_place:
             return [self.pool(x)]
-        joined = self.window.joined(_only_of_stream(self.pool(x), valid, self.fill), state)
+        pooled = _only_of_stream(self.pool(x), valid, self.fill)
+        joined = self.window.joined(pooled, state, begins)
         taps = [self.window.frame(joined, tap) for tap in range(self.window.length)]
         y = functools.reduce(torch.maximum, taps)
         return [y] if state is None else [y, self.window.rest(joined)]
@@ -227,11 +256,13 @@ class StreamedPaddingShortcut(nn.Module):
         self.stride = shortcut.stride[1]
         self.window = window
 
-    def forward(self, x: Tensor, valid: Tensor | None, state: Tensor | None) -> list[Tensor]:
+    def forward(
+        self, x: Tensor, valid: Tensor | None, state: Tensor | None, begins: Tensor | None = None
+    ) -> list[Tensor]:
         """Map frames (N K, C_in, H, W) to (N K', C_out, H', W'), and what is kept of them."""
         missing = self.out_channels - x.shape[1]
         taken = _only_of_stream(x[:, :, :: self.stride, :: self.stride], valid, self.fill)
-        joined = self.window.joined(taken, state)
+        joined = self.window.joined(taken, state, begins)
         y = functional.pad(self.window.frame(joined, 0), (0, 0, 0, 0, 0, missing))
         return [y] if state is None else [y, self.window.rest(joined)]
 

@@ -124,6 +124,15 @@ def test_a_longer_video_changes_no_feature(model: ActionModel) -> None:
     torch.testing.assert_close(longer[:, :, : short.shape[2]], short, rtol=1e-12, atol=1e-12)
 
 
+def test_a_clip_is_a_video_that_stood_still_before_it(model: ActionModel) -> None:
+    """So a network that learns from clips alone knows what stands before them in a stream."""
+    x, stride = clips(), stride_of(model)
+    still = x[:, :, :1].expand(-1, -1, 2 * stride, -1, -1)
+    longer = features(model, torch.cat([still, x], dim=2))
+    torch.testing.assert_close(longer[:, :, 2:], features(model, x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(longer[:, :, 0], longer[:, :, 1], rtol=1e-12, atol=1e-12)
+
+
 def test_weights_fit_the_network_that_looks_both_ways(model: ActionModel) -> None:
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     other = build(model.spec.model_copy(update={"causal": False}))
@@ -158,7 +167,8 @@ def test_the_planar_form_is_the_same(model: ActionModel, frames: int) -> None:
 def test_windows_of_the_planar_form_end_at_their_frame() -> None:
     fused = fuse_model(tiny_model(temporal_lengths=LENGTHS, causal=True))
     taps = planar_form(fused, 8).get_submodule("conv5.0.conv1").taps
-    assert taps == (8, 5, 1, 4, 0)
+    assert taps == (12, 5, 1, 0, 0, 4)
+    assert taps.outputs == 8
 
 
 def test_it_is_the_filter_of_the_other_network_moved_back_in_time() -> None:
