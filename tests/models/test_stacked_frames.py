@@ -27,11 +27,11 @@ def test_like_padding_and_concatenating(layout: torch.memory_format, empty: int)
         x = x.to(memory_format=layout)
         parts = taps.of(x)
         nothing = x.new_zeros(len(parts[0]), empty, 4, 5)
-        stacked = stack_frames(x, *taps, empty)
+        stacked = stack_frames(x, *taps[:5], empty)
         assert torch.equal(stacked, torch.cat([*parts, nothing], dim=1)), (taps, clips)
         assert stacked.is_contiguous(memory_format=layout)
 
 
 def test_torch_knows_its_shape_and_layout_without_running_it() -> None:
     x = torch.randn(16, 3, 4, 5).to(memory_format=torch.channels_last)
-    torch.library.opcheck(stack_frames, (x, *Taps(8, 3, 2, 1, 1), 1))
+    torch.library.opcheck(stack_frames, (x, *Taps(8, 3, 2, 1, 1)[:5], 1))
