@@ -397,7 +397,7 @@ class _Steps:
             self._last_input = state
             dtype = next(self._model.parameters()).dtype
             self.states.append(StateSpec(name=name, shape=shape, fill=fill, type=_type_name(dtype)))
-        named = {} if begins is None else {"begins": begins}
+        named: dict[str, Any] = {} if begins is None else {"begins": begins}
         results = self._graph.call_module(name, (*arguments, state), named)
         if state is not None:
             self._kept.append(self._graph.call_function(operator.getitem, (results, 1)))
