@@ -155,7 +155,7 @@ def _least(
 ) -> float | None:
     """The least number that a tensor can hold; None where the graph does not say."""
     node = makers.get(name)
-    while node is not None and node.op_type in ("Reshape", "Slice", "Pad", "Transpose", "Expand"):
+    while node is not None and node.op_type in ("Reshape", "Slice", "Pad", "Transpose"):
         node = makers.get(node.input[0])  # padding with zeros adds none that is less than these
     if node is not None and node.op_type == "Relu":
         return 0.0

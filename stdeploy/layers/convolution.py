@@ -24,9 +24,9 @@ def first_frame_before(x: Tensor, frames: int) -> Tensor:
     Returns:
         (N, C, frames + T, H, W).
     """
-    if not frames:
-        return x
-    return torch.cat([x[:, :, :1].expand(-1, -1, frames, -1, -1), x], dim=2)
+    # Not expanded: torch would forget how channels lie in memory. Nor padded by "replicate", whose
+    # gradient comes in any order on a GPU.
+    return torch.cat([x[:, :, :1]] * frames + [x], dim=2) if frames else x
 
 
 class FramesBefore(nn.Module):

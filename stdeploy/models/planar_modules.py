@@ -241,11 +241,8 @@ class PlanarSamePadding(nn.Module):
         self.kernel_size = padding.kernel_size
         self.stride = padding.stride
         before, after = padding.in_time(frames)
-        self.taps = (
-            held_taps(frames, 1, 1, before)
-            if padding.causal
-            else (Taps(frames, 1, 1, before, after))
-        )
+        held = padding.causal
+        self.taps = held_taps(frames, 1, 1, before) if held else Taps(frames, 1, 1, before, after)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C, H, W) to (T' N, C, H', W')."""

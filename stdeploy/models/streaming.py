@@ -3,8 +3,9 @@
 At frame i of its output, a filter of t frames needs what came out of the layer before at t of its
 frames, of which all but the newest are there from earlier calls. So each layer keeps those, and
 computes what is new. A filter that looks p frames ahead answers p frames late; paths that meet wait
-for the latest. What a filter sees before the first frame, and behind the last, are zeros, as in the
-network that sees the whole video at once; so both say the same, from the first frame to the last.
+for the latest. Before the first frame and behind the last a filter sees what it sees there in the
+network that has the whole video at once: zeros, or the first frame again where the network is
+causal. So both say the same, from the first frame to the last.
 
 The forward code of the network is traced by torch.fx, on tensors without numbers, and written down
 again with modules of streaming_modules.py in place of its own.

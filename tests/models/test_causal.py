@@ -20,7 +20,7 @@ from stdeploy.artifacts.spec import ModelSpec
 from stdeploy.errors import SpecError
 from stdeploy.export.flops import count_flops
 from stdeploy.fusion import fuse_model, verify
-from stdeploy.layers.convolution import CausalConv3d
+from stdeploy.layers.convolution import CausalConv3d, first_frame_before
 from stdeploy.models.base import ActionModel
 from stdeploy.models.planar import planar_form
 from stdeploy.models.registry import ARCHITECTURES, build
@@ -131,6 +131,14 @@ def test_a_clip_is_a_video_that_stood_still_before_it(model: ActionModel) -> Non
     longer = features(model, torch.cat([still, x], dim=2))
     torch.testing.assert_close(longer[:, :, 2:], features(model, x), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(longer[:, :, 0], longer[:, :, 1], rtol=1e-12, atol=1e-12)
+
+
+def test_channels_stay_where_they_lie_in_memory() -> None:
+    x = torch.randn(2, 8, 6, 5, 5).contiguous(memory_format=torch.channels_last_3d)
+    before = first_frame_before(x, 2)
+    assert before.is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(before, torch.cat([x[:, :, :1], x[:, :, :1], x], dim=2))
+    assert first_frame_before(x, 0) is x
 
 
 def test_weights_fit_the_network_that_looks_both_ways(model: ActionModel) -> None:
