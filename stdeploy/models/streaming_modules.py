@@ -100,7 +100,7 @@ class Kept(NamedTuple):
         if state is None:
             return new
         if begins is not None:
-            first = new[:, :channels]
+            first = new if self.frames == 1 else new[:, :channels]
             first = first if self.kept == 1 else torch.cat([first] * self.kept, dim=1)
             state = torch.where(begins, first, state)
         return torch.cat([state, new], dim=1)

@@ -236,3 +236,29 @@ def test_a_stream_is_there_once_in_a_call() -> None:
     stream = runtime.begin()
     with pytest.raises(SpecError, match="twice in one call"):
         runtime.step(np.stack([video(1)] * 2), [stream, stream])
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch about itself
+@pytest.mark.parametrize(
+    ("architecture", "frames_per_call", "causal"),
+    [("i3d-resnet18", 1, False), ("s3d-resnet50", 1, True), ("i3d-inception", 8, False)],
+)
+def test_a_converter_to_core_ml_knows_every_operation(
+    architecture: str, frames_per_call: int, causal: bool
+) -> None:
+    """Those of coremltools 9, which converts no alias, no `&` and no choice of a number."""
+    model = fused(architecture, causal=causal).float()
+    network = streaming_form(model, TINY_CLIP, frames_per_call=frames_per_call)
+    side = TINY_CLIP.crop_px
+    arguments = (
+        torch.zeros((frames_per_call, side, side, 3)),
+        torch.zeros(1, dtype=torch.int32),
+        torch.full((1,), 2**31 - 1, dtype=torch.int32),
+        [torch.full((1, *state.shape), state.fill) for state in network.spec.states],
+    )
+    program = torch.export.export(network, arguments).run_decompositions({})
+    used = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    refused = {"aten.alias.default", "aten.__and__.Tensor", "aten.where.ScalarOther"}
+    assert not used & refused
+    assert "aten.conv2d.default" in used
+    assert not [target for target in used if "3d" in target]
