@@ -16,6 +16,9 @@ from stdeploy.artifacts.parity import RUNTIME_TOLERANCE
 from stdeploy.backends.base import Features, RunsClips, runtime_class
 from stdeploy.errors import ArtifactError, SpecError
 
+_TIME = {2, -3}  # of features (N, C, T, H, W)
+_MOST_FRAMES = 1 << 24  # an end beyond it is that of the axis
+
 
 class DenseTrunk:
     """See `stdeploy.inference.dense_windows.Trunk`.
@@ -108,6 +111,7 @@ def _temporal_reach(graph: onnx.GraphProto, artifact: Path) -> tuple[int, int]:
     """
     # Of each tensor the first and the last frame that its frame 0 depends on.
     reach: dict[str, tuple[int, int]] = {}
+    held: dict[str, str] = {}  # first frames, with what they are of
     # What the classifier takes is the one average over time that belongs there; see `_cut`.
     pooled = next((node.input[0] for node in graph.node if "logits" in node.output), "")
     for node in graph.node:
@@ -117,6 +121,14 @@ def _temporal_reach(graph: onnx.GraphProto, artifact: Path) -> tuple[int, int]:
             max((each[1] for each in seen), default=0),
         )
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        joins_frames = node.op_type == "Concat" and attributes["axis"] in _TIME
+        if node.op_type == "Slice" and _takes_first_frame(node, graph, artifact):
+            held[node.output[0]] = node.input[0]
+        elif joins_frames and {held.get(name) for name in node.input[:-1]} == {node.input[-1]}:
+            frames = len(node.input) - 1
+            first, last = first - frames, last - frames
+        elif joins_frames or not held.keys().isdisjoint(node.input):
+            raise _rearranges(artifact)
         kernel = attributes.get("kernel_shape", ())
         if len(kernel) == 3:
             if attributes.get("strides", [1])[0] != 1:
@@ -139,6 +151,37 @@ def _temporal_reach(graph: onnx.GraphProto, artifact: Path) -> tuple[int, int]:
         for name in node.output:
             reach[name] = (first, last)
     return -min(first for first, _ in reach.values()), max(last for _, last in reach.values())
+
+
+def _takes_first_frame(node: onnx.NodeProto, graph: onnx.GraphProto, artifact: Path) -> bool:
+    """Whether a Slice takes the first frame of features (N, C, T, H, W), and not all frames.
+
+    Raises:
+        SpecError: it takes some others.
+    """
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    starts, ends, axes, steps = (
+        numpy_helper.to_array(stored[name]).ravel().tolist() if name in stored else None
+        for name in (*node.input[1:], "", "")[:4]
+    )
+    if axes is None or _TIME.isdisjoint(axes):
+        return False
+    place = next(place for place, axis in enumerate(axes) if axis in _TIME)
+    taken = tuple(
+        None if each is None else each[place] for each in (starts, ends, steps or [1] * 5)
+    )
+    if taken[0] == 0 and taken[1] is not None and taken[1] > _MOST_FRAMES and taken[2] == 1:
+        return False
+    if taken != (0, 1, 1) or len(axes) != 1:
+        raise _rearranges(artifact)
+    return True
+
+
+def _rearranges(artifact: Path) -> SpecError:
+    return SpecError(
+        f"the network of {artifact.name!r} takes frames out of its features and puts them "
+        "elsewhere, so it is not known which ones they see; pass --timeline windows"
+    )
 
 
 def _zeros_of(attributes: Mapping[str, Any], others: int) -> int:
@@ -187,7 +230,7 @@ def _over_time(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
         if tensor.name in node.input[1:]
         for axis in numpy_helper.to_array(tensor).ravel()
     ]
-    return bool({2, -3} & {*axes})
+    return bool(_TIME & {*axes})
 
 
 def _cut(graph: onnx.GraphProto, artifact: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

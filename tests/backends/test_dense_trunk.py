@@ -115,6 +115,30 @@ def reach_of(*nodes: onnx.NodeProto, **constants: list[int]) -> tuple[int, int]:
     return _temporal_reach(graph, Path("a.onnx"))
 
 
+def test_reach_counts_the_first_frame_where_it_stands_again() -> None:
+    make = onnx.helper.make_node
+    pool = partial(make, "MaxPool", ["b"], ["c"], kernel_shape=[3, 1, 1])
+    numbers = {"none": [0], "one": [1], "time": [2], "two": [2], "all": [2**63 - 1]}
+    first = make("Slice", ["x", "none", "one", "time", "one"], ["a"])
+    before = make("Concat", ["a", "a", "x"], ["b"], axis=2)
+    assert reach_of(first, before, pool(), **numbers) == (2, 0)
+    behind = make("Concat", ["x", "a", "a"], ["b"], axis=2)
+    others = make("Concat", ["a", "x"], ["b"], axis=-3)
+    second = make("Slice", ["x", "one", "two", "time", "one"], ["a"])
+    every_other = make("Slice", ["x", "none", "all", "time", "two"], ["a"])
+    added = make("Add", ["a", "x"], ["b"])
+    for nodes in (
+        (first, behind, pool()),
+        (second, others, pool()),
+        (every_other, pool()),
+        (first, added, pool()),
+    ):
+        with pytest.raises(SpecError, match="takes frames out of its features and puts them"):
+            reach_of(*nodes, **numbers)
+    whole = make("Slice", ["x", "none", "all", "time", "one"], ["b"])
+    assert reach_of(whole, pool(), **numbers) == (0, 2)
+
+
 def test_reach_counts_zeros_wherever_they_stand() -> None:
     make = onnx.helper.make_node
     pool = partial(make, "MaxPool", kernel_shape=[3, 1, 1])
