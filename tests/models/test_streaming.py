@@ -62,7 +62,7 @@ def x3d() -> ActionModel:
     return model
 
 
-def residual(**fields: object) -> ActionModel:
+def residual(*, causal: bool = False, **fields: object) -> ActionModel:
     """A narrow residual network with strides and pools in time."""
     stages = [
         StageLayout(
@@ -87,6 +87,7 @@ def residual(**fields: object) -> ActionModel:
             "eta": 1.0,
             "layout": layout,
             "temporal_lengths": layout.temporal_lengths,
+            "causal": causal,
         }
     )
     torch.manual_seed(0)
@@ -101,19 +102,23 @@ def residual(**fields: object) -> ActionModel:
     [{"pool_in_time": True}, {"pool_in_time": True, "shortcut": "padding"}],
     ids=["convolutions", "padding"],
 )
-def test_strides_and_pools_in_time(fields: dict[str, object], frames_per_call: int) -> None:
-    model = residual(**fields)
+@pytest.mark.parametrize("causal", [False, True], ids=["centred", "causal"])
+def test_strides_and_pools_in_time(
+    fields: dict[str, object], frames_per_call: int, causal: bool
+) -> None:
+    model = residual(causal=causal, **fields)
     spec = streaming_form(model, TINY_CLIP, frames_per_call=frames_per_call, window=32).spec
     assert spec.stride_frames == 8
     rows = list(verify_streaming(model, TINY_CLIP, spec, seed=4))
     assert all(row.passed for row in rows), rows
 
 
+@pytest.mark.parametrize("calls", [1, 4])
 @pytest.mark.parametrize("architecture", ["i3d-resnet18", "s3d-resnet50", "i3d-inception"])
-def test_a_causal_network_streams_without_delay(architecture: str) -> None:
+def test_a_causal_network_streams_without_delay(architecture: str, calls: int) -> None:
     """Places are known with the last frame of their own, and say what the whole video says."""
     model = fused(architecture, causal=True, temporal_lengths=(3, 3, 3, 3, 5))
-    frames = STRIDES.get(architecture, 1)
+    frames = max(calls, STRIDES.get(architecture, 1))
     spec = streaming_form(model, TINY_CLIP, frames_per_call=frames, window=16).spec
     assert spec.delay_places == 0
     rows = list(verify_streaming(model, TINY_CLIP, spec, seed=3))
