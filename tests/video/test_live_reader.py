@@ -174,6 +174,8 @@ def test_a_process_that_hangs_is_ended(film: Path, monkeypatch: pytest.MonkeyPat
         heard.wait(lambda: len(heard.frames) >= 3)
         # Only now: on a busy machine the process takes longer than this to begin.
         monkeypatch.setattr(live_reader, "_SILENCE_SECONDS", 2.0)
+        count = len(heard.frames)
+        heard.wait(lambda: len(heard.frames) >= count + 2)  # what waits now knows of it
         (process,) = readers_of(os.getpid())
         os.kill(process, signal.SIGSTOP)
         heard.wait(lambda: heard.end)
