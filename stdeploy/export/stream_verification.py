@@ -42,7 +42,7 @@ class WholeVideo(NamedTuple):
 
 
 def whole_video(model: ActionModel, clip: ClipSpec, frames: NDArray[np.uint8]) -> WholeVideo:
-    """Run a network over a whole video, with zeros before its first frame and behind its last.
+    """Run a network over a whole video, as if it were one clip.
 
     Args:
         model: fused, with 3D convolutions.

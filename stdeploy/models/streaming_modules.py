@@ -28,7 +28,7 @@ class Timing(NamedTuple):
 
     Attributes:
         frames: K, that come with a call.
-        delay: by how many frames they lag behind; below 0 where zeros stand before the first.
+        delay: by how many frames they lag behind; below 0 where others stand before the first.
         stride: frames of the video for one of these.
         counts: how many there are of a video, step by step: for (a, s) of n frames before it
             (n + a) // s + 1 frames after it.
@@ -72,7 +72,7 @@ class Kept(NamedTuple):
             timing: of the frames; its K is a multiple of s.
             length: t.
             stride: s.
-            before: frames of zeros before the first.
+            before: frames before the first, which are none of the stream.
             after: and behind the last.
         """
         delay = -((before - length - timing.delay) // stride) - 1
