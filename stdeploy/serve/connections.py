@@ -28,11 +28,10 @@ from stdeploy.errors import BackendError
 from stdeploy.serve.admission import client_name
 from stdeploy.serve.errors import STATUS, error_json
 from stdeploy.serve.http_guard import EarlyRefusal, StrictConnection
+from stdeploy.serve.lingering_close import LingeringTransport
 
 _log = logging.getLogger(__name__)
 _MOST_AHEAD = 65_536  # bytes of later requests that a client may send before it is answered
-_MOST_THROWN_AWAY = 2**20  # bytes that a client may send after it was refused
-_LINGER_SECONDS = 1.0
 _JSON = (b"content-type", b"application/json")
 _OF_THE_SERVER = 24  # libraries, listening sockets, files of the page while they are sent
 _OF_A_DECODER = 3  # its two pipes, and a third while it starts
@@ -75,7 +74,6 @@ class GuardedProtocol(H11Protocol):
     _since = 0.0
     _head_timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
-    _left_to_throw_away = 0  # bytes, of a client that was refused and sends on
     conn: StrictConnection
 
     def __init__(
@@ -94,7 +92,8 @@ class GuardedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let the clock run, or refuse a connection that is one too many."""
         self._since = self.loop.time()
-        super().connection_made(transport)
+        self._lingering = LingeringTransport(transport, self.conn.client_sends, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._lingering))
         if len(self.connections) > self._limits.max_connections and not self._has_taken_a_place():
             self._refuse(503, "there are too many connections", "full", linger=False)
             return
@@ -102,10 +101,7 @@ class GuardedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes on, or throw those away that a refused client still sends."""
-        if self._left_to_throw_away:
-            self._left_to_throw_away -= len(data)
-            if self._left_to_throw_away <= 0:
-                self.transport.abort()
+        if self._lingering.throws_away(len(data)):
             return
         super().data_received(data)
         self._watch()
@@ -202,11 +198,7 @@ class GuardedProtocol(H11Protocol):
         self._refuse(408, sentence, "too_slow")
 
     def _refuse(self, status: int, sentence: str, code: str, *, linger: bool = True) -> None:
-        """Answer without having a request, and close.
-
-        The system throws an answer away that a client has not read yet, where bytes of that
-        client come to a closed connection; so those that are under way are read first.
-        """
+        """Answer without having a request, and close; bytes of one may be under way."""
         if self.transport.is_closing():
             return
         request_id = self.tell_refused(status, code)
@@ -228,14 +220,11 @@ class GuardedProtocol(H11Protocol):
                 self.transport.write(self.conn.send(event) or b"")
         except h11.LocalProtocolError:
             linger = False  # an answer is under way already
-        if linger and self.transport.can_write_eof():
-            self._stop()
-            self._left_to_throw_away = _MOST_THROWN_AWAY
-            self.transport.write_eof()
-            self.transport.resume_reading()
-            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        self._stop()
+        if linger:
+            self._lingering.linger()
         else:
-            self.transport.close()
+            self._lingering.finish()
 
 
 def guarded_protocol(

@@ -3,7 +3,7 @@
 A proxy and this server have to agree where a request ends, or a client can hide a second one in
 the body of the first (request smuggling). So `StrictConnection` refuses what RFC 9112 lets a server
 refuse. `RequestGuard` refuses requests to other hosts, from pages of other sites, and without the
-key; `LingeringClose` sees to it that clients hear why.
+key.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from typing import Any
 
 import h11
 from starlette.datastructures import Headers, MutableHeaders
@@ -40,8 +40,6 @@ _PROBES = ("/livez", "/readyz", "/startupz", "/metrics", *_PROBES_OF_V2)
 _NO_PAGE = "default-src 'none'; frame-ancestors 'none'"  # for all that has no policy of its own
 _NO_ROUTE = "none"  # of what is refused before it is a request
 _CLIENT_GONE = 499  # as nginx logs it; nobody sees it
-_LINGER_SECONDS = 2.0
-_LINGER_BYTES = 64 * 2**20
 
 
 class StrictConnection(h11.Connection):
@@ -60,6 +58,24 @@ class StrictConnection(h11.Connection):
         self._max_head_bytes = max_head_bytes
         self.why = ""
         self.head_too_large = False
+        self._body_wanted = True
+
+    def client_sends(self) -> bool:
+        """Whether a body is not here as a whole, and on its way."""
+        return self.their_state is h11.SEND_BODY and self._body_wanted
+
+    def send(self, event: h11.Event) -> Any:
+        """See h11; an answer to a body that is not here as a whole says that it is the last."""
+        if isinstance(event, h11.Response) and self.their_state is h11.SEND_BODY:
+            # Who waits to be asked for the body has not sent it.
+            self._body_wanted = not self.they_are_waiting_for_100_continue
+            others = [(name, value) for name, value in event.headers if name != b"connection"]
+            event = h11.Response(
+                status_code=event.status_code,
+                reason=event.reason,
+                headers=[*others, (b"connection", b"close")],
+            )
+        return super().send(event)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """See h11.
@@ -190,20 +206,17 @@ class RequestGuard:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         token = monitoring.request_id.set(request_id)
         start = time.monotonic()
-        end: float | None = None
         status = 0
         code: str | None = None
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status, end
+            nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-ID"] = request_id
                 answer["X-Content-Type-Options"] = "nosniff"
                 answer.setdefault("Content-Security-Policy", _NO_PAGE)
-            elif not message.get("more_body"):
-                end = time.monotonic()  # before `LingeringClose` waits for the rest of a body
             await send(message)
 
         try:
@@ -229,7 +242,7 @@ class RequestGuard:
             code = failed.code
             await refuse(failed, self._metrics, send_with_id)
         finally:
-            self._end(scope, method, status, code, (end or time.monotonic()) - start)
+            self._end(scope, method, status, code, time.monotonic() - start)
             monitoring.request_id.reset(token)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
@@ -279,52 +292,6 @@ class RequestGuard:
                 **({} if code is None else {"code": code}),
             },
         )
-
-
-class LingeringClose:
-    """Lets a client that is still sending hear why it is refused.
-
-    A connection that is closed while bytes come is reset, and many clients then never see the
-    answer. So the rest of the body is read for a while, and thrown away.
-
-    Args:
-        app: the rest.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        whole = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
-
-        asked = False
-
-        async def receive_and_see() -> Message:
-            nonlocal whole, asked
-            asked = True
-            message = await receive()
-            whole = whole or message["type"] == "http.disconnect" or not message.get("more_body")
-            return message
-
-        async def send_and_linger(message: Message) -> None:
-            if message["type"] == "http.response.start" and not whole:
-                MutableHeaders(scope=message)["Connection"] = "close"
-            last = message["type"] == "http.response.body" and not message.get("more_body")
-            # Who waits to be asked for the body has not sent it.
-            unsent = not asked and headers.get("expect", "").lower() == "100-continue"
-            if not last or whole or unsent:
-                await send(message)
-                return
-            await send({**message, "more_body": True})
-            await _throw_away(receive_and_see, lambda: whole)
-            await send({"type": "http.response.body", "body": b""})
-
-        await self._app(scope, receive_and_see, send_and_linger)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -390,14 +357,3 @@ def _is_of_another_site(headers: Headers) -> bool:
     # asks the server first (CORS), which does not allow it.
     ours = (headers.get("host"), headers.get("x-forwarded-host", "").partition(",")[0].strip())
     return origin.partition("://")[2].lower() not in [host.lower() for host in ours if host]
-
-
-async def _throw_away(receive: Receive, done: Callable[[], bool]) -> None:
-    left = _LINGER_BYTES
-    try:
-        async with asyncio.timeout(_LINGER_SECONDS):
-            while not done() and left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-    except TimeoutError:
-        pass

@@ -41,7 +41,7 @@ from stdeploy.serve.connections import (
     has_gpu,
 )
 from stdeploy.serve.errors import MOST_SHOWN, RequestError, in_words
-from stdeploy.serve.http_guard import LingeringClose, RequestGuard, record_early_refusal
+from stdeploy.serve.http_guard import RequestGuard, record_early_refusal
 from stdeploy.serve.monitoring import CountsRequests, Metrics
 from stdeploy.serve.request_gate import RequestGate
 from stdeploy.serve.service import Model, Service, model_of, open_service
@@ -152,9 +152,7 @@ def surround(
     """
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
-    # The last one added is the outermost.
     app.add_middleware(RequestGuard, metrics=metrics, hosts=hosts, api_key=api_key)
-    app.add_middleware(LingeringClose)
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,23 +88,6 @@ def test_at_debug_level_each_probe_is_a_line(artifact: Path) -> None:
     with running(artifact, "--log-format", "json", "--log-level", "debug") as server:
         ids = [httpx.get(f"{server.url}/livez").headers["x-request-id"] for _ in range(3)]
         assert all(json.loads(line_with(server, each))["level"] == "DEBUG" for each in ids)
-
-
-def test_seconds_of_a_request_end_with_its_answer(json_server: Server) -> None:
-    """What is refused before it is sent is read for 2 s more, so that its client hears why."""
-    head = (
-        "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
-        "X-Request-ID: lingers\r\nContent-Length: 1000\r\n\r\n"
-    )
-    start = time.monotonic()
-    with socket.create_connection(json_server.address, timeout=30) as connection:
-        connection.sendall(head.encode() + b"x")
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
-    assert b" 415 " in answer
-    seconds = json.loads(line_with(json_server, "lingers"))["seconds"]
-    assert time.monotonic() - start - seconds > 1.9
 
 
 def test_no_line_holds_what_a_client_made_up(text_server: Server) -> None:
