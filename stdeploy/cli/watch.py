@@ -180,7 +180,7 @@ def _watch_one(
     from stdeploy.cli.video_arguments import default_artifact
     from stdeploy.inference.classifier import Classifier
     from stdeploy.inference.live_answers import NoFrameError
-    from stdeploy.video.live import STANDARD_INPUT, NoStreamError, opener
+    from stdeploy.video.live_source import STANDARD_INPUT, NoStreamError, opener
 
     opener(source)  # refuses what is no source before anything is opened
     artifact = model or default_artifact()

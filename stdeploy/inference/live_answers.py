@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError, VideoError
-from stdeploy.video.live import STANDARD_INPUT, LiveClips, Opener, opener
+from stdeploy.video.live import LiveClips
+from stdeploy.video.live_source import STANDARD_INPUT, Opener, opener
 
 TRIES = 5  # to open a source that was never there, unless the caller says whether to go on
 _SHORTEST_HOP_SECONDS = 1e-6

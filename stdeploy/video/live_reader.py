@@ -25,7 +25,7 @@ from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError, VideoError
 from stdeploy.video.containers import CAPTURE_OPTIONS, capture_options
 from stdeploy.video.decode_pool import may_know, printable
-from stdeploy.video.live import STANDARD_INPUT, opener
+from stdeploy.video.live_source import STANDARD_INPUT, opener
 from stdeploy.video.live_worker import Pictures
 from stdeploy.video.messages import BrokenMessageError, receive, send
 

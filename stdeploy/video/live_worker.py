@@ -21,7 +21,8 @@ import numpy as np
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError, VideoError
 from stdeploy.video.limits import give_back_large_arrays
-from stdeploy.video.live import SourceFollower, opener
+from stdeploy.video.live import SourceFollower
+from stdeploy.video.live_source import opener
 from stdeploy.video.messages import receive, send
 from stdeploy.video.opencv import limit_threads
 from stdeploy.video.transform import Image, clip_frame

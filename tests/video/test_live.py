@@ -16,7 +16,8 @@ import pytest
 
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.errors import SpecError, VideoError
-from stdeploy.video.live import LiveClips, NoStreamError, Opener, opener
+from stdeploy.video.live import LiveClips
+from stdeploy.video.live_source import NoStreamError, Opener, opener
 from tests.helpers.odd_videos import coloured_frames, encode
 
 CLIP = ClipSpec(num_frames=4, frame_stride=2, fps=20.0, short_side_px=32, crop_px=32)
@@ -187,7 +188,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 FOLLOWER = """
 import json, math, sys, time
 from stdeploy.artifacts.spec import ClipSpec
-from stdeploy.video.live import LiveClips, opener
+from stdeploy.video.live import LiveClips
+from stdeploy.video.live_source import opener
 clip = ClipSpec.model_validate_json(sys.argv[2])
 with LiveClips(opener(sys.argv[1]), clip, reconnect=False) as live:
     lags, ends, after = [], [], -math.inf
