@@ -27,15 +27,15 @@ class Taps(NamedTuple):
         stride: by how many frames it moves.
         before: frames of padding before the clip.
         after: and behind it.
-        held: how many of the T are the first frame of the clip again, before it.
+        edges: these frames are the first and the last one of the clip, instead of zeros.
     """
 
     frames: int
     length: int
     stride: int
-    before: int
-    after: int
-    held: int = 0
+    before: int = 0
+    after: int = 0
+    edges: bool = False
 
     @property
     def outputs(self) -> int:
@@ -44,31 +44,24 @@ class Taps(NamedTuple):
 
     @property
     def numbers(self) -> tuple[tuple[int, ...], ...]:
-        """For j of 0..t-1 the numbers of the clip's frames at all stops; outside of it, zeros."""
+        """For j of 0..t-1 the numbers of the frames at all stops; outside of 0..T-1 are zeros."""
         stops = range(-self.before, self.outputs * self.stride - self.before, self.stride)
         frames = [[stop + tap for stop in stops] for tap in range(self.length)]
-        if self.held:
-            frames = [[max(number - self.held, 0) for number in row] for row in frames]
+        if self.edges:
+            last = self.frames - 1
+            frames = [[min(max(number, 0), last) for number in row] for row in frames]
         return tuple(map(tuple, frames))
 
     @property
     def in_place(self) -> bool:
         """Whether each frame is seen by itself, as it comes."""
-        return self == (self.frames, 1, 1, 0, 0, 0)
+        return (self.length, self.stride, self.before, self.after) == (1, 1, 0, 0)
 
-    def with_held(self, x: Tensor) -> Tensor:
-        """The frames of a clip, ((T - held) N, C, H, W), as T of them."""
-        if not self.held:
-            return x
-        clips = x.shape[0] // (self.frames - self.held)  # not len(x), see below
-        return torch.cat([x[:clips]] * self.held + [x])
-
-    def of(self, x: Tensor, *, repeat: bool = False) -> list[Tensor]:
+    def of(self, x: Tensor) -> list[Tensor]:
         """The j-th frames of all stops, for j of 0..t-1.
 
         Args:
-            x: frames ((T - held) N, C, H, W).
-            repeat: pad with the first and the last frame instead of zeros.
+            x: frames (T N, C, H, W).
 
         Returns:
             t tensors (T' N, C, H, W).
@@ -77,14 +70,11 @@ class Taps(NamedTuple):
             return [x]
         if exporting():
             # In a graph: shapes that are constant but for the batch, and no tensor of 5 dimensions.
-            rows = x.reshape(self.frames - self.held, -1)
-            rows = torch.cat([rows[:1]] * self.held + [rows]) if self.held else rows
-            rows = _padded(rows, 1, self, repeat=repeat)
+            rows = self._padded(x.reshape(self.frames, -1), 1)
             return [rows[self._stops(j)].reshape(-1, *x.shape[1:]) for j in range(self.length)]
         # In torch: views where that is possible, and the memory format of x.
-        x = self.with_held(x)
         clips = x.shape[0] // self.frames  # not len(x), which a program takes for a constant
-        x = _padded(x, clips, self, repeat=repeat)
+        x = self._padded(x, clips)
         if self.stride == 1:
             lasting = self.outputs * clips
             return [x[j * clips : j * clips + lasting] for j in range(self.length)]
@@ -96,15 +86,14 @@ class Taps(NamedTuple):
     def _stops(self, tap: int) -> slice:
         return slice(tap, tap + (self.outputs - 1) * self.stride + 1, self.stride)
 
-
-def _padded(x: Tensor, clips: int, taps: Taps, *, repeat: bool) -> Tensor:
-    """Frames before and behind those of x, whose first axis holds T times `clips` of them."""
-    if not taps.before and not taps.after:
-        return x
-    if repeat:
-        return torch.cat([x[:clips]] * taps.before + [x] + [x[-clips:]] * taps.after)
-    others = [0] * (2 * (x.dim() - 1))
-    return functional.pad(x, [*others, taps.before * clips, taps.after * clips])
+    def _padded(self, x: Tensor, clips: int) -> Tensor:
+        """Frames before and behind those of x, whose first axis holds T times `clips` of them."""
+        if not self.before and not self.after:
+            return x
+        if self.edges:
+            return torch.cat([x[:clips]] * self.before + [x] + [x[-clips:]] * self.after)
+        others = [0] * (2 * (x.dim() - 1))
+        return functional.pad(x, [*others, self.before * clips, self.after * clips])
 
 
 class ConvOfStackedFrames(nn.Conv2d):
@@ -158,8 +147,7 @@ class StackedConv(ConvOfStackedFrames):
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C_in, H, W) to (T' N, C_out, H', W')."""
         if not (self.taps.in_place and not self.empty_channels) and runs_eagerly():
-            x = self.taps.with_held(x)
-            return super().forward(stack_frames(x, *self.taps[:5], self.empty_channels))
+            return super().forward(stack_frames(x, *self.taps, self.empty_channels))
         taps = self.taps.of(x)
         if self.empty_channels:
             frames, _channels, height, width = taps[0].shape
@@ -217,15 +205,14 @@ class PlanarMaxPool(nn.Module):
         kernel, stride, padding = (
             three(each) for each in (pool.kernel_size, pool.stride, pool.padding)
         )
-        self.taps = Taps(frames, kernel[0], stride[0], padding[0], padding[0])
+        # A frame that is there twice changes no maximum, and a padded window sees the outermost.
+        self.taps = Taps(frames, kernel[0], stride[0], padding[0], padding[0], edges=True)
         flat = (kernel[1:], stride[1:], padding[1:])
         self.pool = nn.Identity() if flat == ((1, 1), (1, 1), (0, 0)) else nn.MaxPool2d(*flat)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C, H, W) to (T' N, C, H', W')."""
-        # A frame that is there twice changes no maximum, and a padded window sees the outermost.
-        taps = self.taps.of(self.pool(x), repeat=True)
-        return functools.reduce(torch.maximum, taps)
+        return functools.reduce(torch.maximum, self.taps.of(self.pool(x)))
 
 
 class PlanarSamePadding(nn.Module):
@@ -241,8 +228,7 @@ class PlanarSamePadding(nn.Module):
         self.kernel_size = padding.kernel_size
         self.stride = padding.stride
         before, after = padding.in_time(frames)
-        held = padding.causal
-        self.taps = held_taps(frames, 1, 1, before) if held else Taps(frames, 1, 1, before, after)
+        self.taps = Taps(frames, 1, 1, before, after, edges=padding.causal)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C, H, W) to (T' N, C, H', W')."""
@@ -265,7 +251,7 @@ class PlanarFramesBefore(nn.Module):
 
     def __init__(self, before: FramesBefore, frames: int) -> None:
         super().__init__()
-        self.taps = held_taps(frames, 1, 1, before.frames)
+        self.taps = Taps(frames, 1, 1, before.frames, edges=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C, H, W) to (T' N, C, H, W)."""
@@ -285,7 +271,7 @@ class PlanarPaddingShortcut(nn.Module):
         super().__init__()
         self.out_channels = shortcut.out_channels
         in_time, self.stride = shortcut.stride
-        self.taps = Taps(frames, 1, in_time, 0, 0)
+        self.taps = Taps(frames, 1, in_time)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C_in, H, W) to (T' N, C_out, H', W')."""
@@ -328,7 +314,7 @@ class PlanarSlidingAverage(nn.Module):
     def __init__(self, average: SlidingAverage, frames: int) -> None:
         super().__init__()
         length, *self.sides = average.window
-        self.taps = Taps(frames, min(length or frames, frames), 1, 0, 0)
+        self.taps = Taps(frames, min(length or frames, frames), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map frames (T N, C, H, W) to (T' N, C, H', W')."""
@@ -407,13 +393,8 @@ def taps_of(conv: nn.Conv3d, frames: int) -> Taps:
     """What a convolution sees in time, of clips of so many frames."""
     length, stride, padding = conv.kernel_size[0], conv.stride[0], _padding_of(conv)[0]
     if isinstance(conv, CausalConv3d):
-        return held_taps(frames, length, stride, conv.frames_before)
+        return Taps(frames, length, stride, conv.frames_before, edges=True)
     return Taps(frames, length, stride, padding, padding)
-
-
-def held_taps(frames: int, length: int, stride: int, before: int) -> Taps:
-    """What a window sees of clips of so many frames, before which the first stands still."""
-    return Taps(before + frames, length, stride, 0, 0, before)
 
 
 def _padding_of(conv: nn.Conv3d) -> Size3:

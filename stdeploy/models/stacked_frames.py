@@ -11,7 +11,14 @@ from torch import Tensor
 
 @torch.library.custom_op("stdeploy::stack_frames", mutates_args=())
 def stack_frames(
-    x: Tensor, frames: int, length: int, stride: int, before: int, after: int, empty: int
+    x: Tensor,
+    frames: int,
+    length: int,
+    stride: int,
+    before: int,
+    after: int,
+    edges: bool,
+    empty: int,
 ) -> Tensor:
     """Stack the frames that a window sees at each of its stops.
 
@@ -20,14 +27,15 @@ def stack_frames(
         frames: T.
         length: t of the window.
         stride: frames by which it moves.
-        before: frames of zeros before the clip.
+        before: frames of padding before the clip.
         after: and behind it.
+        edges: these frames are the first and the last one of the clip, instead of zeros.
         empty: channels of zeros behind the others.
 
     Returns:
         (T' N, t C + empty, H, W), in the memory format of x.
     """
-    stacked = _room(x, frames, length, stride, before, after, empty)
+    stacked = _room(x, frames, length, stride, before, after, edges, empty)
     clips, channels = x.shape[0] // frames, x.shape[1]
     stops = stacked.shape[0] // clips
     by_frame = x.permute(0, 2, 3, 1).view(frames, clips, *x.shape[2:], channels)
@@ -38,8 +46,8 @@ def stack_frames(
         # Of the stops those that see a frame of the clip there: from `first` until `end`.
         first = min(stops, max(0, -((tap - before) // stride)))
         end = max(first, min(stops, (frames - 1 - tap + before) // stride + 1))
-        part[:first] = 0
-        part[end:] = 0
+        part[:first] = by_frame[0] if edges else 0
+        part[end:] = by_frame[-1] if edges else 0
         if first < end:
             start = first * stride + tap - before
             part[first:end] = by_frame[start : start + (end - first - 1) * stride + 1 : stride]
@@ -47,7 +55,14 @@ def stack_frames(
 
 
 def _room(
-    x: Tensor, frames: int, length: int, stride: int, before: int, after: int, empty: int
+    x: Tensor,
+    frames: int,
+    length: int,
+    stride: int,
+    before: int,
+    after: int,
+    _edges: bool,
+    empty: int,
 ) -> Tensor:
     """The tensor that is written, without numbers."""
     clips = x.shape[0] // frames

@@ -21,7 +21,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from stdeploy.artifacts.spec import DEFAULT_WINDOW_FRAMES, ClipSpec, StateSpec, StreamSpec
 from stdeploy.errors import SpecError, check_count
-from stdeploy.layers.convolution import CausalConv3d, FramesBefore
+from stdeploy.layers.convolution import FramesBefore
 from stdeploy.models.base import ActionModel, SlidingAverage
 from stdeploy.models.frames_to_logits import FrameNormalisation
 from stdeploy.models.i3d_inception import SamePadding
@@ -413,8 +413,6 @@ def _unknown(name: str, module: nn.Module) -> SpecError:
 def _window_of(module: nn.Module) -> Taps:
     """What a module sees in time; of no number of frames."""
     if isinstance(module, nn.Conv3d):
-        if isinstance(module, CausalConv3d):
-            return Taps(0, module.kernel_size[0], module.stride[0], module.frames_before, 0)
         return taps_of(module, 0)
     if isinstance(module, nn.MaxPool3d):
         length, stride, padding = (
@@ -422,7 +420,7 @@ def _window_of(module: nn.Module) -> Taps:
         )
         return Taps(0, length, stride, padding, padding)
     assert isinstance(module, PaddingShortcut)
-    return Taps(0, 1, module.stride[0], 0, 0)
+    return Taps(0, 1, module.stride[0])
 
 
 def _streamed(

@@ -23,6 +23,7 @@ from stdeploy.fusion import fuse_model, verify
 from stdeploy.layers.convolution import CausalConv3d, first_frame_before
 from stdeploy.models.base import ActionModel
 from stdeploy.models.planar import planar_form
+from stdeploy.models.planar_modules import Taps
 from stdeploy.models.registry import ARCHITECTURES, build
 from tests.helpers.models import TINY_CLIP, randomise_norms, tiny_model
 
@@ -175,8 +176,10 @@ def test_the_planar_form_is_the_same(model: ActionModel, frames: int) -> None:
 def test_windows_of_the_planar_form_end_at_their_frame() -> None:
     fused = fuse_model(tiny_model(temporal_lengths=LENGTHS, causal=True))
     taps = planar_form(fused, 8).get_submodule("conv5.0.conv1").taps
-    assert taps == (12, 5, 1, 0, 0, 4)
+    assert taps == Taps(frames=8, length=5, stride=1, before=4, edges=True)
     assert taps.outputs == 8
+    assert [row[0] for row in taps.numbers] == [0, 0, 0, 0, 0]
+    assert [row[7] for row in taps.numbers] == [3, 4, 5, 6, 7]
 
 
 def test_it_is_the_filter_of_the_other_network_moved_back_in_time() -> None:

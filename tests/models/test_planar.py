@@ -124,11 +124,12 @@ def test_channels_last_stay_last() -> None:
 
 
 def test_a_graph_takes_other_shapes_but_gives_the_same() -> None:
-    taps = Taps(frames=8, length=3, stride=2, before=1, after=1)
+    zeros = Taps(frames=8, length=3, stride=2, before=1, after=1)
+    edges = zeros._replace(edges=True)
 
     class Windows(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.cat([*taps.of(x), *taps.of(x, repeat=True)], dim=1)
+            return torch.cat([*zeros.of(x), *edges.of(x)], dim=1)
 
     x = noise(16, 4, 6, 5)
     batch = torch.export.Dim("batch", min=1)
