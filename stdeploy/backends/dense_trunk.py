@@ -111,7 +111,7 @@ def _temporal_reach(graph: onnx.GraphProto, artifact: Path) -> tuple[int, int]:
     """
     # Of each tensor the first and the last frame that its frame 0 depends on.
     reach: dict[str, tuple[int, int]] = {}
-    held: dict[str, str] = {}  # first frames, with what they are of
+    first_frames: dict[str, str] = {}  # with what they are of
     # What the classifier takes is the one average over time that belongs there; see `_cut`.
     pooled = next((node.input[0] for node in graph.node if "logits" in node.output), "")
     for node in graph.node:
@@ -123,11 +123,13 @@ def _temporal_reach(graph: onnx.GraphProto, artifact: Path) -> tuple[int, int]:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         joins_frames = node.op_type == "Concat" and attributes["axis"] in _TIME
         if node.op_type == "Slice" and _takes_first_frame(node, graph, artifact):
-            held[node.output[0]] = node.input[0]
-        elif joins_frames and {held.get(name) for name in node.input[:-1]} == {node.input[-1]}:
+            first_frames[node.output[0]] = node.input[0]
+        elif joins_frames and {first_frames.get(name) for name in node.input[:-1]} == {
+            node.input[-1]
+        }:
             frames = len(node.input) - 1
             first, last = first - frames, last - frames
-        elif joins_frames or not held.keys().isdisjoint(node.input):
+        elif joins_frames or not first_frames.keys().isdisjoint(node.input):
             raise _rearranges(artifact)
         kernel = attributes.get("kernel_shape", ())
         if len(kernel) == 3:

@@ -1,12 +1,9 @@
 """Fused weights to one self-contained .onnx file that is proven before it gets its name."""
 
-import contextlib
 import dataclasses
 import importlib.util
-import logging
 import shlex
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +34,13 @@ from stdeploy.export.calibration import CalibrationClips, named_videos, read_cal
 from stdeploy.export.graph_precision import graph_in
 from stdeploy.export.onnx_verification import Parent
 from stdeploy.export.planar_verification import proven_planar
+from stdeploy.export.torch_to_onnx import OPSETS, torch_to_onnx
 from stdeploy.export.verification import Reference, check_verifiable, prove_file, prover, thresholds
 from stdeploy.models.base import ActionModel
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.frames_to_logits import FramesToLogits, halve_trunk
 from stdeploy.optional_packages import require
 
-# A convolution takes bfloat16 from opset 22 on; for the rest an older one is understood by more.
-OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
 FORMS: tuple[Form, ...] = ("conv3d", "planar")  # a stream is written by export_stream
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -251,24 +247,15 @@ def to_onnx(model: ActionModel, card: ModelCard) -> onnx.ModelProto:
     if card.precision in HALF:
         model = halve_trunk(model, HALF[card.precision])
     graph = FramesToLogits(model, card.clip).eval()
-    # Two clips: torch.export would take a batch of one for a constant.
     example = torch.zeros((2, *card.clip.frames_shape), dtype=torch.uint8)
-    with quiet_exporter():
-        program = torch.onnx.export(
-            graph,
-            (example,),
-            input_names=["frames"],
-            output_names=["logits"],
-            dynamic_shapes={"frames": {0: torch.export.Dim("batch")}},
-            opset_version=OPSETS[card.precision],
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise ArtifactError("torch.onnx.export gave no program; is onnxscript up to date?")
-    proto = program.model_proto
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
+    return torch_to_onnx(
+        graph,
+        (example,),
+        dynamic_shapes={"frames": {0: torch.export.Dim("batch")}},
+        precision=card.precision,
+        input_names=["frames"],
+        output_names=["logits"],
+    )
 
 
 def calibration_clips(
@@ -345,19 +332,3 @@ def save_graph(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:
     del graph.metadata_props[:]
     file = OnnxFile.of(memoryview(graph.SerializeToString()))
     file.with_card(card.to_json()).write(path)
-
-
-@contextlib.contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """The exporter warns about its own internals, which no user of ours can act on."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

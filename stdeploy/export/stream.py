@@ -29,10 +29,8 @@ from stdeploy.datasets.loader import NamedVideos
 from stdeploy.errors import ArtifactError, ParityError, SpecError, check_choice
 from stdeploy.export.onnx import (
     HALF,
-    OPSETS,
     ExportResult,
     calibration_clips,
-    quiet_exporter,
     save_graph,
     unproven_card,
 )
@@ -45,6 +43,7 @@ from stdeploy.export.stream_verification import (
     video_row,
     whole_video,
 )
+from stdeploy.export.torch_to_onnx import torch_to_onnx
 from stdeploy.export.verification import check, check_verifiable, prove, prover, thresholds
 from stdeploy.models.checkpoint import load_model
 from stdeploy.models.frames_to_logits import halve_trunk
@@ -180,7 +179,6 @@ def to_stream_onnx(network: StreamingNetwork, card: ModelCard) -> onnx.ModelProt
     """
     spec, side = network.spec, card.clip.crop_px
     inputs, outputs = stream_tensors(card)
-    # Two streams: torch.export would take a batch of one for a constant.
     frames = torch.zeros((2 * spec.frames_per_call, side, side, 3), dtype=torch.uint8)
     numbers = [torch.zeros(2, dtype=torch.int32) for _ in range(2)]
     states = [
@@ -194,19 +192,11 @@ def to_stream_onnx(network: StreamingNetwork, card: ModelCard) -> onnx.ModelProt
         {0: streams},
         [{0: streams} for _ in states],
     )
-    with quiet_exporter():
-        program = torch.onnx.export(
-            network,
-            (frames, *numbers, states),
-            input_names=[name for name, *_ in inputs],
-            output_names=[name for name, *_ in outputs],
-            dynamic_shapes=shapes,
-            opset_version=OPSETS[card.precision],
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise ArtifactError("torch.onnx.export gave no program; is onnxscript up to date?")
-    proto = program.model_proto
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
+    return torch_to_onnx(
+        network,
+        (frames, *numbers, states),
+        dynamic_shapes=shapes,
+        precision=card.precision,
+        input_names=[name for name, *_ in inputs],
+        output_names=[name for name, *_ in outputs],
+    )

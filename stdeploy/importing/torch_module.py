@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from stdeploy.artifacts.golden import GOLDEN_SEED, golden_clip
 from stdeploy.artifacts.spec import ClipSpec
 from stdeploy.backends.tensorrt_builder import Progress
 from stdeploy.errors import ArtifactError, SpecError
-from stdeploy.export.onnx import OPSETS, quiet_exporter
+from stdeploy.export.torch_to_onnx import torch_to_onnx
 from stdeploy.importing.clip_description import ClipDescription, Described, OwnerAnswer, inputs_of
 from stdeploy.importing.graph_output import time_axis
 from stdeploy.importing.onnx_import import ImportResult, import_onnx
@@ -174,23 +175,14 @@ def _answer(network: nn.Module, x: Tensor, description: ClipDescription) -> NDAr
 
 
 def _export(network: nn.Module, example: Tensor, path: Path) -> None:
-    with quiet_exporter():
-        try:
-            program = torch.onnx.export(
-                network,
-                (example,),
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                opset_version=OPSETS["fp32"],
-                dynamo=True,
-                verbose=False,
-            )
-        except Exception as error:  # whatever a stranger's module makes torch.export raise
-            # What it raises is a page of advice; what went wrong is its cause.
-            reason = " ".join(_COLOURS.sub("", str(error.__cause__ or error)).split())[:200]
-            raise ArtifactError(
-                f"torch.onnx.export cannot export the module: {reason}; export it by other means, "
-                "and import the .onnx file"
-            ) from error
-    if program is None:
-        raise ArtifactError("torch.onnx.export gave no program; is onnxscript up to date?")
-    program.save(path, external_data=False)
+    batch = torch.export.Dim("batch")
+    try:
+        graph = torch_to_onnx(network, (example,), dynamic_shapes=({0: batch},), precision="fp32")
+    except Exception as error:  # whatever a stranger's module makes torch.export raise
+        # What it raises is a page of advice; what went wrong is its cause.
+        reason = " ".join(_COLOURS.sub("", str(error.__cause__ or error)).split())[:200]
+        raise ArtifactError(
+            f"torch.onnx.export cannot export the module: {reason}; export it by other means, "
+            "and import the .onnx file"
+        ) from error
+    onnx.save(graph, path)
