@@ -19,8 +19,9 @@ from stdeploy.artifacts.card import ModelCard
 from stdeploy.artifacts.files import existing, sha256_of, unfinished_folder, whole_file
 from stdeploy.artifacts.sidecar import move_with_sidecar
 from stdeploy.backends.base import DeviceType
-from stdeploy.backends.torch import exact, network_on, quiet
+from stdeploy.backends.torch import network_on
 from stdeploy.backends.torch_epilogues import program_of
+from stdeploy.backends.torch_execution import exact, quiet
 from stdeploy.errors import ArtifactError, BackendError
 from stdeploy.hardware import cpu_name, gpus
 from stdeploy.models.base import ActionModel

@@ -1,9 +1,7 @@
 """PyTorch: checkpoints and fused weights as they are, on the CPU or an NVIDIA GPU."""
 
-import contextlib
 import dataclasses
 import shlex
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -35,6 +33,7 @@ from stdeploy.backends.torch_epilogues import (  # noqa: E402
     ALIGNED_CHANNELS,
     with_fused_epilogues,
 )
+from stdeploy.backends.torch_execution import captured, exact, quiet  # noqa: E402
 from stdeploy.backends.torch_streams import TorchStreams  # noqa: E402
 from stdeploy.models.base import ActionModel  # noqa: E402
 from stdeploy.models.checkpoint import load_model  # noqa: E402
@@ -49,8 +48,6 @@ _DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
 }
 _BOTH = (False, True)
-# Runs before a graph is captured, on its own stream, so that cuDNN has chosen its algorithms.
-_WARM_UP_RUNS = 3
 
 
 class TorchRuntime(BaseRuntime):
@@ -263,16 +260,7 @@ class _Captured:
 
     def __init__(self, graph: Callable[[Tensor], Tensor], frames: Tensor) -> None:
         self._frames = frames.to("cuda", copy=True)  # it is written over
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP_RUNS):
-                graph(self._frames)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._captured = torch.cuda.CUDAGraph()
-        # Other threads may decode on the GPU meanwhile, and take memory there.
-        with torch.cuda.graph(self._captured, capture_error_mode="thread_local"):
-            self._logits = graph(self._frames)
+        self._captured, self._logits = captured(lambda: graph(self._frames))
 
     def replay(self, frames: Tensor) -> Tensor:
         self._frames.copy_(frames, non_blocking=True)
@@ -396,27 +384,3 @@ def _check_options(options: RuntimeOptions) -> None:
         raise BackendError(
             "torch computes fp16 convolutions on a CPU minutes a clip; use fp32, or bf16"
         )
-
-
-@contextlib.contextmanager
-def exact() -> Iterator[None]:
-    """Without TF32, whose 10 bits a golden clip in float32 would not forgive."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        # `enabled` has to be said: this context would switch cuDNN off by default.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """torch.compile warns about its own internals, when it is loaded and when it first runs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

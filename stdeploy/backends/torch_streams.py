@@ -11,11 +11,9 @@ from torch import Tensor
 from stdeploy.artifacts.spec import Precision
 from stdeploy.backends.base import DeviceType
 from stdeploy.backends.streams import StreamAnswer, StreamSession
+from stdeploy.backends.torch_execution import captured, exact, quiet
 from stdeploy.errors import BackendError
 from stdeploy.models.streaming import StreamingNetwork
-
-# Runs before a graph is captured, on its own stream, so that cuDNN has chosen its algorithms.
-_WARM_UP_RUNS = 3
 
 
 class TorchStreams(StreamSession):
@@ -57,9 +55,6 @@ class TorchStreams(StreamSession):
         states: list[Any],
     ) -> tuple[StreamAnswer, list[Any]]:
         """Take the next frames; see `StreamSession.run`."""
-        # Here, because that file needs this one.
-        from stdeploy.backends.torch import exact, quiet
-
         inputs = [torch.from_numpy(each).to(self._device) for each in (frames, position, length)]
         try:
             with torch.inference_mode(), exact(), quiet():
@@ -119,17 +114,15 @@ class _CapturedCall:
     ) -> None:
         self._inputs = [each.clone() for each in inputs]
         self._states = [each.clone() for each in states]
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP_RUNS):
-                network(*self._inputs, self._states)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._captured, capture_error_mode="thread_local"):
-            self._logits, self._places, kept = network(*self._inputs, self._states)
+
+        def run() -> tuple[Tensor, Tensor]:
+            logits, places, kept = network(*self._inputs, self._states)
+            # Runs before the capture write there, too; the first replay puts in what is given.
             for state, new in zip(self._states, kept, strict=True):
                 state.copy_(new)
+            return logits, places
+
+        self._captured, (self._logits, self._places) = captured(run)
 
     def replay(
         self, inputs: list[Tensor], states: list[Tensor]

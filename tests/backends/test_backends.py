@@ -14,7 +14,7 @@ from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_runtime
 from stdeploy.backends.onnxruntime import OnnxRuntime, cuda_options
 from stdeploy.backends.openvino import OpenVinoRuntime
-from stdeploy.backends.torch import exact
+from stdeploy.backends.torch_execution import exact
 from stdeploy.errors import ArtifactError, BackendError, ParityError, SpecError
 from stdeploy.export.onnx import export_onnx
 from stdeploy.fusion import fuse_model

@@ -15,8 +15,8 @@ from stdeploy.artifacts.files import sidecar_path
 from stdeploy.backends.base import RuntimeOptions
 from stdeploy.backends.loader import open_backend, open_runtime
 from stdeploy.backends.tensorrt_builder import BuildOptions, usable_distributions
-from stdeploy.backends.torch import exact
 from stdeploy.backends.torch_epilogues import conv_relu
+from stdeploy.backends.torch_execution import exact
 from stdeploy.errors import ArtifactError
 from stdeploy.export.aot import build_package
 from stdeploy.export.engine import build_engine
