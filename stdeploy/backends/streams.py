@@ -269,7 +269,7 @@ def places_of(
         start = call * spec.frames_per_call
         frames = videos[:, start : start + spec.frames_per_call]
         if frames.shape[1] < spec.frames_per_call:
-            frames = _filled(frames, spec.frames_per_call)
+            frames = filled(frames, spec.frames_per_call)
         found.append(runtime.step(frames, streams).places)
     return np.concatenate(found, axis=1)[:, spec.delay_places :]
 
@@ -297,10 +297,11 @@ def place_weights(count: int, sliding: int) -> NDArray[np.float64]:
     return np.asarray(held / held.sum())
 
 
-def _filled(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """Frames (N, n, H, W, 3) with black ones behind them, `count` in all."""
-    missing = count - frames.shape[1]
-    return np.pad(frames, [(0, 0), (0, missing), (0, 0), (0, 0), (0, 0)])
+def filled(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """Frames (..., n, H, W, 3) with black ones behind them, `count` in all."""
+    axes = frames.ndim
+    missing = count - frames.shape[axes - 4]
+    return np.pad(frames, [(0, missing if axis == axes - 4 else 0) for axis in range(axes)])
 
 
 def _near(position: int, frames_per_call: int) -> int:

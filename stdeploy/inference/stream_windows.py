@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from stdeploy.backends.streams import StreamRuntime, place_weights
+from stdeploy.backends.streams import StreamRuntime, filled, place_weights
 
 
 class StreamWindows:
@@ -69,7 +69,7 @@ class StreamWindows:
         length = (self._count + missing) // spec.stride_frames * spec.stride_frames
         self._stream.length = length
         for _ in range(1 + spec.calls_behind):
-            self._call(_filled(held, spec.frames_per_call))
+            self._call(filled(held, spec.frames_per_call))
         places = length // spec.stride_frames - self._given
         self._places = self._places[: max(places, 0)]
         yield from self._windows()
@@ -92,8 +92,3 @@ class StreamWindows:
         yield np.array(windows)
         self._places = self._places[count * self._hop :]
         self._given += count * self._hop
-
-
-def _filled(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """Frames (n, H, W, 3) with the last one again behind them, `count` in all."""
-    return np.concatenate([frames, np.repeat(frames[-1:], count - len(frames), axis=0)])
