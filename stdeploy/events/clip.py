@@ -178,11 +178,13 @@ class ClipRecorder(Recorder):
             elif (clip := kept.clips.get(event.event)) is not None:
                 clip.event = event
                 after = self._settings.after_seconds
-                if event.reason != "score_fell" or event.end is None:
-                    after = 0.0  # nothing is to come
-                elif event.end.seconds + after < clip.until:
-                    clip.until = event.end.seconds + after
-                clip.overdue = time.monotonic() + after + (_SLACK_SECONDS if after else 0.0)
+                if event.end is not None:
+                    # Frames come before the answers about them, so some are there that are later.
+                    clip.until = min(clip.until, event.end.seconds + after)
+                    wanted = [each for each in clip.frames if each.seconds <= clip.until]
+                    clip.frames = wanted or clip.frames[:1]
+                to_come = event.reason == "score_fell" and after > 0
+                clip.overdue = time.monotonic() + (after + _SLACK_SECONDS if to_come else 0.0)
             self._lock.notify_all()
 
     def counts(self) -> SinkCounts:

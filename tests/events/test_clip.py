@@ -106,6 +106,23 @@ def test_a_source_that_breaks_off_ends_the_clip_at_once(tmp_path: Path) -> None:
     assert [number for _, number in frames_of(file)] == list(range(25))
 
 
+@pytest.mark.parametrize("stops", [True, False])
+def test_frames_that_came_before_the_end_was_known_are_left_out(
+    tmp_path: Path, *, stops: bool
+) -> None:
+    with pipeline(tmp_path, clip()) as events:
+        play(events, first=0, last=21, score=0.9)
+        for number in range(21, 70):  # without answers
+            events.tap("door", JPEGS[number], number / 10)
+        if stops:
+            events.source_stopped("door", "source_ended")
+        else:
+            events.take(answer(2.2, 0.1, "door"))
+        until(lambda: events.counts().sinks["clip"].delivered == 1)
+    (file,) = written(tmp_path)
+    assert [number for _, number in frames_of(file)] == list(range(26 if stops else 28))
+
+
 def test_a_clock_that_goes_back_does_not_mix_frames(tmp_path: Path) -> None:
     with pipeline(tmp_path, clip()) as events:
         play(events, first=100, last=125, score=0.9)
