@@ -3,14 +3,16 @@
 Where bytes come to a connection that was closed at once, the system answers with a reset, and that
 of the client may throw away what was sent before and not yet read: the client never learns why it
 was refused. So a server closes its own side first, reads and throws away what still comes, and
-closes the rest when the client has closed its side (RFC 9112, 9.6), or soon.
+closes the rest when the client has closed its side (RFC 9112, 9.6), or soon. TLS in asyncio has no
+side that could be closed alone; there the length of the answer tells the client where it ends.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
-_LINGER_SECONDS = 2.0
+_SILENT_SECONDS = 2.0  # without a byte of the client
+_LINGER_SECONDS = 30.0  # in all
 _LINGER_BYTES = 64 * 2**20
 
 
@@ -34,8 +36,9 @@ class LingeringTransport:
         self._transport = transport
         self._client_sends = client_sends
         self._loop = loop
-        self._bytes_left = 0  # to throw away; 0 where this does not linger
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # where this lingers
+        self._bytes_left = _LINGER_BYTES
+        self._end = 0.0  # by the clock of the loop
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -53,12 +56,13 @@ class LingeringTransport:
 
     def linger(self) -> None:
         """Close our side only, and the rest soon."""
-        if self.is_closing() or not self._transport.can_write_eof():
+        if self.is_closing():
             self.finish()
             return
-        self._bytes_left = _LINGER_BYTES
-        self._timer = self._loop.call_later(_LINGER_SECONDS, self._transport.close)
-        self._transport.write_eof()
+        self._end = self._loop.time() + _LINGER_SECONDS
+        self._wait()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
         self._transport.resume_reading()
 
     def throws_away(self, count: int) -> bool:
@@ -72,7 +76,16 @@ class LingeringTransport:
         self._bytes_left -= count
         if self._bytes_left <= 0:
             self._transport.abort()
+        else:
+            self._wait()
         return True
+
+    def _wait(self) -> None:
+        """Let the client send on for a while."""
+        if self._timer is not None:
+            self._timer.cancel()
+        seconds = min(_SILENT_SECONDS, self._end - self._loop.time())
+        self._timer = self._loop.call_later(max(0.0, seconds), self._transport.close)
 
     def finish(self) -> None:
         """Close all of it now."""
