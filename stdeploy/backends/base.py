@@ -169,7 +169,7 @@ class StreamOptions(NamedTuple):
 
     Attributes:
         frames_per_call: K, frames of each stream that the network takes at once; None takes what
-            the file says, and for fused weights 1.
+            the file says, and for fused weights the network's stride in time.
         window: frames that an answer is about; None takes what the file says, and for fused
             weights 64.
     """

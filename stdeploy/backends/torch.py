@@ -138,7 +138,7 @@ class TorchRuntime(BaseRuntime):
         network = streaming_form(
             model,
             card.clip,
-            frames_per_call=1 if asked.frames_per_call is None else asked.frames_per_call,
+            frames_per_call=asked.frames_per_call,
             window=DEFAULT_WINDOW_FRAMES if asked.window is None else asked.window,
         )
         if options.device == "cuda":

@@ -79,16 +79,24 @@ _Timeline = Annotated[
     ),
 ]
 _Hop = Annotated[
-    float, typer.Option("--hop", min=0.001, help="Seconds between windows of a timeline.")
+    float | None,
+    typer.Option(
+        "--hop", min=0.001, help="Seconds between windows of a timeline.", show_default="1.0"
+    ),
 ]
 _Cuts = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--cuts/--no-cuts", help="Lay no window of a timeline across a hard cut of the video."
+        "--cuts/--no-cuts",
+        help="Lay no window of a timeline across a hard cut of the video.",
+        show_default="cuts",
     ),
 ]
 _Enter = Annotated[
-    float, typer.Option("--enter", min=0, max=1, help="Score at which a segment begins.")
+    float | None,
+    typer.Option(
+        "--enter", min=0, max=1, help="Score at which a segment begins.", show_default="0.5"
+    ),
 ]
 _Leave = Annotated[
     float | None,
@@ -147,9 +155,9 @@ def command(
     batch: _Batch = 1,
     untrusted: _Untrusted = False,
     timeline: _Timeline = None,
-    hop: _Hop = 1.0,
-    cuts: _Cuts = True,
-    enter: _Enter = 0.5,
+    hop: _Hop = None,
+    cuts: _Cuts = None,
+    enter: _Enter = None,
     leave: _Leave = None,
     save_plot: _SavePlot = None,
     save_video: _SaveVideo = None,
@@ -180,6 +188,11 @@ def command(
         plot=save_plot is not None,
         video=save_video is not None,
     )
+    if timeline is None:
+        given = {"--hop": hop, "--cuts": cuts, "--enter": enter, "--leave": leave}
+        idle = [name for name, value in given.items() if value is not None]
+        if idle:
+            raise SpecError(f"{' and '.join(idle)}: only of a timeline; add --timeline windows")
     over_time = _over_time(hop, enter, leave, top_k, cuts=cuts)
     paths = expand(videos or [], lists=lists or [], recursive=recursive, report=note)
     if not paths:
@@ -214,16 +227,25 @@ def command(
 
 
 def _over_time(
-    hop: float, enter: float, leave: float | None, top_k: int, *, cuts: bool
+    hop: float | None,
+    enter: float | None,
+    leave: float | None,
+    top_k: int,
+    *,
+    cuts: bool | None,
 ) -> TimelineOptions:
     """What was asked for over time; --leave follows --enter where only that was given."""
+    usual = TimelineOptions()
+    enter = usual.enter if enter is None else enter
     if leave is not None and leave > enter:
         raise SpecError(
             f"a segment that begins at --enter {enter} cannot end below --leave {leave}; "
             "give a --leave that is not above --enter"
         )
     leave = min(DEFAULT_LEAVE, enter) if leave is None else leave
-    return TimelineOptions(hop, enter, leave, top_k, cuts)
+    return TimelineOptions(
+        usual.hop_seconds if hop is None else hop, enter, leave, top_k, cuts is not False
+    )
 
 
 def _check_together(

@@ -104,7 +104,7 @@ _FramesPerCall = Annotated[
         "--frames-per-call",
         min=1,
         help="With --stream: new frames at a time; a multiple of the network's stride in time.",
-        show_default="1",
+        show_default="that stride",
     ),
 ]
 _Window = Annotated[
@@ -191,7 +191,7 @@ def command(
     others = (input_format is InputName.FLOAT, openvino, pt2, trt, triton)
     if stream:
         _refuse_beside("--stream", (aot, form is not FormName.CONV3D, *others))
-        wanted = Stream(frames_per_call or 1, window or DEFAULT_WINDOW_FRAMES)
+        wanted = Stream(frames_per_call, window or DEFAULT_WINDOW_FRAMES)
         write_stream(fused, output, precision, wanted, calibrate, gate)
         return
     if frames_per_call or window:

@@ -39,7 +39,7 @@ class Package(NamedTuple):
 class Stream(NamedTuple):
     """What a file for streams is to be."""
 
-    frames_per_call: int
+    frames_per_call: int | None
     window: int
 
 

@@ -31,8 +31,8 @@ _NO_FRAME = (
 _Sources = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Number of a camera, a URL (rtsp, http, udp, ...), or - for a pipe. Among several "
-        "also the path of a file, which is played in real time.",
+        help="Number of a camera, a URL (rtsp, http, udp, ...), - for a pipe, or the path of a "
+        "file, which is played in real time.",
         metavar="SOURCE",
         show_default=False,
     ),
@@ -106,7 +106,7 @@ def command(
 
     named = sources or []
     one = source_list is None and http is None and len(named) == 1
-    if one and not _takes_streams(model):
+    if one and not Path(named[0]).is_file() and not _takes_streams(model):
         if batch is not None:
             raise SpecError("--batch is for several sources; leave it out")
         _watch_one(
@@ -182,7 +182,7 @@ def _watch_one(
     from stdeploy.inference.live_answers import NoFrameError
     from stdeploy.video.live_source import STANDARD_INPUT, NoStreamError, opener
 
-    opener(source)  # refuses what is no source before anything is opened
+    opener(source, files=True)  # refuses what is no source before anything is opened
     artifact = model or default_artifact()
     named = f"camera {source}" if source.isdecimal() else source
     if source == STANDARD_INPUT:

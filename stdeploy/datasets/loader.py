@@ -66,7 +66,7 @@ def _check_there(found: LabelledVideos, data: Path, split: Split) -> None:
         raise DatasetError(
             f"{len(missing)} of the {len(found.samples)} {SPLIT_NAMES[split]} videos of "
             f"{str(data)!r} are not there, the first is {str(missing[0])!r}; `stdeploy data check` "
-            "writes lists without them"
+            "with -o FOLDER writes lists without them there; give one of those"
         )
 
 

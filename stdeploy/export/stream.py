@@ -57,7 +57,7 @@ def export_stream(
     fused: StrPath,
     output: StrPath | None = None,
     *,
-    frames_per_call: int = 1,
+    frames_per_call: int | None = None,
     window: int = DEFAULT_WINDOW_FRAMES,
     precision: Precision = "fp32",
     calibrate: StrPath | NamedVideos | None = None,
@@ -75,7 +75,7 @@ def export_stream(
         fused: a .fused.safetensors file.
         output: where to write; None puts ckpt.stream.onnx beside ckpt.fused.safetensors.
         frames_per_call: K, frames of each stream that a call takes; a multiple of the network's
-            stride in time.
+            stride in time; None for that stride.
         window: frames, at the clip's interval, that an answer is about; a multiple of that stride.
         precision: of the convolutions and of the states, "fp32" or "fp16".
         calibrate: real videos, for a sharper gate.

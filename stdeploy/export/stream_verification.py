@@ -134,9 +134,7 @@ def verify_streaming(
                 )
             )
             yield ParityRow(
-                check=f"streaming form, {count} streams"
-                if count > 1
-                else "streaming form, 1 stream",
+                check=f"streaming form in {precision}, {count} stream{'s' if count > 1 else ''}",
                 precision=precision,
                 error=error,
                 tolerance=STREAM_TOLERANCE[precision],

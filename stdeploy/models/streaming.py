@@ -118,7 +118,7 @@ def streaming_form(
     model: ActionModel,
     clip: ClipSpec,
     *,
-    frames_per_call: int = 1,
+    frames_per_call: int | None = None,
     window: int = DEFAULT_WINDOW_FRAMES,
 ) -> StreamingNetwork:
     """The same network, for streams.
@@ -126,7 +126,7 @@ def streaming_form(
     Args:
         model: fused, not in planar form; it is not changed.
         clip: for the side of frames and how pixels are normalised.
-        frames_per_call: K, a multiple of the network's stride in time.
+        frames_per_call: K, a multiple of the network's stride in time; None for that stride.
         window: frames whose places in time the head averages; a multiple of that stride, at least
             K.
 
@@ -134,7 +134,8 @@ def streaming_form(
         SpecError: the network is not fused, a number that does not fit its stride, or a module that
             looks at all frames of a clip or whose streaming form is not known.
     """
-    check_count("frames_per_call", frames_per_call)
+    if frames_per_call is not None:
+        check_count("frames_per_call", frames_per_call)
     check_count("window", window)
     if model.form != "conv3d":
         raise SpecError(
@@ -145,20 +146,21 @@ def streaming_form(
     shadow, graph = _traced(model, clip)
     *_, last = graph.nodes
     stride = round(_FRAMES_FOR_SHAPES / last.args[0].meta["tensor_meta"].shape[2])
-    steps = _Steps(model, frames_per_call, stride)
+    count = stride if frames_per_call is None else frames_per_call
+    steps = _Steps(model, count, stride)
     for node in graph.nodes:
         steps.take(node, shadow)
-    if window % stride or window < frames_per_call:
+    if window % stride or window < count:
         raise SpecError(
             f"window = {window} frames: a multiple of {stride}, the stride of the network in time, "
-            f"and at least the {frames_per_call} frames of a call is wanted"
+            f"and at least the {count} frames of a call is wanted"
         )
     head = StreamedHead(model.head, steps.timing, window // stride)
     classifier = model.head.classifier
     places = (head.window - steps.timing.frames, classifier.in_features)
     pooled = StateSpec(name="pooled", shape=places, type=_type_name(classifier.weight.dtype))
     spec = StreamSpec(
-        frames_per_call=frames_per_call,
+        frames_per_call=count,
         window_frames=window,
         stride_frames=stride,
         delay_places=steps.timing.delay,

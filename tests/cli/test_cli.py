@@ -199,6 +199,8 @@ def test_bad_input_is_one_clear_line(
             "classify --views 99",
             "--views '99': 64 or less is allowed; see stdeploy classify --help",
         ),
+        ("classify --hop 2 --no-cuts a", "--hop and --cuts: only of a timeline; add --timeline"),
+        ("classify --enter 0 a", "--enter: only of a timeline; add --timeline windows"),
         ("classify --hop 0 a", "--hop '0': 0.001 or more is allowed; see stdeploy classify --help"),
         ("data mini a --seed x", "--seed 'x': a whole number is allowed; see stdeploy data mini "),
         (

@@ -513,12 +513,6 @@ def test_lines_of_watch_are_not_broken_within_words_on_a_terminal(folder: Path) 
     assert len(re.findall(r"\d\.\d{3} class \d", shown)) == words.count("class")
 
 
-def test_watch_refuses_files(folder: Path) -> None:
-    result = stdeploy("watch", "long.mp4", cwd=folder)
-    assert result.returncode == 2
-    assert "files are for stdeploy classify" in " ".join(result.stderr.split())
-
-
 def test_rows_go_to_standard_output_beside_a_bar_on_a_terminal(folder: Path) -> None:
     ours, theirs = os.openpty()
     result = subprocess.run(

@@ -37,6 +37,12 @@ def test_files_among_several_sources_are_played_in_real_time(folder: Path) -> No
     assert "one.ts: the source has ended" in result.stderr
 
 
+def test_one_file_is_played_in_real_time(folder: Path) -> None:
+    result = stdeploy("watch", "one.ts", "--hop", "0.5", *RUN, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert {row["source"] for row in records(result)} == {"one.ts"}
+
+
 def test_a_file_of_sources_names_them_and_says_how_often(folder: Path) -> None:
     (folder / "sources.toml").write_text(
         "hop_seconds = 0.3\n[[source]]\nname = 'often'\nurl = 'one.ts'\n"
@@ -85,7 +91,8 @@ def test_a_pipe_may_be_one_of_several_sources(folder: Path) -> None:
         (("0", "--batch", "2"), "--batch is for several sources"),
         (("0", "--http", "a"), "--http 'a' is no address"),
         (("--sources", "gone.toml"), "'gone.toml' cannot be read"),
-        (("one.ts",), "files are for stdeploy classify"),
+        (("gone.mp4",), "'gone.mp4' is no live source"),
+        (("gone.mp4",), "no file has this name"),
     ],
 )
 def test_wrong_usage_is_one_line(folder: Path, arguments: tuple[str, ...], message: str) -> None:

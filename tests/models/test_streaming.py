@@ -45,7 +45,7 @@ def test_streams_that_begin_at_different_times_say_what_whole_videos_say(
     spec = streaming_form(model, TINY_CLIP, frames_per_call=frames, window=24).spec
     rows = list(verify_streaming(model, TINY_CLIP, spec, seed=3))
     assert [(row.precision, row.check) for row in rows] == [
-        (precision, f"streaming form, {streams}")
+        (precision, f"streaming form in {precision}, {streams}")
         for precision in ("fp64", "fp32")
         for streams in ("1 stream", "4 streams")
     ]
