@@ -110,16 +110,15 @@ def _temporal_reach(graph: onnx.GraphProto, artifact: Path) -> tuple[int, int]:
         SpecError: something strides in time, or looks at all frames at once.
     """
     # Of each tensor the first and the last frame that its frame 0 depends on.
-    reach: dict[str, tuple[int, int]] = {}
+    reach = {graph.input[0].name: (0, 0)}  # not of weights, which are no frames
     first_frames: dict[str, str] = {}  # with what they are of
     # What the classifier takes is the one average over time that belongs there; see `_cut`.
     pooled = next((node.input[0] for node in graph.node if "logits" in node.output), "")
     for node in graph.node:
         seen = [reach[name] for name in node.input if name in reach]
-        first, last = (
-            min((each[0] for each in seen), default=0),
-            max((each[1] for each in seen), default=0),
-        )
+        if not seen:
+            continue
+        first, last = min(each[0] for each in seen), max(each[1] for each in seen)
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         joins_frames = node.op_type == "Concat" and attributes["axis"] in _TIME
         if node.op_type == "Slice" and _takes_first_frame(node, graph, artifact):

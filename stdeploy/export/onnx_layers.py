@@ -25,6 +25,7 @@ from stdeploy.export.layers import (
 )
 
 _ROUNDED = ("QuantizeLinear", "DequantizeLinear", "Cast")  # the same numbers behind them, nearly
+_NEARLY_THE_SAME = (*_ROUNDED, "Clip")  # which holds quantised concatenations together
 # (N, T, H, W, 3) to (N, 3, T, H, W), or in planar form to (T, N, 3, H, W).
 _TO_CHANNELS_FIRST: dict[Form, list[int]] = {"conv3d": [0, 4, 1, 2, 3], "planar": [1, 0, 4, 2, 3]}
 
@@ -243,7 +244,7 @@ class _Reader:
     def _stacked(self, name: str) -> tuple[tuple[int, ...], ...]:
         """The frames that are stacked in a tensor, or taken for it; see `Layer.stacked`."""
         node = self._makers.get(name)
-        while node is not None and node.op_type in (*_ROUNDED, "Clip"):
+        while node is not None and node.op_type in _NEARLY_THE_SAME:
             node = self._makers.get(node.input[0])
         if node is None:
             return ()
@@ -267,6 +268,8 @@ class _Reader:
 
     def _rows_of(self, node: onnx.NodeProto) -> tuple[int, ...]:
         """Which frames of a clip the rows are that a node gives; those outside of it are zeros."""
+        if node.op_type in _NEARLY_THE_SAME:
+            return self._rows_of(self._makers[node.input[0]])
         if node.op_type == "Slice":
             rows = self._rows_of(self._makers[node.input[0]])
             first, last, step = (

@@ -123,8 +123,9 @@ def _layers(graph: onnx.ModelProto) -> dict[str, str]:
 def _hold_concatenations(graph: onnx.ModelProto) -> None:
     """Put max(x, least) behind concatenations, where no number can be less, so nothing changes.
 
-    That is 0 behind branches that are rectified, in the planar form behind stacked frames of them;
-    and what a black pixel is normalised to, behind stacked frames of the clip.
+    That is 0 behind branches that are rectified, in the planar form behind stacked frames of them,
+    and in a causal network behind its first frames; and what a black pixel is normalised to, behind
+    stacked frames of the clip.
 
     NOTE: OpenVINO (seen in 2026.4) otherwise moves the quantisation behind the concatenation into
     its branches and computes something else: on real clips half of the best classes changed. It
@@ -155,8 +156,12 @@ def _least(
 ) -> float | None:
     """The least number that a tensor can hold; None where the graph does not say."""
     node = makers.get(name)
-    while node is not None and node.op_type in ("Reshape", "Slice", "Pad", "Transpose"):
+    while node is not None and node.op_type in ("Reshape", "Slice", "Pad", "Transpose", "MaxPool"):
         node = makers.get(node.input[0])  # padding with zeros adds none that is less than these
+    if node is not None and node.op_type in ("Concat", "Max"):  # a planar max pool has the latter
+        found = [_least(each, makers, constants) for each in node.input]
+        known = [least for least in found if least is not None]
+        return min(known) if len(known) == len(found) else None
     if node is not None and node.op_type == "Relu":
         return 0.0
     if node is not None and node.op_type == "Add" and node.input[1] in constants:
