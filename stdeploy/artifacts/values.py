@@ -5,10 +5,20 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Self, get_args
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Self, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Tag, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from stdeploy.errors import SpecError, did_you_mean
 
@@ -127,6 +137,20 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _what_pydantic_lets_through(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true where a number is wanted, which would be 1, and paths that cannot be."""
+        if isinstance(value, bool) or (isinstance(value, str) and "\0" in value):
+            kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
+            if isinstance(value, str):
+                if Path in kinds:
+                    raise ValueError("a path without NUL is wanted")
+            elif bool not in kinds and kinds & {int, float}:
+                number = "float" if float in kinds else "int"
+                raise PydanticCustomError(f"{number}_type", "a number is allowed")
+        return value
+
     @classmethod
     def parse(cls, fields: object, *, source: str = "") -> Self:
         """Check plain data (a dict, as JSON or TOML gives it).
@@ -176,6 +200,15 @@ def _told(spec: type[BaseModel], found: list[ErrorDetails]) -> str:
     if not place:
         return words
     return f"{printable('.'.join(map(str, place)))} = {_shown(first['input'])}: {words}"
+
+
+def _kinds(annotation: object) -> Iterator[object]:
+    """The types that an annotation allows a value to be, at its outermost."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        for part in get_args(annotation):
+            yield from _kinds(part)
+    else:
+        yield annotation
 
 
 def _is_tag(part: int | str) -> bool:

@@ -25,6 +25,10 @@ class JsonLinesSettings(QueuedSettings):
                 f"sink {name!r}: file = {str(self.file)!r}: there is no folder "
                 f"{str(self.file.parent)!r}; make it, or name another file"
             )
+        if self.file.is_dir():
+            raise SpecError(
+                f"sink {name!r}: file = {str(self.file)!r} is a folder; name a file in it"
+            )
         return JsonLines(self.file)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 import time
+import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "whsec_"  # of secrets in base64, by the specification
 _LONGEST_WAIT_SECONDS = 300.0  # that a receiver can ask for
+_MOST_READ = 65536  # bytes of an answer; its words do not matter
 _LATER = (408, 425, 429)  # and what is 500 or more
 
 
@@ -33,7 +35,7 @@ class WebhookSettings(QueuedSettings):
 
     Attributes:
         url: where to; https is verified by the system's certificates, or `ca_file`.
-        timeout_seconds: for connecting, and for each part of the answer.
+        timeout_seconds: for connecting, for each part of the head of the answer, and for its body.
         secret_file: holds the secret that messages are signed with.
         secret_variable: the environment variable that holds it.
         token_file: holds a token for the header Authorization: Bearer.
@@ -52,11 +54,16 @@ class WebhookSettings(QueuedSettings):
     @field_validator("url")
     @classmethod
     def _is_http(cls, url: str) -> str:
-        scheme, _, rest = url.partition("://")
-        host = rest.partition("/")[0]
-        if scheme not in ("http", "https") or not host.rpartition("@")[2].strip():
-            raise ValueError("an address such as https://example.com/events is wanted")
-        if "@" in host:
+        wanted = "an address such as https://example.com/events is wanted"
+        try:
+            parts = urllib.parse.urlsplit(url)
+            port = parts.port
+        except ValueError as error:  # brackets that do not close, a port above 65535
+            raise ValueError(wanted) from error
+        of_the_web = parts.scheme in ("http", "https") and parts.hostname and port != 0
+        if not of_the_web or re.search(r"\s", url):
+            raise ValueError(wanted)
+        if "@" in parts.netloc:
             raise ValueError("no password in an address; give a token by token_file")
         return url
 
@@ -111,6 +118,7 @@ class Webhook(Sink):
         import urllib3
 
         self._url, self._key = settings.url, key
+        self._timeout_seconds = settings.timeout_seconds
         self._headers = {"content-type": "application/json", "user-agent": "stdeploy"}
         if token is not None:
             self._headers["authorization"] = f"Bearer {token}"
@@ -148,36 +156,42 @@ class Webhook(Sink):
             )
         except urllib3.exceptions.HTTPError as error:
             raise TryAgainError(_in_words(error)) from error
+        self._finish(answer)
         self._judge(answer)
 
     def close(self) -> None:
         """See `Sink.close`."""
         self._pool.clear()
 
+    def _finish(self, answer: "urllib3.BaseHTTPResponse") -> None:
+        """Keep the connection where little was answered, and soon; else close it."""
+        import urllib3
+
+        end = time.monotonic() + self._timeout_seconds
+        left, whole = _MOST_READ, False
+        try:
+            # One piece at a time: the time limit of urllib3 is that of a piece.
+            while left > 0 and time.monotonic() < end:
+                part = answer.read1(left, decode_content=False)
+                left -= len(part)
+                if not part:
+                    whole = True
+                    break
+        except urllib3.exceptions.HTTPError:
+            pass
+        if whole:
+            answer.release_conn()
+        else:
+            answer.close()
+
     def _judge(self, answer: "urllib3.BaseHTTPResponse") -> None:
         """Whether the receiver has it, by the status."""
         status, wait = answer.status, answer.headers.get("retry-after")
-        _finish(answer)
         if 200 <= status < 300:
             return
         if status in _LATER or status >= 500:
             raise TryAgainError(f"HTTP status {status}", _seconds(wait))
         raise RefusedError(f"HTTP status {status}")
-
-
-def _finish(answer: "urllib3.BaseHTTPResponse") -> None:
-    """Keep the connection where little was answered, else close it."""
-    import urllib3
-
-    try:
-        answer.read(65536)
-        short = not answer.read(1)
-    except urllib3.exceptions.HTTPError:
-        short = False
-    if short:
-        answer.release_conn()
-    else:
-        answer.close()
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stdeploy.errors import SpecError
+from stdeploy.events.json_lines import JsonLinesSettings
 from stdeploy.events.rules import check_rules
 from stdeploy.events.settings import parse_events
 from stdeploy.events.sinks import KINDS
@@ -113,6 +114,13 @@ MQTT = "[[events.sinks]]\nkind = 'mqtt'\nhost = 'broker'\n"
         (RULE + "[[events.sinks]]\nkind = 'kafka'", r"1: kind 'kafka' is not known; choose json-l"),
         (RULE + SINK + "rules = ['fall']", r"\[\[events.sinks\]\] 1: rule 'fall' is not known; ch"),
         (RULE + WEBHOOK.replace("https", "ftp"), r"url = 'ftp://example.com': an address such as"),
+        *(
+            (RULE + WEBHOOK.replace("example.com", host), r"an address such as https://ex")
+            for host in ("a:99999", "a:0", "[::1/", "a b", "")
+        ),
+        (RULE.replace("0.8", "true") + SINK, r"on = True: a number is allowed"),
+        (RULE + WEBHOOK + "max_messages = true", r"max_messages = True: a whole number is allowed"),
+        ('[events]\nfolder = "a\\u0000b"' + RULE + SINK, r"a path without NUL is wanted"),
         (RULE + WEBHOOK.replace("example", "me:x@example"), r"no password in an address"),
         (RULE + WEBHOOK + "max_messages = 0", r"max_messages = 0: 1 or more is allowed"),
         (
@@ -167,3 +175,9 @@ def test_a_secret_is_read_from_a_file_or_a_variable(
     (tmp_path / "secret").write_text(" \n")
     with pytest.raises(SpecError, match=r"secret' is empty"):
         opened(secret_file=str(tmp_path / "secret"))
+
+
+def test_lines_do_not_go_into_a_folder(tmp_path: Path) -> None:
+    settings = JsonLinesSettings.parse({"file": tmp_path})
+    with pytest.raises(SpecError, match=r"sink 'log': file = '.*' is a folder; name a file in it"):
+        settings.open("log")

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import importlib.util
+import socket
 import ssl
 import threading
 import time
@@ -161,14 +162,34 @@ def test_nobody_there_is_told_in_words() -> None:
 
 
 def test_a_receiver_that_never_answers_is_not_waited_for() -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         start = time.monotonic()
         with pytest.raises(TryAgainError, match=r"timed out"):
             sink(f"http://127.0.0.1:{port}/", timeout_seconds=0.3).deliver(MESSAGE)
         assert time.monotonic() - start < 5
+
+
+def test_a_receiver_that_says_yes_and_goes_on_talking_has_the_message() -> None:
+    stop = threading.Event()
+
+    def talk(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while not stop.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        talking = threading.Thread(target=talk, args=(listening,))
+        talking.start()
+        try:
+            port = listening.getsockname()[1]
+            sink(f"http://127.0.0.1:{port}/", timeout_seconds=0.5).deliver(MESSAGE)
+        finally:
+            stop.set()
+            talking.join()
 
 
 def test_a_certificate_of_nobody_is_refused_and_that_of_ca_file_taken(tmp_path: Path) -> None:
