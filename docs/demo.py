@@ -16,6 +16,7 @@ from rich.table import Table
 PROGRAM = Path(sys.executable).with_name("stdeploy")
 FOLDER = Path("demo")
 START = time.monotonic()
+_INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def headline(text: str) -> None:
@@ -26,17 +27,34 @@ def headline(text: str) -> None:
 def run(command: str) -> None:
     """Print a stdeploy command and run it in the demo folder; stop the demo if it fails."""
     print(f"\n$ stdeploy {command}", flush=True)
-    subprocess.run([PROGRAM, *command.split()], cwd=FOLDER, check=True)
+    output_of(command, show=True)
+
+
+def output_of(command: str, *, show: bool) -> str:
+    """What a stdeploy command writes to standard output; "" where that is shown.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    arguments = [str(PROGRAM), *command.split()]
+    out = None if show else subprocess.PIPE
+    with subprocess.Popen(arguments, cwd=FOLDER, stdout=out, text=True) as process:
+        while True:
+            try:
+                text, _ = process.communicate()
+                break
+            except KeyboardInterrupt:
+                continue  # the command got it too, and saves what it has
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, arguments)
+    return text or ""
 
 
 def evaluate(artifact: str) -> dict[str, float]:
     """Print and run `stdeploy evaluate --json` on the starter's videos; its JSON is not shown."""
     command = f"evaluate {artifact} --data starter-data --json"
     print(f"\n$ stdeploy {command}", flush=True)
-    result = subprocess.run(
-        [PROGRAM, *command.split()], cwd=FOLDER, check=True, stdout=subprocess.PIPE, text=True
-    )
-    return json.loads(result.stdout)
+    return json.loads(output_of(command, show=False))
 
 
 def accuracies(results: dict[str, dict[str, float]]) -> Table:
@@ -53,7 +71,7 @@ def accuracies(results: dict[str, dict[str, float]]) -> Table:
 
 def kinetics() -> None:
     """Real weights, a real video."""
-    headline("1  Real weights (I3D, Kinetics-400) and a real video: a man does a flip off a wall")
+    headline("1  Real weights (Kinetics-400), a real video: a man flips off a wall")
     run("pull kinetics400-i3d")
     run("pull sample-video")
     run("fuse kinetics400-i3d.pt")
@@ -63,7 +81,7 @@ def kinetics() -> None:
 
 def starter() -> None:
     """A model with temporal branches, trained here."""
-    headline("2  A multi-branch model of our own: actions that differ only in the order of time")
+    headline("2  A model of our own: actions that differ in the order of time")
     run("train --recipe starter")
     run("fuse starter.pt")
     run("export starter.fused.safetensors")
@@ -100,7 +118,13 @@ def main() -> None:
         kinetics()
         starter()
     except subprocess.CalledProcessError as error:
-        sys.exit(f"\nthe demo stopped: {Path(error.cmd[0]).name} {error.cmd[1]} failed")
+        what = f"{Path(error.cmd[0]).name} {error.cmd[1]}"
+        if error.returncode == _INTERRUPTED:
+            print(f"\nthe demo was stopped in {what}; make demo begins anew", file=sys.stderr)
+            sys.exit(_INTERRUPTED)
+        sys.exit(f"\nthe demo stopped: {what} failed")
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     headline("Done")
     print(

@@ -263,7 +263,9 @@ def _arrays_of_filters(layers: "list[LayerFilters]") -> dict[str, Any]:
 
 def _layers_table(layers: "list[LayerFilters]") -> Table:
     table = Table(title="energy of each layer, %", title_justify="left")
-    table.add_column("layer", overflow="fold")
+    longest = max(len(layer.name) for layer in layers)
+    # Numbers go on in the next line at a space; names have none.
+    table.add_column("layer", overflow="fold", no_wrap=longest <= out.width // 3)
     table.add_column("t x h x w")
     table.add_column("in each frame")
     for name in ("average", "1st diff", "2nd diff"):

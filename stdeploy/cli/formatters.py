@@ -169,7 +169,7 @@ def _flaws(row: Record) -> list[str]:
         spans = row.get("lost_spans_seconds", [])
         where = ", ".join(f"{clock(start)} to {clock(end)}" for start, end in spans[:_LISTED])
         more = ", ..." if len(spans) > _LISTED else ""
-        found.append(f"{lost} frames lost" + (f": {where}{more}" if where else ""))
+        found.append(f"{counted(lost, 'frame')} lost" + (f": {where}{more}" if where else ""))
     if row.get("times_estimated"):
         found.append("frames lack timestamps: times are estimated")
     return [*found, *row.get("notes", [])]

@@ -32,11 +32,11 @@ def event_settings(listed: "SourceList", file: Path) -> "EventSettings | None":
     Raises:
         SpecError: what is not possible; one line says where.
     """
-    for number, source in enumerate(listed.sources):
+    for number, source in enumerate(listed.sources, 1):
         if source.events is not None:
             raise SpecError(
-                f"{str(file)!r}: source.{number}.events: a source names no events; write sources = "
-                f"[{source.shown!r}] in the [[events.rules]] that are about it"
+                f"{str(file)!r}, [[source]] {number}: events: a source names no events; write "
+                f"sources = [{source.shown!r}] in the [[events.rules]] that are about it"
             )
     if not listed.events:
         return None

@@ -37,9 +37,9 @@ class _Source(Spec):
 
 
 class _File(Spec):
-    """All of it."""
+    """All of it; its sources are checked one by one, so that errors name them."""
 
-    source: tuple[_Source, ...] = Field(min_length=1, max_length=_MOST_SOURCES)
+    source: tuple[dict[str, Any], ...] = Field(min_length=1, max_length=_MOST_SOURCES)
     hop_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     events: dict[str, Any] = Field(default_factory=dict)
 
@@ -79,7 +79,9 @@ def read_source_list(file: Path) -> SourceList:
         )
     found = _File.parse(fields, source=repr(str(file)))
     sources = []
-    for number, each in enumerate(found.source):
+    for number, one in enumerate(found.source, 1):
+        place = f"{str(file)!r}, [[source]] {number}"
+        each = _Source.parse(one, source=place)
         beside = file.parent / each.url
         try:
             sources.append(
@@ -92,7 +94,7 @@ def read_source_list(file: Path) -> SourceList:
                 )
             )
         except SpecError as error:
-            raise SpecError(f"{str(file)!r}: source.{number}: {error}") from error
+            raise SpecError(f"{place}: {error}") from error
     try:
         check_names(sources)
     except SpecError as error:

@@ -132,7 +132,7 @@ def test_a_source_that_names_events_is_told_where_that_stands(tmp_path: Path) ->
     file.write_text(SOURCES.replace('name = "door"', 'name = "door"\nevents = ["four"]'))
     result = watch(tmp_path)
     assert result.returncode == 2
-    assert "source.0.events: a source names no events" in " ".join(result.stderr.split())
+    assert "[[source]] 1: events: a source names no events" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGINT])

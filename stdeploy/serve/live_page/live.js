@@ -48,6 +48,10 @@ function running({ rule, start_time: start }) {
   return item;
 }
 
+function counted(count, thing) {
+  return `${count} ${thing}${count === 1 ? "" : "s"}`;
+}
+
 function lagOf(source) {
   if (source.state === "live" && source.lag_seconds !== null) return `lag ${source.lag_seconds.toFixed(2)} s`;
   if (source.frame_age_seconds !== null) return `last frame ${Math.round(source.frame_age_seconds)} s ago`;
@@ -64,8 +68,9 @@ function show(source, place) {
   part(".lag").textContent = lagOf(source);
   part(".note").textContent = source.note;
   part(".counts").textContent =
-    `${source.answers} answers, ${source.dropped} of ${source.frames} frames dropped, ` +
-    `opened again ${source.reconnects} times`;
+    `${counted(source.answers, "answer")}, ` +
+    `${source.dropped} of ${counted(source.frames, "frame")} dropped, ` +
+    `opened again ${counted(source.reconnects, "time")}`;
   part(".events").replaceChildren(...source.events.map(running));
   part(".labels").replaceChildren(...source.predictions.map(bar));
   const image = part("img");

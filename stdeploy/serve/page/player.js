@@ -2,7 +2,7 @@
 
 import { clock } from "./words.js";
 
-const UNPLAYABLE = "This browser cannot play this file; the server reads it without the browser.";
+const UNPLAYABLE = "This browser cannot play this file; the server may read it even so.";
 const DAMAGED = "This browser cannot play this file further; the server may read more.";
 
 const CONTROLS = ["play", "sound", "full"];
