@@ -140,7 +140,7 @@ def test_of_a_list_or_any_other_folder_all_videos_are_taken(lists: Path, tmp_pat
         ("test/1.mp4", r"1\.mp4' is neither folder nor \.csv list; name a folder of videos"),
         ("empty", r"empty' holds no video; videos end in \.mp4"),
         ("", r"holds none of the folders train.* looks like a data set, of which only training"),
-        ("lists", r"lists' are not there, the first is .*gone\.mp4'; `stdeploy data check` writes"),
+        ("lists", r"lists' are not there, the first .*gone\.mp4'; `stdeploy data check` with -o"),
     ],
 )
 def test_videos_that_cannot_be_had_are_one_clear_line(
